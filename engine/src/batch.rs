@@ -1,0 +1,79 @@
+use std::ops::Range;
+use std::sync::Arc;
+
+use weirgate_kernels::SampleParams;
+
+/// One step's work, as flat host vectors: all that crosses to the executor.
+///
+/// `T` tokens of `S` sequences lie back to back; see [`weirgate_kernels::StepInputs`] for the shapes.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    pub ids: Vec<u32>,
+    pub positions: Vec<u32>,
+    pub slots: Vec<u32>,
+    pub cu_q: Vec<u32>,
+    pub kv_len: Vec<u32>,
+    pub block_tables: Vec<u32>,
+    pub block_offsets: Vec<u32>,
+    /// `[T]` the sequence length that picks a length-dependent rotary table (dynamic NTK, LongRoPE):
+    /// `max(prompt length, position + 1)`, so it does not depend on how the tokens were cut into steps.
+    pub rope_len: Vec<u32>,
+    /// Whole blocks `(from, to)` to copy before anything else (copy-on-write).
+    pub block_copies: Vec<(u32, u32)>,
+    /// Tokens to draw.
+    pub samples: Vec<Sample>,
+    /// The token histories the samples refer to, back to back.
+    pub history: Vec<u32>,
+    /// Prompt tokens whose log-probability was asked for.
+    pub scores: Vec<Score>,
+}
+
+/// Draw the token that follows row `row` of the batch.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// Index into the batch's `T` tokens.
+    pub row: u32,
+    pub params: Arc<SampleParams>,
+    /// The sequence's tokens, in [`Batch::history`].
+    pub history: Range<usize>,
+    pub prompt_len: usize,
+    /// How many tokens the sequence has generated before this one.
+    pub draw: u64,
+    /// Stop tokens that cannot be drawn yet.
+    pub banned: Option<Arc<[u32]>>,
+}
+
+/// Score `target` under the distribution that follows row `row`.
+#[derive(Debug, Clone, Copy)]
+pub struct Score {
+    pub row: u32,
+    pub target: u32,
+}
+
+impl Batch {
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Number of sequences.
+    pub fn seqs(&self) -> usize {
+        self.kv_len.len()
+    }
+
+    /// Empties every vector and keeps the memory.
+    pub fn clear(&mut self) {
+        self.ids.clear();
+        self.positions.clear();
+        self.slots.clear();
+        self.cu_q.clear();
+        self.kv_len.clear();
+        self.block_tables.clear();
+        self.block_offsets.clear();
+        self.rope_len.clear();
+        self.block_copies.clear();
+        self.samples.clear();
+        self.history.clear();
+        self.scores.clear();
+    }
+}

@@ -1,0 +1,44 @@
+use weirgate_kernels::Sampled;
+
+use crate::Batch;
+
+/// What a step gives back: one entry per [`Batch::samples`] and per [`Batch::scores`], in order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepResult {
+    pub sampled: Vec<Sampled>,
+    pub scores: Vec<f32>,
+}
+
+/// The device went wrong; the engine cannot go on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ExecutorError {
+    #[error(transparent)]
+    Kernel(#[from] weirgate_kernels::KernelError),
+    #[error("the batch is malformed: {0}")]
+    Batch(String),
+}
+
+/// What an executor can hold and do per step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecutorLimits {
+    /// KV blocks in the pool.
+    pub blocks: usize,
+    /// Tokens per block.
+    pub block_size: usize,
+    /// Most tokens in one step.
+    pub max_step_tokens: usize,
+    /// Most sequences in one step.
+    pub max_seqs: usize,
+    pub vocab_size: usize,
+    /// Longest sequence, in tokens.
+    pub max_seq_len: usize,
+}
+
+/// Runs batches on a device; hides which. Two phases, so that the next plan can be made while a step runs:
+/// `launch` hands the step over, `collect` waits for its result. Every launch is followed by one collect.
+pub trait Executor: Send {
+    fn limits(&self) -> ExecutorLimits;
+    fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError>;
+    /// Replaces the contents of `out`.
+    fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError>;
+}

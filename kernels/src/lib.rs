@@ -1,0 +1,15 @@
+//! Weirgate's numeric kernels: the [`Backend`] contract and its devices.
+//!
+//! This is the only crate with SIMD and `unsafe`. It knows nothing of requests: an op takes buffers on its device,
+//! checks its shape contract at entry, never allocates, never waits.
+
+mod backend;
+pub mod cpu;
+mod dtype;
+mod error;
+mod sample;
+
+pub use backend::{Activation, AttentionParams, Backend, HeadCounts, KvShape, StepInputs};
+pub use dtype::{DType, WeightView};
+pub use error::KernelError;
+pub use sample::{FrequencyPenalty, SampleParams, SampleRow, Sampled};

@@ -1,0 +1,73 @@
+//! What the sampling op takes and gives. The order of the steps is TGI's: watermark, repetition, frequency,
+//! presence, bias, bans, temperature, top-k, top-p, typical-p, min-p, then the choice.
+
+/// Numeric sampling settings of one row; neutral values switch a step off (see `Default`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampleParams {
+    /// `None` takes the most likely token (lowest id on ties).
+    pub seed: Option<u64>,
+    pub temperature: f32,
+    pub top_k: u32,
+    pub top_p: f32,
+    pub typical_p: f32,
+    pub min_p: f32,
+    pub repetition_penalty: f32,
+    pub frequency_penalty: FrequencyPenalty,
+    pub presence_penalty: f32,
+    pub logit_bias: Vec<(u32, f32)>,
+    /// `(gamma, delta)`; the green list is seeded by the last token of the history.
+    pub watermark: Option<(f32, f32)>,
+    /// How many of the most likely tokens to report.
+    pub top_n: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum FrequencyPenalty {
+    /// `logit -= p * count` over the generated part of the history.
+    Count(f32),
+    /// `logit -= p * count / len(history)` over the whole history.
+    Relative(f32),
+}
+
+impl Default for SampleParams {
+    fn default() -> Self {
+        Self {
+            seed: None,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            typical_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: FrequencyPenalty::Count(0.0),
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
+            watermark: None,
+            top_n: 0,
+        }
+    }
+}
+
+/// One row of logits to draw from.
+#[derive(Debug, Clone, Copy)]
+pub struct SampleRow<'a> {
+    pub params: &'a SampleParams,
+    /// Prompt then generated tokens; never empty.
+    pub history: &'a [u32],
+    /// `history[..prompt_len]` is the prompt.
+    pub prompt_len: usize,
+    /// Which draw this is: the uniform variate is a pure function of `(seed, draw)`.
+    pub draw: u64,
+    /// Tokens that cannot be chosen (stop tokens below the minimum length).
+    pub banned: &'a [u32],
+}
+
+/// The outcome of one row.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sampled {
+    pub token: u32,
+    /// Log-probability after all steps.
+    pub logprob: f32,
+    /// Most likely first, `top_n` entries (fewer only if the vocabulary is smaller).
+    pub top: Vec<(u32, f32)>,
+}

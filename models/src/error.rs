@@ -1,0 +1,12 @@
+/// Why a checkpoint cannot be served. Every message names the file, and the tensor or key where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("{file}: {message}")]
+    File { file: String, message: String },
+    #[error("{file}: key '{key}': {message}")]
+    Config { file: String, key: String, message: String },
+    #[error("{file}: tensor '{tensor}': {message}")]
+    Tensor { file: String, tensor: String, message: String },
+    #[error("{file}: architecture '{architecture}' is not supported; supported: {supported}")]
+    UnsupportedArchitecture { file: String, architecture: String, supported: String },
+}

@@ -1,0 +1,18 @@
+//! What a checkpoint is: its architecture as data ([`ModelSpec`]), its tensors ([`TensorSource`]) and its files
+//! ([`ModelFiles`]). No device, no async, no requests.
+
+mod arch;
+mod error;
+mod files;
+mod rope;
+mod safetensors;
+mod spec;
+mod tensor;
+
+pub use arch::read_spec;
+pub use error::ModelError;
+pub use files::{Bytes, ModelFiles};
+pub use rope::{Rope, RopeSpec};
+pub use safetensors::SafetensorsSource;
+pub use spec::{Activation, LayerSpec, LayerTensors, ModelSpec, TensorNames};
+pub use tensor::{DType, TensorSource, TensorView};

@@ -1,0 +1,95 @@
+//! Everything the router needs to know, resolved once by the launcher. Nothing downstream reads the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Resolved settings of one router process. Defaults are the launcher's business.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouterConfig {
+    pub model: ModelLocation,
+    /// The name clients see (`--model-id` as typed).
+    pub model_id: String,
+    /// The commit the hub resolved the revision to, if it did.
+    pub model_sha: Option<String>,
+    /// Read in place of the model's own `tokenizer_config.json`.
+    pub tokenizer_config_path: Option<PathBuf>,
+    pub listen: SocketAddr,
+    pub limits: Limits,
+    pub engine: EngineSettings,
+    pub log: LogSettings,
+    pub api_keys: Vec<String>,
+    /// Empty allows any origin.
+    pub cors_allow_origin: Vec<String>,
+    /// Tokenizer and template threads.
+    pub validation_workers: usize,
+    /// `None`: generate until the total-token limit.
+    pub default_max_new_tokens: Option<u32>,
+    pub watermark_gamma: f32,
+    pub watermark_delta: f32,
+    pub disable_grammar_support: bool,
+    pub enable_prefill_logprobs: bool,
+    /// After SIGTERM, in-flight requests get this long.
+    pub graceful_termination_seconds: u64,
+    /// Requests waiting or running and no step for this long: the router reports itself unready and exits with
+    /// [`crate::EXIT_STALLED`], so that the launcher restarts it. 0 switches the watchdog off.
+    pub watchdog_seconds: u64,
+    /// Fault injection for tests: the engine thread stops for ever after this many steps.
+    pub fault_stall_after_steps: Option<u64>,
+}
+
+/// Where the checkpoint is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModelLocation {
+    /// The demo model inside the binary.
+    Embedded,
+    /// A Hugging Face style folder.
+    Folder(PathBuf),
+}
+
+/// What a request may ask for (reference: TGI's launcher flags of the same names).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    pub max_concurrent_requests: usize,
+    pub max_best_of: usize,
+    pub max_stop_sequences: usize,
+    pub max_top_n_tokens: u32,
+    pub max_client_batch_size: usize,
+    /// Bytes of a request body.
+    pub payload_limit: usize,
+    /// Prompt tokens; `None`: `max_total_tokens - 1`.
+    pub max_input_tokens: Option<usize>,
+    /// Prompt plus output; `None`: the least of KV pool, tokenizer's and model's maximum.
+    pub max_total_tokens: Option<usize>,
+}
+
+/// How the engine is built.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EngineSettings {
+    /// Worker threads; `None`: all processors this process may use.
+    pub threads: Option<usize>,
+    /// Tokens per step; `None`: chosen for the device.
+    pub max_batch_prefill_tokens: Option<usize>,
+    /// KV pool in tokens; `None`: from free memory.
+    pub max_batch_total_tokens: Option<usize>,
+    /// Sequences per step; `None`: chosen for the device.
+    pub max_batch_size: Option<usize>,
+    pub prefix_caching: bool,
+    /// `--rope-scaling`, `--rope-factor`: replaces the checkpoint's scaling.
+    pub rope_scaling: Option<RopeOverride>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum RopeOverride {
+    Linear { factor: f64 },
+    Dynamic { factor: f64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSettings {
+    /// A `tracing` filter, e.g. `info` or `weirgate_engine=debug`.
+    pub level: String,
+    pub json: bool,
+    pub color: bool,
+}
