@@ -1,0 +1,49 @@
+# Weirgate's two commands are `make serve` and `make test`. `make help` lists the rest.
+
+CARGO ?= cargo
+BIN := target/release/weirgate
+PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
+
+.PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
+        prove-throughput prove-clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+serve: build ## build and serve the demo model on port 3000 (MODEL_ID, PORT and TGI's other variables work)
+	@exec $(BIN)
+
+build: ## the binary, target/release/weirgate
+	$(CARGO) build --release -p weirgate
+
+test: lint unit integration ## everything that is not a long proof; needs no GPU and no torch
+
+lint: ## formatting and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+unit: ## Rust tests
+	$(CARGO) test --release --workspace
+
+integration: build setup ## the binary under real clients
+	$(PYTEST) integration-tests
+
+setup:
+	@tools/setup
+
+setup-prove:
+	@tools/setup --prove
+
+prove: prove-parity prove-invariance prove-throughput prove-clean ## all long proofs; results in docs/evidence
+
+prove-parity: setup-prove ## logits and greedy tokens against transformers
+	.venv/prove/bin/python tools/parity/prove.py
+
+prove-invariance: ## the batch-invariance and cache tests at full length
+	tools/prove/invariance.sh
+
+prove-throughput: build setup setup-prove ## tokens per second against transformers
+	.venv/prove/bin/python tools/bench/spine.py
+
+prove-clean: ## a clean clone, as a new user would
+	tools/prove/clean_clone.sh

@@ -1,0 +1,109 @@
+//! The executor that runs a [`Decoder`], and how a model is loaded into one.
+
+use weirgate_kernels::cpu::CpuBackend;
+use weirgate_kernels::{Backend, DType, SampleRow};
+use weirgate_models::{ModelSpec, TensorSource};
+
+use crate::decoder::{Decoder, DecoderConfig, LoadError, stored_dtype};
+use crate::{Batch, Executor, ExecutorError, ExecutorLimits, StepResult};
+
+/// How a model is brought onto the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Worker threads, at least 1.
+    pub threads: usize,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    /// KV blocks in the pool.
+    pub blocks: usize,
+    /// Most tokens and sequences in one step.
+    pub max_step_tokens: usize,
+    pub max_seqs: usize,
+    /// Longest sequence, in tokens.
+    pub max_seq_len: usize,
+    /// `None`: f32 for f32 checkpoints, else f16.
+    pub kv_dtype: Option<DType>,
+}
+
+/// Most rows of logits held at once: enough to read the head's weights once for a large decode batch, small enough
+/// that a 152k vocabulary costs 40 MB.
+const MAX_LOGIT_ROWS: usize = 64;
+
+/// The KV cache's element type for a checkpoint when none is asked for.
+pub fn default_kv_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<DType, LoadError> {
+    Ok(match stored_dtype(spec, tensors)? {
+        DType::F32 => DType::F32,
+        DType::F16 | DType::BF16 => DType::F16,
+    })
+}
+
+/// Loads a checkpoint onto the CPU.
+pub fn load_cpu(
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    options: &LoadOptions,
+) -> Result<Box<dyn Executor>, LoadError> {
+    let kv_dtype = match options.kv_dtype {
+        Some(dtype) => dtype,
+        None => default_kv_dtype(spec, tensors)?,
+    };
+    let config = DecoderConfig {
+        blocks: options.blocks,
+        block_size: options.block_size,
+        kv_dtype,
+        max_step_tokens: options.max_step_tokens,
+        max_seqs: options.max_seqs,
+        max_seq_len: options.max_seq_len,
+        max_logit_rows: MAX_LOGIT_ROWS,
+    };
+    let decoder = Decoder::new(CpuBackend::new(options.threads), spec, tensors, config)?;
+    Ok(Box::new(ModelExecutor { decoder, result: StepResult::default() }))
+}
+
+/// Runs each step to its end in `launch`: the CPU has nothing to overlap with.
+struct ModelExecutor<B: Backend> {
+    decoder: Decoder<B>,
+    result: StepResult,
+}
+
+impl<B: Backend> Executor for ModelExecutor<B> {
+    fn limits(&self) -> ExecutorLimits {
+        let config = self.decoder.config();
+        ExecutorLimits {
+            blocks: config.blocks,
+            block_size: config.block_size,
+            max_step_tokens: config.max_step_tokens,
+            max_seqs: config.max_seqs,
+            vocab_size: self.decoder.spec().vocab_size,
+            max_seq_len: config.max_seq_len,
+        }
+    }
+
+    fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
+        self.result.sampled.clear();
+        self.result.scores.clear();
+        self.decoder.forward(batch)?;
+        let mut samples = Vec::with_capacity(batch.samples.len());
+        for sample in &batch.samples {
+            let history = batch.history.get(sample.history.clone()).ok_or_else(|| {
+                ExecutorError::Batch(format!("history {:?} of {}", sample.history, batch.history.len()))
+            })?;
+            let row = SampleRow {
+                params: &sample.params,
+                history,
+                prompt_len: sample.prompt_len,
+                draw: sample.draw,
+                banned: sample.banned.as_deref().unwrap_or_default(),
+            };
+            samples.push((sample.row, row));
+        }
+        self.decoder.sample(&samples, &mut self.result.sampled)?;
+        let scores: Vec<(u32, u32)> = batch.scores.iter().map(|score| (score.row, score.target)).collect();
+        self.decoder.score(&scores, &mut self.result.scores)
+    }
+
+    fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError> {
+        std::mem::swap(out, &mut self.result);
+        Ok(())
+    }
+}
