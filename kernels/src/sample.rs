@@ -4,7 +4,8 @@
 /// Numeric sampling settings of one row; neutral values switch a step off (see `Default`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampleParams {
-    /// `None` takes the most likely token (lowest id on ties).
+    /// `None` takes the most likely token (lowest id on ties). As in TGI that choice knows no temperature, top-k,
+    /// top-p, typical-p or min-p: these fields then change neither the token nor the log-probabilities.
     pub seed: Option<u64>,
     pub temperature: f32,
     pub top_k: u32,
@@ -66,8 +67,9 @@ pub struct SampleRow<'a> {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sampled {
     pub token: u32,
-    /// Log-probability after all steps.
+    /// Log-probability after all steps, among the tokens that the filters left. `-inf` if the row had no finite
+    /// maximum.
     pub logprob: f32,
-    /// Most likely first, `top_n` entries (fewer only if the vocabulary is smaller).
+    /// Most likely first, lower ids first among equals: `top_n` entries, or as many as have a probability above 0.
     pub top: Vec<(u32, f32)>,
 }

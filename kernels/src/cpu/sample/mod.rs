@@ -1,0 +1,113 @@
+//! The sampling op: from one row of logits to a token, in the order that [`SampleParams`] documents.
+//!
+//! A row that is drawn from goes through four stages. Penalties edit the logits in place. The temperature divides
+//! them. Filters reduce the row to a list of candidates, or leave it whole. The choice walks the integer weights of
+//! what is left (see [`weights`]) in ascending id order.
+//!
+//! Weights are integers so that every sum is exact: it does not depend on the order of the additions, hence not on
+//! vector width or device. With [`rng`] this makes a draw from the same `f32` logits reproducible bit for bit
+//! anywhere. Inverse-CDF was preferred to Gumbel-max because it needs one variate instead of one per token.
+
+mod filters;
+mod penalties;
+mod rng;
+mod watermark;
+mod weights;
+
+use crate::{SampleParams, SampleRow, Sampled};
+use filters::Candidates;
+use penalties::Tally;
+use watermark::GreenList;
+use weights::Distribution;
+
+/// Buffers reused from row to row; nothing is allocated once they have grown to the vocabulary and the history.
+#[derive(Debug, Default)]
+pub(crate) struct SampleScratch {
+    tally: Tally,
+    green: GreenList,
+    dist: Distribution,
+    candidates: Candidates,
+}
+
+/// Draws one token from `logits` `[vocab]`, which it overwrites. See [`sample_row`].
+pub fn sample_logits(logits: &mut [f32], row: &SampleRow<'_>) -> Sampled {
+    sample_row(logits, row, &mut SampleScratch::default())
+}
+
+/// Draws one token from `logits` `[vocab]`, which it overwrites.
+///
+/// A NaN logit counts as `-inf`. A row without a finite maximum has no distribution: the answer is then its most
+/// likely token if there is one (`+inf`), else the lowest id that is not banned, else 0, with log-probability
+/// `-inf` and no top tokens.
+pub(crate) fn sample_row(logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut SampleScratch) -> Sampled {
+    let params = row.params;
+    adjust(logits, row, scratch);
+    let SampleScratch { dist, candidates, .. } = scratch;
+    let Some(peak) = dist.scan(logits) else {
+        return no_distribution(lowest_allowed(row.banned));
+    };
+    if !peak.logit.is_finite() {
+        return no_distribution(peak.id);
+    }
+    candidates.reset();
+    let chosen = match params.seed {
+        None => peak,
+        Some(seed) => {
+            if params.temperature != 1.0 {
+                dist.temper(logits, params.temperature);
+            }
+            filter(logits, params, dist, candidates);
+            candidates.choose(logits, dist, rng::bits(seed, row.draw)).unwrap_or(peak)
+        }
+    };
+    let (max, log_total) = (f64::from(dist.max()), candidates.log_total(logits, dist));
+    let logprob = |logit: f32| (f64::from(logit) - max - log_total) as f32;
+    let top = match params.top_n {
+        0 => Vec::new(),
+        n => candidates.top(logits, dist, n as usize).iter().map(|c| (c.id, logprob(c.logit))).collect(),
+    };
+    Sampled { token: chosen.id, logprob: logprob(chosen.logit), top }
+}
+
+/// The steps that edit single logits: watermark, penalties, bias, bans.
+fn adjust(logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut SampleScratch) {
+    if let (Some((gamma, delta)), Some(&previous)) = (row.params.watermark, row.history.last()) {
+        scratch.green.favour(logits, previous, gamma, delta);
+    }
+    penalties::apply(logits, row, &mut scratch.tally);
+    for &(id, bias) in &row.params.logit_bias {
+        if let Some(logit) = logits.get_mut(id as usize) {
+            *logit += bias;
+        }
+    }
+    for &id in row.banned {
+        if let Some(logit) = logits.get_mut(id as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+}
+
+fn filter(logits: &[f32], params: &SampleParams, dist: &mut Distribution, candidates: &mut Candidates) {
+    let k = params.top_k as usize;
+    if k > 0 && k < logits.len() {
+        candidates.top_k(logits, dist, k);
+    }
+    if params.top_p < 1.0 {
+        candidates.top_p(logits, dist, params.top_p);
+    }
+    if params.typical_p < 1.0 {
+        candidates.typical_p(logits, dist, params.typical_p);
+    }
+    if params.min_p > 0.0 {
+        candidates.min_p(logits, dist, params.min_p);
+    }
+}
+
+fn lowest_allowed(banned: &[u32]) -> u32 {
+    // At most `banned.len() + 1` ids have to be tried.
+    (0..).find(|id| !banned.contains(id)).unwrap_or(0)
+}
+
+fn no_distribution(token: u32) -> Sampled {
+    Sampled { token, logprob: f32::NEG_INFINITY, top: Vec::new() }
+}
