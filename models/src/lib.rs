@@ -2,8 +2,12 @@
 //! ([`ModelFiles`]). No device, no async, no requests.
 
 mod arch;
+mod check;
+mod config;
 mod error;
 mod files;
+mod generation;
+mod mmap;
 mod rope;
 mod safetensors;
 mod spec;
@@ -12,7 +16,8 @@ mod tensor;
 pub use arch::read_spec;
 pub use error::ModelError;
 pub use files::{Bytes, ModelFiles};
-pub use rope::{Rope, RopeSpec};
+pub use generation::GenerationConfig;
+pub use rope::{Rope, RopeOverride, RopeScaling, RopeSpec};
 pub use safetensors::SafetensorsSource;
 pub use spec::{Activation, LayerSpec, LayerTensors, ModelSpec, TensorNames};
 pub use tensor::{DType, TensorSource, TensorView};

@@ -32,6 +32,8 @@ pub trait TensorSource: Send + Sync {
     /// The tensor `name`, or an error that names the file searched.
     fn tensor(&self, name: &str) -> Result<TensorView<'_>, ModelError>;
     fn contains(&self, name: &str) -> bool;
+    /// The file that holds tensor `name`, or where it was looked for; for messages.
+    fn file(&self, name: &str) -> &str;
     /// Sum of all tensors' bytes.
     fn total_bytes(&self) -> u64;
 }
@@ -40,7 +42,9 @@ impl TensorView<'_> {
     /// The elements widened to f32.
     pub fn to_f32(&self) -> Vec<f32> {
         match self.dtype {
-            DType::F32 => self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            DType::F32 => {
+                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
             DType::F16 => {
                 self.bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
             }

@@ -1,0 +1,62 @@
+//! One reader per architecture family: from `config.json` to a [`ModelSpec`].
+
+mod base;
+mod gemma2;
+mod gemma3;
+mod llama;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod rope;
+#[cfg(test)]
+mod tests;
+
+use crate::config::Config;
+use crate::files::file_error;
+use crate::{ModelError, ModelFiles, ModelSpec};
+
+type Reader = fn(&Config) -> Result<ModelSpec, ModelError>;
+
+/// Every supported architecture by the name `config.json` gives it.
+const ARCHITECTURES: &[(&str, Reader)] = &[
+    ("LlamaForCausalLM", llama::read_llama),
+    ("MistralForCausalLM", llama::read_mistral),
+    ("Qwen2ForCausalLM", qwen2::read),
+    ("Qwen3ForCausalLM", qwen3::read),
+    ("Gemma2ForCausalLM", gemma2::read),
+    ("Gemma3ForCausalLM", gemma3::read),
+    ("Phi3ForCausalLM", phi3::read),
+];
+
+/// Reads `config.json`.
+///
+/// # Errors
+/// A missing or malformed file, an architecture that is not supported, or a value that is absent, of the wrong type
+/// or out of bounds; names the file and the key.
+pub fn read_spec(files: &ModelFiles) -> Result<ModelSpec, ModelError> {
+    let Some(config) = Config::read(files, "config.json")? else {
+        return Err(file_error(files.label_of("config.json"), "is missing"));
+    };
+    let names = config.optional_texts("architectures")?.unwrap_or_default();
+    let Some(&name) = names.first() else {
+        return Err(config.error("architectures", "is missing"));
+    };
+    let Some((_, read)) = ARCHITECTURES.iter().find(|(known, _)| *known == name) else {
+        let supported: Vec<&str> = ARCHITECTURES.iter().map(|(known, _)| *known).collect();
+        return Err(ModelError::UnsupportedArchitecture {
+            file: config.file().into(),
+            architecture: name.chars().take(100).collect(),
+            supported: supported.join(", "),
+        });
+    };
+    if let Some(quantization) = config.object("quantization_config")? {
+        let method = quantization.optional_text("quant_method")?.unwrap_or("unknown").to_owned();
+        return Err(config.error(
+            "quantization_config",
+            format!("weights quantized by '{method}' are not supported; use the unquantized checkpoint"),
+        ));
+    }
+    let mut spec = read(&config)?;
+    spec.architecture = name.into();
+    Ok(spec)
+}
