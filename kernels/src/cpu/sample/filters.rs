@@ -134,7 +134,8 @@ impl Candidates {
             let reach = dist.reach(n);
             self.list(logits, dist, reach, |_| true);
         }
-        let order = |x: &Candidate, y: &Candidate| y.logit.total_cmp(&x.logit).then(x.id.cmp(&y.id));
+        let key = |c: &Candidate| dist.distance(c.logit);
+        let order = |x: &Candidate, y: &Candidate| key(x).total_cmp(&key(y)).then(x.id.cmp(&y.id));
         if n < self.list.len() {
             self.list.select_nth_unstable_by(n, order);
             self.list.truncate(n);

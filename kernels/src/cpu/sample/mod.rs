@@ -44,7 +44,7 @@ pub(crate) fn sample_row(logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut 
     adjust(logits, row, scratch);
     let SampleScratch { dist, candidates, .. } = scratch;
     let Some(peak) = dist.scan(logits) else {
-        return no_distribution(lowest_allowed(row.banned));
+        return no_distribution(lowest_allowed(logits.len(), row.banned));
     };
     if !peak.logit.is_finite() {
         return no_distribution(peak.id);
@@ -103,11 +103,52 @@ fn filter(logits: &[f32], params: &SampleParams, dist: &mut Distribution, candid
     }
 }
 
-fn lowest_allowed(banned: &[u32]) -> u32 {
+fn lowest_allowed(vocab: usize, banned: &[u32]) -> u32 {
     // At most `banned.len() + 1` ids have to be tried.
-    (0..).find(|id| !banned.contains(id)).unwrap_or(0)
+    (0..vocab as u32).find(|id| !banned.contains(id)).unwrap_or(0)
 }
 
 fn no_distribution(token: u32) -> Sampled {
     Sampled { token, logprob: f32::NEG_INFINITY, top: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FrequencyPenalty;
+
+    #[test]
+    fn what_earlier_rows_left_in_the_scratch_changes_nothing() {
+        let mut scratch = SampleScratch::default();
+        let seed = Some(9);
+        let settings = [
+            SampleParams {
+                seed,
+                top_p: 0.9,
+                typical_p: 0.8,
+                repetition_penalty: 1.3,
+                ..SampleParams::default()
+            },
+            SampleParams { watermark: Some((0.5, 2.0)), top_n: 4, ..SampleParams::default() },
+            SampleParams {
+                seed,
+                top_n: 3,
+                frequency_penalty: FrequencyPenalty::Count(2.0),
+                ..SampleParams::default()
+            },
+            SampleParams { seed, typical_p: 0.5, top_n: 50, temperature: 0.5, ..SampleParams::default() },
+        ];
+        for draw in 0..200 {
+            // Vocabularies grow and shrink, and some rows have no distribution.
+            let vocab = [700, 3, 130, 64, 1][draw % 5];
+            let logit =
+                |i: usize| if draw % 11 == 0 { f32::NAN } else { ((i * 37 + draw * 11) % 101) as f32 / 9.0 };
+            let logits: Vec<f32> = (0..vocab).map(logit).collect();
+            let history = [draw as u32, 2, 600, 2, 63];
+            let params = &settings[draw % 4];
+            let row = SampleRow { params, history: &history, prompt_len: 1, draw: draw as u64, banned: &[] };
+            let reused = sample_row(&mut logits.clone(), &row, &mut scratch);
+            assert_eq!(reused, sample_logits(&mut logits.clone(), &row), "row {draw}");
+        }
+    }
 }

@@ -143,10 +143,10 @@ impl Distribution {
         self.max
     }
 
-    /// How far below the maximum a logit lies.
+    /// How far below the maximum a logit lies; never `-0`, so that equal logits have the same bits.
     #[inline(always)]
     pub(super) fn distance(&self, logit: f32) -> f64 {
-        f64::from(self.max) - f64::from(logit)
+        f64::from(self.max) - f64::from(logit) + 0.0
     }
 
     /// The weight of a token, and its weight times its distance, rounded.
