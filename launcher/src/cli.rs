@@ -1,0 +1,354 @@
+//! What was typed: every launcher flag and environment variable of text-generation-inference, with its default, and
+//! a few of our own. Nothing is decided here; [`crate::config`] does that.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
+
+use crate::values::{
+    Device, Dtype, KvCacheDtype, Quantization, RopeScaling, TokenLimit, UsageStats, parse_bool,
+};
+
+const COMMANDS: &str = "\
+Commands:
+  weirgate download <ID>   Download a model and print its folder
+  weirgate env             Print the runtime environment
+
+With no command the model is served. Every flag may be given as the environment variable named beside it; an \
+empty variable counts as unset.";
+
+/// Serve a language model over HTTP, as a drop-in successor of text-generation-inference.
+#[derive(Parser)]
+#[command(name = "weirgate", version, after_help = COMMANDS)]
+pub struct LowArgs {
+    /// Model to serve: a hub id such as `org/name`, or a local folder. Without it, the demo model inside the binary.
+    #[arg(long, env)]
+    pub model_id: Option<String>,
+
+    /// Branch, tag, commit or `refs/pr/N` of the model on the hub.
+    #[arg(long, env)]
+    pub revision: Option<String>,
+
+    /// Threads for tokenizing and chat templates.
+    #[arg(long, env, default_value_t = 2)]
+    pub validation_workers: usize,
+
+    /// Whether to split the model over all devices. Not supported yet: one device serves the model.
+    #[arg(long, env, value_parser = parse_bool)]
+    pub sharded: Option<bool>,
+
+    /// Number of devices to split the model over. Only 1 is supported yet.
+    #[arg(long, env)]
+    pub num_shard: Option<usize>,
+
+    /// Weight quantization. Not supported on the CPU yet.
+    #[arg(long, env, value_enum)]
+    pub quantize: Option<Quantization>,
+
+    /// Number of tokens to speculate. Speculation is not built yet: accepted, and off.
+    #[arg(long, env)]
+    pub speculate: Option<usize>,
+
+    /// Weight type. The CPU computes on the type that the checkpoint stores, with sums in f32, so this changes nothing.
+    #[arg(long, env, value_enum)]
+    pub dtype: Option<Dtype>,
+
+    /// KV cache type. Not supported on the CPU yet.
+    #[arg(long, env, value_enum)]
+    pub kv_cache_dtype: Option<KvCacheDtype>,
+
+    /// Run code from the model repository. Never done here: accepted, and without effect.
+    #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
+    pub trust_remote_code: bool,
+
+    /// Requests in flight; one more is refused at once with status 429.
+    #[arg(long, env, default_value_t = 128)]
+    pub max_concurrent_requests: usize,
+
+    /// Largest `best_of`.
+    #[arg(long, env, default_value_t = 2)]
+    pub max_best_of: usize,
+
+    /// Most stop sequences in a request.
+    #[arg(long, env, default_value_t = 4)]
+    pub max_stop_sequences: usize,
+
+    /// Largest `top_n_tokens` and `top_logprobs`.
+    #[arg(long, env, default_value_t = 5)]
+    pub max_top_n_tokens: u32,
+
+    /// Most prompt tokens. Default: one less than `--max-total-tokens`.
+    #[arg(long, env)]
+    pub max_input_tokens: Option<usize>,
+
+    /// Former name of `--max-input-tokens`.
+    #[arg(long, env)]
+    pub max_input_length: Option<usize>,
+
+    /// Most prompt and output tokens together. Default: what the model and the KV cache allow.
+    #[arg(long, env)]
+    pub max_total_tokens: Option<usize>,
+
+    /// Smallest new batch relative to the running one. Without effect: every step mixes prompts and decoding.
+    #[arg(long, env, default_value_t = 0.3)]
+    pub waiting_served_ratio: f32,
+
+    /// Most tokens computed in one step.
+    #[arg(long, env)]
+    pub max_batch_prefill_tokens: Option<usize>,
+
+    /// Tokens in the KV cache. Default: from free memory.
+    #[arg(long, env)]
+    pub max_batch_total_tokens: Option<usize>,
+
+    /// Decode steps before a prompt is let in. Without effect: every step mixes prompts and decoding.
+    #[arg(long, env, default_value_t = 20)]
+    pub max_waiting_tokens: usize,
+
+    /// Most sequences computed in one step.
+    #[arg(long, env)]
+    pub max_batch_size: Option<usize>,
+
+    /// Batch sizes to capture CUDA graphs for.
+    #[arg(long, env, value_delimiter = ',')]
+    pub cuda_graphs: Option<Vec<usize>>,
+
+    /// IP address to listen on.
+    #[arg(long, env, default_value = "0.0.0.0")]
+    pub hostname: String,
+
+    /// Port to listen on.
+    #[arg(long, short, env, default_value_t = 3000)]
+    pub port: u16,
+
+    /// Without effect: metrics are served at `/metrics` on the main port.
+    #[arg(long, env, default_value_t = 9000)]
+    pub prometheus_port: u16,
+
+    /// Socket path prefix of Python shards. Without effect.
+    #[arg(long, env, default_value = "/tmp/text-generation-server")]
+    pub shard_uds_path: String,
+
+    /// Rendezvous address of Python shards. Without effect.
+    #[arg(long, env, default_value = "localhost")]
+    pub master_addr: String,
+
+    /// Rendezvous port of Python shards. Without effect.
+    #[arg(long, env, default_value_t = 29500)]
+    pub master_port: usize,
+
+    /// Folder of the hub cache. Default: `$HF_HOME/hub`, or `~/.cache/huggingface/hub`.
+    #[arg(long, env)]
+    pub huggingface_hub_cache: Option<PathBuf>,
+
+    /// Folder to read the model from instead of the hub cache.
+    #[arg(long, env)]
+    pub weights_cache_override: Option<PathBuf>,
+
+    /// Switch off custom Python kernels. Without effect.
+    #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
+    pub disable_custom_kernels: bool,
+
+    /// Share of GPU memory to use. Without effect on the CPU.
+    #[arg(long, env, default_value_t = 1.0)]
+    pub cuda_memory_fraction: f32,
+
+    /// RoPE scaling in place of the checkpoint's.
+    #[arg(long, env, value_enum)]
+    pub rope_scaling: Option<RopeScaling>,
+
+    /// RoPE scaling factor; alone it means linear scaling.
+    #[arg(long, env)]
+    pub rope_factor: Option<f32>,
+
+    /// Log as JSON, one object a line.
+    #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
+    pub json_output: bool,
+
+    /// OpenTelemetry collector (gRPC). Not exported yet: accepted, and without effect.
+    #[arg(long, env)]
+    pub otlp_endpoint: Option<String>,
+
+    /// Service name in OpenTelemetry traces.
+    #[arg(long, env, default_value = "text-generation-inference.router")]
+    pub otlp_service_name: String,
+
+    /// Origin allowed to call from a browser; repeatable or separated by commas. Default: any.
+    #[arg(long, env, value_delimiter = ',')]
+    pub cors_allow_origin: Vec<String>,
+
+    /// Bearer key that clients must send.
+    #[arg(long, env, hide_env_values = true)]
+    pub api_key: Option<String>,
+
+    /// Watermark gamma. Default 0.5.
+    #[arg(long, env)]
+    pub watermark_gamma: Option<f32>,
+
+    /// Watermark delta. Default 2.0.
+    #[arg(long, env)]
+    pub watermark_delta: Option<f32>,
+
+    /// Open an ngrok tunnel. Not supported.
+    #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
+    pub ngrok: bool,
+
+    /// ngrok authentication token.
+    #[arg(long, env, hide_env_values = true)]
+    pub ngrok_authtoken: Option<String>,
+
+    /// ngrok edge.
+    #[arg(long, env)]
+    pub ngrok_edge: Option<String>,
+
+    /// A `tokenizer_config.json` (with its chat template) in place of the model's own.
+    #[arg(long, env)]
+    pub tokenizer_config_path: Option<PathBuf>,
+
+    /// Refuse requests with a grammar.
+    #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
+    pub disable_grammar_support: bool,
+
+    /// Print the runtime environment, then go on.
+    #[arg(long, short, action = ArgAction::SetTrue)]
+    pub env: bool,
+
+    /// Most prompts in one `/v1/completions` request.
+    #[arg(long, env, default_value_t = 4)]
+    pub max_client_batch_size: usize,
+
+    /// LoRA adapters to load at start. Not supported yet.
+    #[arg(long, env)]
+    pub lora_adapters: Option<String>,
+
+    /// Usage statistics. Nothing is ever sent: accepted, and without effect.
+    #[arg(long, env, value_enum, default_value_t = UsageStats::On)]
+    pub usage_stats: UsageStats,
+
+    /// Largest request body in bytes.
+    #[arg(long, env, default_value_t = 2_000_000)]
+    pub payload_limit: usize,
+
+    /// Compute log probabilities of prompt tokens when asked to.
+    #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
+    pub enable_prefill_logprobs: bool,
+
+    /// Seconds that requests in flight get to finish after SIGTERM.
+    #[arg(long, short, env, default_value_t = 90)]
+    pub graceful_termination_timeout: u64,
+
+    /// Device to compute on.
+    #[arg(long, env, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+
+    /// Threads to compute with. Default: every processor this process may use.
+    #[arg(long, env)]
+    pub threads: Option<usize>,
+
+    /// Seconds without a step, while requests wait, after which the server is restarted. 0: never.
+    #[arg(long, env, default_value_t = 60)]
+    pub watchdog_timeout: u64,
+
+    /// Output tokens of a request that does not say; `none`: up to `--max-total-tokens`.
+    #[arg(long, env, default_value = "100")]
+    pub default_max_new_tokens: TokenLimit,
+
+    /// Fault injection for tests: the engine stops after this many steps.
+    #[arg(long, hide = true)]
+    pub fault_stall_after_steps: Option<u64>,
+}
+
+/// `weirgate download`: fetch a model and print its folder.
+#[derive(Parser)]
+#[command(name = "weirgate download", version)]
+pub struct DownloadArgs {
+    /// Hub id such as `org/name`.
+    pub model_id: String,
+
+    /// Branch, tag, commit or `refs/pr/N`.
+    #[arg(long, env)]
+    pub revision: Option<String>,
+
+    /// Folder of the hub cache.
+    #[arg(long, env)]
+    pub huggingface_hub_cache: Option<PathBuf>,
+
+    /// Log as JSON, one object a line.
+    #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
+    pub json_output: bool,
+}
+
+/// Flags that are accepted and change nothing, with the reason.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("dtype", "weights keep the type the checkpoint stores"),
+    ("speculate", "speculation is not built yet and is off"),
+    ("trust_remote_code", "code from a model repository is never run"),
+    ("waiting_served_ratio", "every step mixes prompts and decoding"),
+    ("max_waiting_tokens", "every step mixes prompts and decoding"),
+    ("cuda_graphs", "the CPU has no graphs"),
+    ("prometheus_port", "metrics are at /metrics on the main port"),
+    ("shard_uds_path", "there are no Python shards"),
+    ("master_addr", "there are no Python shards"),
+    ("master_port", "there are no Python shards"),
+    ("disable_custom_kernels", "there are no Python kernels"),
+    ("cuda_memory_fraction", "the CPU has no GPU memory"),
+    ("otlp_endpoint", "traces are not exported yet"),
+    ("otlp_service_name", "traces are not exported yet"),
+];
+
+/// A flag that was given and changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IneffectiveFlag {
+    pub flag: String,
+    pub reason: &'static str,
+}
+
+/// The typed arguments, and which of them change nothing.
+pub struct Typed {
+    pub args: LowArgs,
+    pub ineffective: Vec<IneffectiveFlag>,
+}
+
+/// Parses `argv` (program name first) and the environment.
+///
+/// # Errors
+/// Anything clap refuses, and `--help`/`--version`, which clap treats as errors with exit status 0.
+pub fn parse<I: IntoIterator<Item = OsString>>(argv: I) -> Result<Typed, clap::Error> {
+    let mut matches = without_empty_variables(LowArgs::command()).try_get_matches_from(argv)?;
+    let ineffective = ineffective_flags(&matches);
+    Ok(Typed { args: LowArgs::from_arg_matches_mut(&mut matches)?, ineffective })
+}
+
+/// Parses the arguments of `weirgate download` (program name first) and the environment.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_download<I: IntoIterator<Item = OsString>>(argv: I) -> Result<DownloadArgs, clap::Error> {
+    let mut matches = without_empty_variables(DownloadArgs::command()).try_get_matches_from(argv)?;
+    DownloadArgs::from_arg_matches_mut(&mut matches)
+}
+
+/// Container files often set a variable to nothing; that means unset, not "parse the empty string as a number".
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty { arg.env(clap::builder::Resettable::Reset) } else { arg }
+    })
+}
+
+fn ineffective_flags(matches: &ArgMatches) -> Vec<IneffectiveFlag> {
+    WITHOUT_EFFECT
+        .iter()
+        .filter(|(id, _)| {
+            let given = matches!(
+                matches.value_source(id),
+                Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+            );
+            let switched_off = matches!(matches.try_get_one::<bool>(id), Ok(Some(false)));
+            given && !switched_off
+        })
+        .map(|&(id, reason)| IneffectiveFlag { flag: format!("--{}", id.replace('_', "-")), reason })
+        .collect()
+}

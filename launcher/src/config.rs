@@ -1,0 +1,326 @@
+//! What was typed ([`crate::cli`]) → what is meant, checked once. Nothing after this reads flags or variables.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use weirgate_hub::{HubSettings, ModelId, Revision};
+use weirgate_router::{EngineSettings, Limits, LogSettings, ModelLocation, RopeOverride, RouterConfig};
+
+use crate::cli::LowArgs;
+use crate::error::{ArgumentError, LauncherError};
+use crate::values::{Quantization, RopeScaling, parse_bool};
+
+/// The name clients see when no model was named.
+pub const DEMO_MODEL_NAME: &str = "weirgate-demo";
+
+const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const DEFAULT_WATERMARK_GAMMA: f32 = 0.5;
+const DEFAULT_WATERMARK_DELTA: f32 = 2.0;
+
+/// Reads one environment variable; a parameter so that tests need not change the process.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The launcher's settings, checked.
+#[derive(Debug)]
+pub struct Config {
+    pub model: ModelSource,
+    pub hub: HubSettings,
+    /// For the router; its model location is filled in once the model was found.
+    pub router: RouterConfig,
+    /// To be logged once logging works.
+    pub warnings: Vec<String>,
+}
+
+/// Where the model is to come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The demo model inside the binary.
+    Embedded,
+    Folder(PathBuf),
+    Hub {
+        id: ModelId,
+        revision: Revision,
+    },
+}
+
+impl Config {
+    /// Checks and resolves `args`.
+    ///
+    /// # Errors
+    /// [`LauncherError::Argument`] for a value or combination that is refused; the variants about paths for a
+    /// `--model-id` that names no model.
+    pub fn resolve(args: LowArgs, env: Env) -> Result<Self, LauncherError> {
+        check_support(&args)?;
+        check_shards(&args, env)?;
+        let mut warnings = Vec::new();
+        let hub = HubSettings::from_env(env, args.huggingface_hub_cache.clone())?;
+        let limits = limits(&args)?;
+        let engine = engine_settings(&args, env, &mut warnings)?;
+        let (watermark_gamma, watermark_delta) = watermark(&args)?;
+        check_positive(&args)?;
+        let model = model_source(&args)?;
+        let router = RouterConfig {
+            model: ModelLocation::Embedded,
+            model_id: args.model_id.clone().unwrap_or_else(|| DEMO_MODEL_NAME.to_owned()),
+            model_sha: None,
+            tokenizer_config_path: args.tokenizer_config_path,
+            listen: SocketAddr::new(host(&args.hostname, &mut warnings), args.port),
+            limits,
+            engine,
+            log: log_settings(args.json_output, env),
+            api_keys: args.api_key.into_iter().collect(),
+            cors_allow_origin: origins(args.cors_allow_origin),
+            validation_workers: args.validation_workers,
+            default_max_new_tokens: args.default_max_new_tokens.0,
+            watermark_gamma,
+            watermark_delta,
+            disable_grammar_support: args.disable_grammar_support,
+            enable_prefill_logprobs: args.enable_prefill_logprobs,
+            graceful_termination_seconds: args.graceful_termination_timeout,
+            watchdog_seconds: args.watchdog_timeout,
+            fault_stall_after_steps: args.fault_stall_after_steps,
+        };
+        Ok(Self { model, hub, router, warnings })
+    }
+}
+
+/// What this build cannot do is refused by name rather than done differently.
+fn check_support(args: &LowArgs) -> Result<(), ArgumentError> {
+    if args.ngrok {
+        return Err(match (&args.ngrok_authtoken, &args.ngrok_edge) {
+            (None, _) => ArgumentError::NgrokWithoutToken,
+            (_, None) => ArgumentError::NgrokWithoutEdge,
+            _ => ArgumentError::Ngrok,
+        });
+    }
+    if let Some(adapters) = &args.lora_adapters {
+        let malformed = adapters.split(',').map(str::trim).find(|adapter| adapter.matches('@').count() > 1);
+        return Err(match malformed {
+            Some(adapter) => ArgumentError::LoraFormat { adapter: adapter.to_owned() },
+            None => ArgumentError::Lora,
+        });
+    }
+    let sharded = args.num_shard.is_some_and(|n| n > 1);
+    if sharded && args.quantize == Some(Quantization::Exl2) {
+        return Err(ArgumentError::ShardedExl2);
+    }
+    if let Some(quantization) = args.quantize {
+        return Err(ArgumentError::NotOnCpu { flag: "quantize", value: value_name(&quantization) });
+    }
+    if let Some(dtype) = args.kv_cache_dtype {
+        return Err(ArgumentError::NotOnCpu { flag: "kv_cache_dtype", value: value_name(&dtype) });
+    }
+    Ok(())
+}
+
+fn value_name<T: ValueEnum>(value: &T) -> String {
+    value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+}
+
+fn check_shards(args: &LowArgs, env: Env) -> Result<(), LauncherError> {
+    let num_shard = match (args.sharded, args.num_shard) {
+        (Some(true), Some(n)) if n <= 1 => return Err(ArgumentError::ShardedWithOneShard.into()),
+        (Some(true), None) => match visible_devices(env) {
+            found if found <= 1 => return Err(LauncherError::NotEnoughDevices { found }),
+            found => found,
+        },
+        (_, Some(0)) => return Err(ArgumentError::NoShard.into()),
+        (_, Some(n)) => n,
+        (_, None) => 1,
+    };
+    match num_shard {
+        1 => Ok(()),
+        _ => Err(ArgumentError::Sharding { num_shard }.into()),
+    }
+}
+
+fn visible_devices(env: Env) -> usize {
+    ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"]
+        .into_iter()
+        .find_map(env)
+        .map_or(0, |list| list.split(',').filter(|device| !matches!(device.trim(), "" | "all" | "void")).count())
+}
+
+/// Zero would mean a server that answers nothing.
+fn check_positive(args: &LowArgs) -> Result<(), ArgumentError> {
+    if args.validation_workers == 0 {
+        return Err(ArgumentError::NoValidationWorkers);
+    }
+    let zero = [
+        ("max_concurrent_requests", args.max_concurrent_requests == 0),
+        ("max_best_of", args.max_best_of == 0),
+        ("max_client_batch_size", args.max_client_batch_size == 0),
+        ("payload_limit", args.payload_limit == 0),
+        ("max_input_tokens", args.max_input_tokens.or(args.max_input_length) == Some(0)),
+        ("max_batch_size", args.max_batch_size == Some(0)),
+        ("max_batch_prefill_tokens", args.max_batch_prefill_tokens == Some(0)),
+        ("max_batch_total_tokens", args.max_batch_total_tokens == Some(0)),
+        ("threads", args.threads == Some(0)),
+    ];
+    match zero.into_iter().find(|(_, is_zero)| *is_zero) {
+        Some((flag, _)) => Err(ArgumentError::Zero { flag }),
+        None => Ok(()),
+    }
+}
+
+fn limits(args: &LowArgs) -> Result<Limits, ArgumentError> {
+    let max_input_tokens = match (args.max_input_tokens, args.max_input_length) {
+        (Some(max_input_tokens), Some(max_input_length)) => {
+            return Err(ArgumentError::InputTokensTwice { max_input_tokens, max_input_length });
+        }
+        (tokens, length) => tokens.or(length),
+    };
+    if let (Some(input), Some(total)) = (max_input_tokens, args.max_total_tokens)
+        && input >= total
+    {
+        return Err(ArgumentError::InputNotBelowTotal);
+    }
+    // One token of prompt and one of output is the least a request can be.
+    if args.max_total_tokens.is_some_and(|total| total < 2) {
+        return Err(ArgumentError::InputNotBelowTotal);
+    }
+    if let Some(max_batch_total_tokens) = args.max_batch_total_tokens {
+        if let Some(max_total_tokens) = args.max_total_tokens
+            && max_total_tokens > max_batch_total_tokens
+        {
+            return Err(ArgumentError::TotalAboveBatchTotal { max_total_tokens, max_batch_total_tokens });
+        }
+        if let Some(max_batch_prefill_tokens) = args.max_batch_prefill_tokens
+            && max_batch_prefill_tokens > max_batch_total_tokens
+        {
+            return Err(ArgumentError::PrefillAboveBatchTotal {
+                max_batch_prefill_tokens,
+                max_batch_total_tokens,
+            });
+        }
+    }
+    Ok(Limits {
+        max_concurrent_requests: args.max_concurrent_requests,
+        max_best_of: args.max_best_of,
+        max_stop_sequences: args.max_stop_sequences,
+        max_top_n_tokens: args.max_top_n_tokens,
+        max_client_batch_size: args.max_client_batch_size,
+        payload_limit: args.payload_limit,
+        max_input_tokens,
+        max_total_tokens: args.max_total_tokens,
+    })
+}
+
+fn engine_settings(
+    args: &LowArgs,
+    env: Env,
+    warnings: &mut Vec<String>,
+) -> Result<EngineSettings, ArgumentError> {
+    let prefix_caching = match env("PREFIX_CACHING").as_deref().filter(|text| !text.is_empty()).map(parse_bool) {
+        None => true,
+        Some(Ok(on)) => on,
+        Some(Err(expected)) => {
+            warnings.push(format!("PREFIX_CACHING: {expected}; prefix caching stays on"));
+            true
+        }
+    };
+    Ok(EngineSettings {
+        threads: args.threads,
+        max_batch_prefill_tokens: args.max_batch_prefill_tokens,
+        max_batch_total_tokens: args.max_batch_total_tokens,
+        max_batch_size: args.max_batch_size,
+        prefix_caching,
+        rope_scaling: rope_override(args.rope_scaling, args.rope_factor)?,
+    })
+}
+
+/// A factor alone means linear scaling, a scaling alone factor 1.
+fn rope_override(
+    scaling: Option<RopeScaling>,
+    factor: Option<f32>,
+) -> Result<Option<RopeOverride>, ArgumentError> {
+    if scaling.is_none() && factor.is_none() {
+        return Ok(None);
+    }
+    let factor = f64::from(factor.unwrap_or(1.0));
+    if !(factor.is_finite() && factor > 0.0) {
+        return Err(ArgumentError::OutOfRange { flag: "rope_factor", condition: "> 0", value: factor });
+    }
+    Ok(Some(match scaling {
+        None | Some(RopeScaling::Linear) => RopeOverride::Linear { factor },
+        Some(RopeScaling::Dynamic) => RopeOverride::Dynamic { factor },
+    }))
+}
+
+/// Gamma is the share of the vocabulary that is favoured, delta what is added to its logits.
+fn watermark(args: &LowArgs) -> Result<(f32, f32), ArgumentError> {
+    let gamma = args.watermark_gamma.unwrap_or(DEFAULT_WATERMARK_GAMMA);
+    let delta = args.watermark_delta.unwrap_or(DEFAULT_WATERMARK_DELTA);
+    let refused = |flag, condition, value: f32| {
+        Err(ArgumentError::OutOfRange { flag, condition, value: f64::from(value) })
+    };
+    if !(gamma > 0.0 && gamma < 1.0) {
+        return refused("watermark_gamma", "> 0 and < 1", gamma);
+    }
+    if !delta.is_finite() {
+        return refused("watermark_delta", "a finite number", delta);
+    }
+    Ok((gamma, delta))
+}
+
+/// Docker sets HOSTNAME to the container's name, which is no address to listen on.
+fn host(hostname: &str, warnings: &mut Vec<String>) -> IpAddr {
+    hostname.parse().unwrap_or_else(|_| {
+        warnings.push(format!("Invalid hostname {hostname:?}, defaulting to {DEFAULT_HOST}"));
+        DEFAULT_HOST
+    })
+}
+
+/// `*` among the origins means any, which the router knows as an empty list.
+fn origins(typed: Vec<String>) -> Vec<String> {
+    let origins: Vec<String> =
+        typed.iter().map(|origin| origin.trim().to_owned()).filter(|origin| !origin.is_empty()).collect();
+    if origins.iter().any(|origin| origin == "*") { Vec::new() } else { origins }
+}
+
+/// `LOG_LEVEL` as a plain level applies to this server's own crates and leaves libraries at `warn`; anything else is
+/// a `tracing` filter. Colour is for terminals, unless `NO_COLOR` or `LOG_COLORIZE` says otherwise.
+pub fn log_settings(json: bool, env: Env) -> LogSettings {
+    let typed = env("LOG_LEVEL").filter(|text| !text.is_empty()).unwrap_or_else(|| "info".to_owned());
+    let level = match typed.to_ascii_lowercase().as_str() {
+        "off" => "off".to_owned(),
+        "error" => "error".to_owned(),
+        plain @ ("warn" | "info" | "debug" | "trace") => format!("warn,weirgate={plain}"),
+        _ => typed,
+    };
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let wanted = match env("LOG_COLORIZE").filter(|text| !text.is_empty()).map(|text| parse_bool(&text)) {
+        Some(Ok(wanted)) => wanted,
+        _ => terminal && env("NO_COLOR").is_none_or(|text| text.is_empty()),
+    };
+    LogSettings { level, json, color: wanted && !json }
+}
+
+fn model_source(args: &LowArgs) -> Result<ModelSource, LauncherError> {
+    if let Some(folder) = &args.weights_cache_override {
+        if !folder.join("config.json").is_file() {
+            return Err(LauncherError::WeightsOverride { path: folder.clone() });
+        }
+        return Ok(ModelSource::Folder(folder.clone()));
+    }
+    let Some(typed) = &args.model_id else {
+        return Ok(ModelSource::Embedded);
+    };
+    let path = PathBuf::from(typed);
+    if path.is_dir() {
+        return Ok(ModelSource::Folder(path));
+    }
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        return Err(LauncherError::GgufFile { path });
+    }
+    if path.is_file() {
+        return Err(LauncherError::ModelIsFile { path });
+    }
+    if typed.starts_with(['/', '.', '~']) {
+        return Err(LauncherError::NoSuchFolder { path });
+    }
+    let id = typed.parse().map_err(ArgumentError::ModelId)?;
+    let revision = args.revision.as_deref().unwrap_or("main").parse().map_err(ArgumentError::Revision)?;
+    Ok(ModelSource::Hub { id, revision })
+}

@@ -1,0 +1,34 @@
+//! From the model that was asked for to a folder on disk.
+
+use weirgate_hub::{Hub, HubError, HubSettings};
+use weirgate_router::ModelLocation;
+
+use crate::config::ModelSource;
+
+/// A model that is on this machine.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ResolvedModel {
+    pub location: ModelLocation,
+    /// The commit, for a model from the hub.
+    pub sha: Option<String>,
+}
+
+/// Finds the model, downloading it where needed.
+///
+/// # Errors
+/// What the hub client says.
+pub fn locate(source: ModelSource, hub: HubSettings) -> Result<ResolvedModel, HubError> {
+    match source {
+        ModelSource::Embedded => Ok(ResolvedModel { location: ModelLocation::Embedded, sha: None }),
+        ModelSource::Folder(folder) => {
+            Ok(ResolvedModel { location: ModelLocation::Folder(folder), sha: None })
+        }
+        ModelSource::Hub { id, revision } => {
+            let snapshot = Hub::new(hub)?.snapshot(&id, &revision)?;
+            Ok(ResolvedModel {
+                location: ModelLocation::Folder(snapshot.folder),
+                sha: Some(snapshot.commit),
+            })
+        }
+    }
+}

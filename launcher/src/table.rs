@@ -1,0 +1,70 @@
+//! The settings in force, as a table for people.
+
+use std::fmt::{Display, Write};
+
+use weirgate_router::{EngineSettings, Limits, RouterConfig};
+
+/// One setting a line, under the names of the flags. Secrets are not shown.
+pub fn settings_table(config: &RouterConfig) -> String {
+    let Limits {
+        max_concurrent_requests,
+        max_best_of,
+        max_stop_sequences,
+        max_top_n_tokens,
+        max_client_batch_size,
+        payload_limit,
+        max_input_tokens,
+        max_total_tokens,
+    } = &config.limits;
+    let EngineSettings {
+        threads,
+        max_batch_prefill_tokens,
+        max_batch_total_tokens,
+        max_batch_size,
+        prefix_caching,
+        rope_scaling,
+    } = &config.engine;
+    let rows = [
+        ("model_id", config.model_id.clone()),
+        ("listen", config.listen.to_string()),
+        ("max_concurrent_requests", max_concurrent_requests.to_string()),
+        ("max_input_tokens", or(max_input_tokens, "max_total_tokens - 1")),
+        ("max_total_tokens", or(max_total_tokens, "what model and KV cache allow")),
+        ("default_max_new_tokens", or(&config.default_max_new_tokens, "none")),
+        ("max_batch_prefill_tokens", or(max_batch_prefill_tokens, "chosen for the device")),
+        ("max_batch_total_tokens", or(max_batch_total_tokens, "from free memory")),
+        ("max_batch_size", or(max_batch_size, "chosen for the device")),
+        ("threads", or(threads, "every usable processor")),
+        ("prefix_caching", prefix_caching.to_string()),
+        ("rope_scaling", rope_scaling.map_or_else(|| "the model's".to_owned(), |s| format!("{s:?}"))),
+        ("validation_workers", config.validation_workers.to_string()),
+        ("max_best_of", max_best_of.to_string()),
+        ("max_stop_sequences", max_stop_sequences.to_string()),
+        ("max_top_n_tokens", max_top_n_tokens.to_string()),
+        ("max_client_batch_size", max_client_batch_size.to_string()),
+        ("payload_limit", payload_limit.to_string()),
+        ("cors_allow_origin", origins(&config.cors_allow_origin)),
+        ("api_key", if config.api_keys.is_empty() { "none" } else { "set" }.to_owned()),
+        ("tokenizer_config_path", or(&config.tokenizer_config_path.as_ref().map(|p| p.display()), "the model's")),
+        ("disable_grammar_support", config.disable_grammar_support.to_string()),
+        ("enable_prefill_logprobs", config.enable_prefill_logprobs.to_string()),
+        ("watermark_gamma", config.watermark_gamma.to_string()),
+        ("watermark_delta", config.watermark_delta.to_string()),
+        ("graceful_termination_timeout", config.graceful_termination_seconds.to_string()),
+        ("watchdog_timeout", config.watchdog_seconds.to_string()),
+    ];
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut table = String::from("Settings:");
+    for (name, value) in rows {
+        let _ = write!(table, "\n  {name:width$}  {value}");
+    }
+    table
+}
+
+fn or(value: &Option<impl Display>, otherwise: &str) -> String {
+    value.as_ref().map_or_else(|| otherwise.to_owned(), ToString::to_string)
+}
+
+fn origins(origins: &[String]) -> String {
+    if origins.is_empty() { "any".to_owned() } else { origins.join(", ") }
+}
