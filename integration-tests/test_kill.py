@@ -81,7 +81,7 @@ def test_terminate_under_load_finishes_what_is_in_flight(start_server):
     assert [stream.generated_text for stream in streams] == expected
     assert [plain.status for plain in plains] == [200] * len(plains)
     assert refused, "while requests were finishing, new ones were still accepted"
-    assert not server.group()
+    assert not server.survivors()
 
 
 async def _terminate_under_load(server: Server):
@@ -120,14 +120,14 @@ def test_terminate_cuts_what_does_not_fit_the_timeout(start_server):
     assert record.generated_text is None
     assert record.broken or record.error
     assert server.wait_exit(10) == 0
-    assert not server.group()
+    assert not server.survivors()
 
 
 def test_interrupt_stops_it_too(start_server):
     server = start_server()
     server.process.send_signal(signal.SIGINT)
     assert server.wait_exit(10) == 0
-    assert not server.group()
+    assert not server.survivors()
 
 
 @pytest.mark.parametrize("route", ["/generate_stream", "/generate"])

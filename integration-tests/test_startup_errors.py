@@ -162,7 +162,7 @@ def test_port_in_use():
 # TGI's own messages where it has one.
 BAD_FLAGS = [
     (["--max-input-tokens", "10", "--max-input-length", "10"], 1, "max_input_length"),
-    (["--max-input-tokens", "10", "--max-total-tokens", "10"], 1, "`max_input_tokens` must be < `max_total_tokens`"),
+    (["--max-input-tokens", "10", "--max-total-tokens", "10"], 1, "`max_input_tokens must be < `max_total_tokens`"),
     (["--validation-workers", "0"], 1, "`validation_workers` must be > 0"),
     (["--max-total-tokens", "100", "--max-batch-total-tokens", "50"], 1, "max_batch_total_tokens"),
     (["--num-shard", "0"], 1, "`num_shard` cannot be < 1"),

@@ -78,7 +78,7 @@ def clean_environment(extra: dict[str, str] | None) -> dict[str, str]:
 
 
 class Server:
-    """One launcher with its router, in a process group of its own, listening on a free loopback port."""
+    """One launcher with its router, in a session of its own, listening on a free loopback port."""
 
     def __init__(self, log: Path, *args: str, env: dict[str, str] | None = None, port: int | None = None):
         self.port = port or free_port()
@@ -152,15 +152,15 @@ class Server:
             self.terminate()
         code = self.wait_exit(seconds)
         assert code == 0, f"exit code {code}\n{self.output()}"
-        assert not self.group(), f"left processes behind: {self.group()}"
+        assert not self.survivors(), f"left processes behind: {self.survivors()}"
 
-    def group(self) -> list[int]:
-        """Live processes of the server's group."""
+    def survivors(self) -> list[int]:
+        """Live processes of the server's session, the launcher itself included."""
         members = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
-                state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
-                if int(group) == self.process.pid and state != "Z":
+                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+                if int(session) == self.process.pid and state != "Z":
                     members.append(int(stat.parent.name))
         return members
 
@@ -168,6 +168,7 @@ class Server:
         """Ends whatever is left; for clean-up after a failed test."""
         if self.process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in self.survivors():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
