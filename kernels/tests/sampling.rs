@@ -1,6 +1,7 @@
 //! The CPU sampler against its definition.
 
 #[path = "sampling/oracle.rs"]
+#[allow(clippy::unwrap_used)]
 mod oracle;
 
 use std::collections::BTreeMap;

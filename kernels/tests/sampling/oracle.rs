@@ -101,7 +101,7 @@ pub fn pick(logprobs: &[f64], seed: u64, draw: u64) -> u32 {
             return id as u32;
         }
     }
-    panic!("the probabilities do not add up to 1");
+    unreachable!("the probabilities add up to 1");
 }
 
 pub fn log_softmax(x: &[f32]) -> Vec<f64> {

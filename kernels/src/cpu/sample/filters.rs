@@ -245,3 +245,28 @@ fn last_needed(ranking: &mut [Ranked], target: u64) -> Option<Ranked> {
     }
     rest.first().copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_tokens_are_not_drawn_by_the_outermost_variates() {
+        let mut logits = vec![f32::NEG_INFINITY; 200];
+        (logits[70], logits[71], logits[140]) = (1.0, 1.0, -60.0);
+        let (mut dist, mut candidates) = (Distribution::default(), Candidates::default());
+        dist.scan(&logits);
+        // 140 is possible, but too unlikely to have a weight.
+        for filtered in [false, true] {
+            if filtered {
+                candidates.top_k(&logits, &mut dist, 3);
+                assert_eq!(candidates.list.len(), 3);
+            }
+            let mut draw = |bits| candidates.choose(&logits, &mut dist, bits).map(|peak| peak.id);
+            assert_eq!(draw(0), Some(70));
+            assert_eq!(draw((1 << 63) - 1), Some(70));
+            assert_eq!(draw(1 << 63), Some(71));
+            assert_eq!(draw(u64::MAX), Some(71));
+        }
+    }
+}
