@@ -4,7 +4,25 @@
 //! inbox → [`Scheduler`] → [`Batch`] → [`Executor`] → [`weirgate_types::StepOutputs`].
 
 mod batch;
+mod block_pool;
+mod engine;
 mod executor;
+mod handle;
+mod ledger;
+mod lru;
+mod scheduler;
+mod sequence;
+mod stats;
+mod validate;
 
 pub use batch::{Batch, Sample, Score};
+pub use block_pool::{
+    BlockCounts, BlockHash, BlockId, BlockKey, BlockPool, BlockTable, IntegrityError, Namespace, OutOfBlocks,
+    Parent, Prefix, RopeClass,
+};
+pub use engine::{EngineConfig, spawn};
 pub use executor::{Executor, ExecutorError, ExecutorLimits, StepResult};
+pub use handle::{EngineHandle, Ticket};
+pub use scheduler::{Plan, RopeRule, Scheduler, SchedulerConfig, SchedulerStats};
+pub use stats::EngineStats;
+pub use validate::ValidRequest;

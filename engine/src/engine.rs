@@ -1,0 +1,342 @@
+//! The engine thread: inbox → [`Scheduler`] → [`Executor`] → outputs.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use weirgate_types::{Finish, RejectReason, RequestId, StepOutputs, StepStats};
+
+use crate::handle::Message;
+use crate::stats::Shared;
+use crate::validate::max_total_tokens;
+use crate::{
+    Batch, EngineHandle, Executor, ExecutorError, ExecutorLimits, Plan, RopeRule, Scheduler, SchedulerConfig,
+    StepResult,
+};
+
+/// How an engine is run.
+pub struct EngineConfig {
+    /// Most tokens in one step; lowered to the executor's limit.
+    pub max_step_tokens: usize,
+    /// Most sequences in one step; lowered to the executor's limit.
+    pub max_seqs: usize,
+    /// Most requests that wait to be scheduled; more are refused as [`RejectReason::Overloaded`].
+    pub max_waiting: usize,
+    /// Names the weights in the prefix cache (model and adapter).
+    pub weights: u64,
+    pub prefix_cache: bool,
+    pub rope: RopeRule,
+    /// Fault injection: stop stepping after so many steps, as an engine that hangs would.
+    pub stall_after_steps: Option<u64>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            max_step_tokens: usize::MAX,
+            max_seqs: usize::MAX,
+            max_waiting: 4096,
+            weights: 0,
+            prefix_cache: true,
+            rope: RopeRule::default(),
+            stall_after_steps: None,
+        }
+    }
+}
+
+/// Starts an engine thread. The receiver gets one message per step (and one where something happened without a step)
+/// and is closed when the engine has ended. Whoever holds it must drain it: if it is dropped, everything in flight is
+/// ended.
+///
+/// The output channel is unbounded: a bounded one would let a slow reader stop the engine for all or cost a request
+/// its terminal. What is in it is bounded all the same, by the tokens that the accepted requests may generate.
+///
+/// # Errors
+/// When the system cannot start a thread.
+pub fn spawn(
+    executor: Box<dyn Executor>,
+    config: EngineConfig,
+) -> std::io::Result<(EngineHandle, flume::Receiver<StepOutputs>)> {
+    let mut limits = executor.limits();
+    limits.max_step_tokens = limits.max_step_tokens.min(config.max_step_tokens).max(1);
+    limits.max_seqs = limits.max_seqs.min(config.max_seqs).min(limits.max_step_tokens).max(1);
+    limits.max_seq_len = max_total_tokens(&limits);
+    let (inbox, messages) = flume::unbounded();
+    let (outputs, receiver) = flume::unbounded();
+    let shared = Arc::new(Shared::new(limits.blocks));
+    let engine =
+        Engine::new(executor, config, limits, Channels { messages, outputs, shared: Arc::clone(&shared) });
+    let max_waiting = engine.max_waiting;
+    std::thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+    Ok((EngineHandle { inbox, shared, limits, max_waiting }, receiver))
+}
+
+struct Channels {
+    messages: flume::Receiver<Message>,
+    outputs: flume::Sender<StepOutputs>,
+    shared: Arc<Shared>,
+}
+
+/// What the engine is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Serving,
+    /// Finish what was accepted.
+    Stopping,
+    /// End everything.
+    Aborting,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    #[error("the executor panicked: {0}")]
+    Panic(String),
+    #[error("nothing can be scheduled although sequences are live")]
+    Stuck,
+}
+
+struct Engine {
+    executor: Box<dyn Executor>,
+    scheduler: Scheduler,
+    channels: Channels,
+    mode: Mode,
+    max_waiting: usize,
+    stall_after_steps: Option<u64>,
+    deadlines: BinaryHeap<Reverse<(Instant, RequestId)>>,
+    batch: Batch,
+    result: StepResult,
+    steps: u64,
+    /// Requests received so far, and how many of them were known to have ended and to have started.
+    received: usize,
+    ended: usize,
+    started: usize,
+}
+
+impl Engine {
+    fn new(
+        executor: Box<dyn Executor>,
+        config: EngineConfig,
+        limits: ExecutorLimits,
+        channels: Channels,
+    ) -> Self {
+        let scheduler = Scheduler::new(SchedulerConfig {
+            limits,
+            weights: config.weights,
+            prefix_cache: config.prefix_cache,
+            rope: config.rope,
+        });
+        Self {
+            executor,
+            scheduler,
+            channels,
+            mode: Mode::Serving,
+            max_waiting: config.max_waiting,
+            stall_after_steps: config.stall_after_steps,
+            deadlines: BinaryHeap::new(),
+            batch: Batch::default(),
+            result: StepResult::default(),
+            steps: 0,
+            received: 0,
+            ended: 0,
+            started: 0,
+        }
+    }
+
+    fn run(mut self) {
+        // Also when this thread panics, so that later requests are refused rather than lost.
+        let _guard = StopGuard(Arc::clone(&self.channels.shared));
+        while self.receive() {
+            self.expire_deadlines();
+            let stats = match self.step() {
+                Ok(stats) => stats,
+                Err(error) => {
+                    tracing::error!(%error, "the engine failed");
+                    break;
+                }
+            };
+            if !self.report(stats) {
+                break;
+            }
+        }
+        self.shut_down();
+    }
+
+    /// Reads the inbox, blocking while there is nothing to do; false when the engine shall end.
+    fn receive(&mut self) -> bool {
+        loop {
+            while let Ok(message) = self.channels.messages.try_recv() {
+                self.handle(message);
+            }
+            match self.mode {
+                Mode::Aborting => return false,
+                Mode::Stopping if self.scheduler.is_idle() => return false,
+                _ => {}
+            }
+            let stalled = self.stall_after_steps.is_some_and(|after| self.steps >= after);
+            if !self.scheduler.is_idle() && !stalled {
+                return true;
+            }
+            self.check_books();
+            if !self.report(None) {
+                return false;
+            }
+            // Nobody is left to send anything once this fails: no handle, no ticket.
+            match self.channels.messages.recv() {
+                Ok(message) => self.handle(message),
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Submit(request) => {
+                self.received += 1;
+                if self.mode != Mode::Serving {
+                    self.scheduler.reject(request.id(), RejectReason::EngineStopped);
+                    return;
+                }
+                if let Some(deadline) = request.get().deadline {
+                    self.deadlines.push(Reverse((deadline, request.id())));
+                }
+                self.scheduler.submit(&request);
+            }
+            Message::Cancel(id) => self.scheduler.finish(id, Finish::Cancelled),
+            Message::Stop if self.mode == Mode::Serving => self.mode = Mode::Stopping,
+            Message::Stop => {}
+            Message::Abort => self.mode = Mode::Aborting,
+        }
+    }
+
+    fn expire_deadlines(&mut self) {
+        if self.deadlines.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(&Reverse((deadline, id))) = self.deadlines.peek()
+            && deadline <= now
+        {
+            self.deadlines.pop();
+            self.scheduler.finish(id, Finish::Deadline);
+        }
+    }
+
+    /// One step, if anything is live; its figures.
+    fn step(&mut self) -> Result<Option<StepStats>, StepError> {
+        if self.scheduler.is_idle() {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let plan = self.scheduler.plan(&mut self.batch);
+        if plan.is_empty() {
+            return Err(StepError::Stuck);
+        }
+        let schedule_time = begun.elapsed();
+        let launched = Instant::now();
+        self.execute()?;
+        let stats = step_stats(&plan, schedule_time, launched.elapsed());
+        self.scheduler.commit(plan, &mut self.result)?;
+        self.steps += 1;
+        self.channels.shared.count_step();
+        Ok(Some(stats))
+    }
+
+    fn execute(&mut self) -> Result<(), StepError> {
+        let (executor, batch, result) = (&mut self.executor, &self.batch, &mut self.result);
+        let step = AssertUnwindSafe(|| executor.launch(batch).and_then(|()| executor.collect(result)));
+        match catch_unwind(step) {
+            Ok(done) => Ok(done?),
+            Err(payload) => Err(StepError::Panic(panic_text(payload.as_ref()))),
+        }
+    }
+
+    /// Publishes the figures and sends what happened; false when nobody listens any more.
+    fn report(&mut self, step: Option<StepStats>) -> bool {
+        let shared = &self.channels.shared;
+        let stats = self.scheduler.stats();
+        shared.publish(&stats);
+        self.settle();
+        let outputs = self.scheduler.take_outputs();
+        if step.is_none() && outputs.is_empty() {
+            return true;
+        }
+        let stats = StepStats {
+            running: stats.running as u32,
+            waiting: stats.waiting as u32,
+            used_blocks: stats.blocks.used as u32,
+            cached_blocks: stats.blocks.cached as u32,
+            total_blocks: (stats.blocks.used + stats.blocks.cached + stats.blocks.free) as u32,
+            ..step.unwrap_or_default()
+        };
+        self.channels.outputs.send(StepOutputs { outputs, stats }).is_ok()
+    }
+
+    fn check_books(&self) {
+        if let Err(error) = self.scheduler.check_integrity() {
+            tracing::error!(%error, "the waiting engine's books do not balance");
+            self.channels.shared.count_integrity_error();
+        }
+    }
+
+    /// Lets the handles know how many requests have started and ended since the last time.
+    fn settle(&mut self) {
+        let shared = &self.channels.shared;
+        let started = self.received - self.scheduler.unstarted_requests();
+        shared.queued.fetch_sub(started - self.started, Ordering::SeqCst);
+        self.started = started;
+        let ended = self.received - self.scheduler.live_requests();
+        shared.live.fetch_sub(ended - self.ended, Ordering::SeqCst);
+        self.ended = ended;
+    }
+
+    /// Ends what is in flight and waits for the requests that were being submitted meanwhile, so that every accepted
+    /// request has its terminal before the output channel closes.
+    fn shut_down(mut self) {
+        self.channels.shared.stopping.store(true, Ordering::SeqCst);
+        while let Ok(message) = self.channels.messages.try_recv() {
+            self.handle(message);
+        }
+        self.scheduler.finish_all(Finish::EngineFailed);
+        self.mode = Mode::Aborting;
+        self.check_books();
+        self.report(None);
+        while self.channels.shared.live.load(Ordering::SeqCst) > 0 {
+            match self.channels.messages.recv_timeout(Duration::from_millis(1)) {
+                Ok(message) => self.handle(message),
+                Err(flume::RecvTimeoutError::Timeout) => {}
+                Err(flume::RecvTimeoutError::Disconnected) => break,
+            }
+            self.report(None);
+        }
+    }
+}
+
+/// Refuses further requests when the engine thread ends, however it ends.
+struct StopGuard(Arc<Shared>);
+
+impl Drop for StopGuard {
+    fn drop(&mut self) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+    }
+}
+
+fn step_stats(plan: &Plan, schedule_time: Duration, forward_time: Duration) -> StepStats {
+    StepStats {
+        prefill_tokens: plan.prefill_tokens,
+        decode_tokens: plan.decode_tokens,
+        preemptions: plan.preemptions,
+        schedule_time,
+        forward_time,
+        ..StepStats::default()
+    }
+}
+
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
+}

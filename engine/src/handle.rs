@@ -1,0 +1,112 @@
+//! The engine's edge: plain data in, plain data out, no waiting.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use weirgate_types::{GenerateRequest, RejectReason, RequestId};
+
+use crate::stats::Shared;
+use crate::{EngineStats, ExecutorLimits, ValidRequest};
+
+/// Request ids are unique within the process, over all engines.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// What the engine thread is told. One channel for everything, so a cancellation never overtakes its request. It is
+/// unbounded, but what is in it is not: requests are counted on entry and refused above the bound, and every other
+/// message belongs to a request or a stop. So a cancellation never waits and is never refused.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Submit(Box<ValidRequest>),
+    Cancel(RequestId),
+    /// Finish what was accepted, then end.
+    Stop,
+    /// End everything now.
+    Abort,
+}
+
+/// Submits requests to an engine thread. Clones share the engine.
+#[derive(Debug, Clone)]
+pub struct EngineHandle {
+    pub(crate) inbox: flume::Sender<Message>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) limits: ExecutorLimits,
+    pub(crate) max_waiting: usize,
+}
+
+impl EngineHandle {
+    /// A request id that was never given out before.
+    pub fn next_id(&self) -> RequestId {
+        RequestId(NEXT_ID.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Hands a request to the engine; its outputs come through the engine's output channel. Never blocks.
+    ///
+    /// # Errors
+    /// The [`RejectReason`]; then no output will name the request.
+    pub fn submit(&self, request: GenerateRequest) -> Result<Ticket, RejectReason> {
+        let request = ValidRequest::check(request, &self.limits)?;
+        let id = request.id();
+        if !self.shared.enter(self.max_waiting) {
+            let stopping = self.shared.stopping.load(Ordering::SeqCst);
+            return Err(if stopping { RejectReason::EngineStopped } else { RejectReason::Overloaded });
+        }
+        // Counted first, checked second: an engine thread that sees no live request after it has set `stopping` has
+        // missed nobody.
+        if self.shared.stopping.load(Ordering::SeqCst)
+            || self.inbox.send(Message::Submit(Box::new(request))).is_err()
+        {
+            self.shared.leave();
+            return Err(RejectReason::EngineStopped);
+        }
+        Ok(Ticket { id, inbox: self.inbox.clone() })
+    }
+
+    /// What the engine can hold and do; `max_seq_len` is the longest prompt plus `max_new_tokens` it accepts.
+    pub fn limits(&self) -> ExecutorLimits {
+        self.limits
+    }
+
+    pub fn stats(&self) -> EngineStats {
+        self.shared.snapshot(self.inbox.len())
+    }
+
+    /// Accepts no more requests; what was accepted is finished, then the engine thread ends and the output channel
+    /// closes.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.send(Message::Stop);
+    }
+
+    /// Like [`EngineHandle::stop`], but ends what is in flight with [`weirgate_types::Finish::EngineFailed`].
+    pub fn abort(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.send(Message::Abort);
+    }
+
+    fn send(&self, message: Message) {
+        if self.inbox.send(message).is_err() {
+            tracing::debug!("the engine has ended already");
+        }
+    }
+}
+
+/// A submitted request. Dropping it cancels the request, at any time: it is free of effect after the request's end.
+#[derive(Debug)]
+#[must_use = "dropping the ticket cancels the request"]
+pub struct Ticket {
+    id: RequestId,
+    inbox: flume::Sender<Message>,
+}
+
+impl Ticket {
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // An engine that has ended has nothing left to cancel.
+        let _ = self.inbox.send(Message::Cancel(self.id));
+    }
+}

@@ -1,0 +1,337 @@
+//! Which sequences compute how many tokens in the next step. Pure: no clock, no channel, no device.
+//!
+//! # One rule
+//! A sequence's work is `len - computed`. A prompt, the rest of a prompt, one decoded token, a recomputation after a
+//! preemption, the last token of a fully cached prompt: all the same to [`Scheduler::plan`].
+//!
+//! # Order of service
+//! `(priority, arrival, index)`, smallest first. Running sequences are walked in that order; the head of the queue is
+//! admitted at its place in it. One token is set aside for every running sequence that needs just one (decodes first);
+//! what is left of the token budget goes to the others in order, by chunks.
+//!
+//! - **Admission** is strictly in order: while the head of the queue cannot be admitted, nobody is. It is admitted
+//!   when a place, a token and the blocks for its present tokens are there. Nothing is reserved for tokens to come.
+//! - **Out of blocks**: first the forks that still wait lose the blocks they share; then the last running sequence
+//!   behind the one in need is preempted: it gives back its blocks and is recomputed later, from whatever of its prefix
+//!   is then still cached. The last one itself takes a smaller chunk or pauses for the step. After a preemption nobody
+//!   is admitted in that step.
+//! - **`n > 1`**: the siblings of sequence 0 stand in the queue right behind it until its prompt is computed; then
+//!   they share its blocks and recompute the prompt's last token, so each draws its own first token.
+//!
+//! # Progress, and a bound on waiting
+//! The first running sequence in the order is never preempted nor paused and computes at least one token in every
+//! step: `max_seqs` is at most the token budget, and a request that needs more than the whole pool is refused. Among
+//! equal priorities the running sequences are always ahead of the waiting ones, so the first running one is the oldest
+//! of all and stays so until it ends. Hence a sequence waits at most
+//!
+//! > Σ (prompt + max_new_tokens) over the sequences ahead of it
+//!
+//! steps (twice that where a change of the rotary table makes a sequence be recomputed). Each later arrival of a
+//! more urgent priority adds its own such term and may make the sequences behind it repeat theirs once.
+
+mod admit;
+mod commit;
+mod plan;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use weirgate_kernels::{FrequencyPenalty, SampleParams};
+use weirgate_types::{
+    Finish, Frequency, GenerateRequest, RejectReason, RequestId, SamplingParams, Selection, SeqOutput,
+};
+
+use crate::block_pool::{BlockCounts, BlockPool, BlockTable, IntegrityError, Namespace};
+use crate::ledger::Ledger;
+use crate::sequence::{Request, SeqKey, SeqStatus, Sequence};
+use crate::{ExecutorLimits, ValidRequest};
+
+pub use plan::Plan;
+
+/// How the rotary tables of the model depend on the sequence length.
+pub struct RopeRule {
+    /// Lengths of one class share their tables. Keys computed under different classes are never mixed by the cache.
+    pub class: Box<dyn Fn(usize) -> u64 + Send>,
+    /// Whether a sequence that grows into another class is recomputed under it as a whole (LongRoPE), or only its
+    /// new tokens are computed under it (dynamic NTK).
+    pub recompute: bool,
+}
+
+impl Default for RopeRule {
+    /// One table for all lengths.
+    fn default() -> Self {
+        Self { class: Box::new(|_| 0), recompute: false }
+    }
+}
+
+/// What a scheduler works under.
+pub struct SchedulerConfig {
+    /// Of the executor, lowered to what is wanted.
+    pub limits: ExecutorLimits,
+    /// Names the weights in the prefix cache (model and adapter).
+    pub weights: u64,
+    pub prefix_cache: bool,
+    pub rope: RopeRule,
+}
+
+/// The state of the queues and what has been counted since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchedulerStats {
+    pub running: usize,
+    /// Sequences in the queue, siblings that wait for their prompt included.
+    pub waiting: usize,
+    pub blocks: BlockCounts,
+    pub preemptions: u64,
+    /// Prompt tokens found in the cache, of so many looked up, when sequences were first scheduled.
+    pub prefix_hits: u64,
+    pub prefix_queries: u64,
+}
+
+/// A live request: where its sequences are.
+struct LiveRequest {
+    priority: i32,
+    arrival: u64,
+    n: u32,
+    /// Sequences not ended yet.
+    open: u32,
+    /// Sequence 0 has been scheduled.
+    started: bool,
+}
+
+/// The queues, the sequences and their blocks. See the [module](self) for the policy.
+pub struct Scheduler {
+    max_step_tokens: usize,
+    max_seqs: usize,
+    vocab: u32,
+    weights: u64,
+    prefix_cache: bool,
+    rope: RopeRule,
+    pool: BlockPool,
+    ledger: Ledger,
+    /// In order of service.
+    running: Vec<Sequence>,
+    waiting: BTreeMap<SeqKey, Sequence>,
+    requests: HashMap<RequestId, LiveRequest>,
+    arrivals: u64,
+    unstarted: usize,
+    preemptions: u64,
+    prefix_hits: u64,
+    prefix_queries: u64,
+    /// The items of the last plan, kept for their memory.
+    spare_items: Vec<plan::Item>,
+}
+
+impl Scheduler {
+    pub fn new(config: SchedulerConfig) -> Self {
+        let pool = BlockPool::new(config.limits.blocks, config.limits.block_size);
+        Self::with_pool(config, pool)
+    }
+
+    /// A scheduler over a pool of the caller's making, of the size that the limits say.
+    pub fn with_pool(config: SchedulerConfig, pool: BlockPool) -> Self {
+        let limits = config.limits;
+        Self {
+            max_step_tokens: limits.max_step_tokens,
+            max_seqs: limits.max_seqs.min(limits.max_step_tokens),
+            vocab: limits.vocab_size as u32,
+            weights: config.weights,
+            prefix_cache: config.prefix_cache,
+            rope: config.rope,
+            pool,
+            ledger: Ledger::default(),
+            running: Vec::new(),
+            waiting: BTreeMap::new(),
+            requests: HashMap::new(),
+            arrivals: 0,
+            unstarted: 0,
+            preemptions: 0,
+            prefix_hits: 0,
+            prefix_queries: 0,
+            spare_items: Vec::new(),
+        }
+    }
+
+    /// Queues all sequences of a request. A second live request of the same id is rejected.
+    pub fn submit(&mut self, request: &ValidRequest) {
+        let request = request.get();
+        if self.requests.contains_key(&request.id) {
+            let value = request.id.0.to_string();
+            let limit = String::from("unique among the live requests");
+            self.ledger.reject(request.id, RejectReason::InvalidParameter { field: "id", value, limit });
+            return;
+        }
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        self.unstarted += 1;
+        let (priority, n) = (request.priority, request.n);
+        self.requests.insert(request.id, LiveRequest { priority, arrival, n, open: n, started: false });
+        let shared = Arc::new(Request {
+            id: request.id,
+            prompt: Arc::clone(&request.prompt),
+            namespace: Namespace { weights: self.weights, tenant: request.cache_salt },
+            max_new_tokens: request.stop.max_new_tokens as usize,
+            min_new_tokens: request.stop.min_new_tokens as usize,
+            stop_tokens: reachable(&request.stop.stop_tokens, self.vocab),
+        });
+        for index in 0..n {
+            let key = SeqKey { priority, arrival, index };
+            let sequence = self.new_sequence(key, request, &shared);
+            self.waiting.insert(key, sequence);
+        }
+    }
+
+    /// Ends all sequences of a request at once and frees what they hold; nothing happens if it is not live.
+    pub fn finish(&mut self, request: RequestId, reason: Finish) {
+        let Some(live) = self.requests.get(&request) else { return };
+        let (priority, arrival, n) = (live.priority, live.arrival, live.n);
+        for index in 0..n {
+            let key = SeqKey { priority, arrival, index };
+            let sequence = match self.running_at(key) {
+                Some(at) => Some(self.running.remove(at)),
+                None => self.waiting.remove(&key),
+            };
+            if let Some(sequence) = sequence {
+                self.end(sequence, reason);
+            }
+        }
+    }
+
+    /// Ends everything.
+    pub fn finish_all(&mut self, reason: Finish) {
+        let mut live: Vec<(u64, RequestId)> =
+            self.requests.iter().map(|(&id, request)| (request.arrival, id)).collect();
+        live.sort_unstable();
+        for (_, id) in live {
+            self.finish(id, reason);
+        }
+    }
+
+    /// Refuses a request that was never queued.
+    pub fn reject(&mut self, request: RequestId, reason: RejectReason) {
+        self.ledger.reject(request, reason);
+    }
+
+    /// What happened since the last call, in order.
+    pub fn take_outputs(&mut self) -> Vec<SeqOutput> {
+        self.ledger.take()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Requests with a sequence that has not ended.
+    pub fn live_requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Live requests of which nothing was scheduled yet.
+    pub fn unstarted_requests(&self) -> usize {
+        self.unstarted
+    }
+
+    pub fn stats(&self) -> SchedulerStats {
+        SchedulerStats {
+            running: self.running.len(),
+            waiting: self.waiting.len(),
+            blocks: self.pool.counts(),
+            preemptions: self.preemptions,
+            prefix_hits: self.prefix_hits,
+            prefix_queries: self.prefix_queries,
+        }
+    }
+
+    /// Proves the block accounts against the sequences that hold blocks, and the ledger against the sequences.
+    ///
+    /// # Errors
+    /// [`IntegrityError`] names the first contradiction.
+    pub fn check_integrity(&self) -> Result<(), IntegrityError> {
+        let tables: Vec<&BlockTable> =
+            self.running.iter().chain(self.waiting.values()).map(|sequence| &sequence.table).collect();
+        self.pool.check_integrity(tables)?;
+        let (open, live) = (self.ledger.open_accounts(), self.running.len() + self.waiting.len());
+        if open != live {
+            return Err(IntegrityError::new(format!("{open} open accounts for {live} sequences")));
+        }
+        Ok(())
+    }
+
+    fn new_sequence(&mut self, key: SeqKey, from: &GenerateRequest, shared: &Arc<Request>) -> Sequence {
+        let first = key.index == 0;
+        Sequence {
+            key,
+            status: if first { SeqStatus::Waiting } else { SeqStatus::Unborn },
+            request: Arc::clone(shared),
+            params: Arc::new(sample_params(&from.sampling, from.logprobs.top_n, key.index)),
+            account: self.ledger.open(from.id, key.index),
+            tokens: from.prompt.to_vec(),
+            computed: 0,
+            table: BlockTable::default(),
+            rope_base: from.prompt.len(),
+            cached_tokens: None,
+            scores: (first && from.logprobs.prompt).then(Vec::new),
+            has_unborn: first && from.n > 1,
+        }
+    }
+
+    fn running_at(&self, key: SeqKey) -> Option<usize> {
+        self.running.binary_search_by_key(&key, |sequence| sequence.key).ok()
+    }
+
+    /// The only way out: gives the blocks back and closes the account.
+    fn end(&mut self, mut sequence: Sequence, reason: Finish) {
+        self.pool.release(&mut sequence.table);
+        let usage = sequence.usage();
+        let id = sequence.request.id;
+        self.ledger.close(sequence.account, reason, usage);
+        if let Some(live) = self.requests.get_mut(&id) {
+            live.open -= 1;
+            if live.open == 0 {
+                self.unstarted -= usize::from(!live.started);
+                self.requests.remove(&id);
+            }
+        }
+    }
+}
+
+/// Stop tokens that the model can generate at all; some checkpoints name ids beyond their vocabulary.
+fn reachable(stop: &Arc<[u32]>, vocab: u32) -> Arc<[u32]> {
+    if stop.iter().all(|&token| token < vocab) {
+        return Arc::clone(stop);
+    }
+    stop.iter().copied().filter(|&token| token < vocab).collect()
+}
+
+fn sample_params(from: &SamplingParams, top_n: u32, index: u32) -> SampleParams {
+    SampleParams {
+        seed: match from.selection {
+            Selection::Greedy => None,
+            Selection::Random { seed } => Some(sequence_seed(seed, index)),
+        },
+        temperature: from.temperature,
+        top_k: from.top_k,
+        top_p: from.top_p,
+        typical_p: from.typical_p,
+        min_p: from.min_p,
+        repetition_penalty: from.repetition_penalty,
+        frequency_penalty: match from.frequency_penalty {
+            Frequency::Count(x) => FrequencyPenalty::Count(x),
+            Frequency::Relative(x) => FrequencyPenalty::Relative(x),
+        },
+        presence_penalty: from.presence_penalty,
+        logit_bias: from.logit_bias.clone(),
+        watermark: from.watermark.map(|watermark| (watermark.gamma, watermark.delta)),
+        top_n,
+    }
+}
+
+/// Sequence 0 draws from the request's seed itself, the others from seeds mixed from it (the finalizer of SplitMix64).
+fn sequence_seed(seed: u64, index: u32) -> u64 {
+    if index == 0 {
+        return seed;
+    }
+    let mut z = seed.wrapping_add(u64::from(index).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

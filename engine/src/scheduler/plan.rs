@@ -1,0 +1,191 @@
+//! Planning a step.
+
+use std::sync::Arc;
+
+use crate::Batch;
+use crate::batch::{Sample, Score};
+use crate::sequence::{SeqKey, SeqStatus, Sequence};
+
+use super::Scheduler;
+
+/// What a step computes, to be handed back with its result to [`Scheduler::commit`].
+#[derive(Debug)]
+#[must_use = "a plan must be committed with the step's result"]
+pub struct Plan {
+    pub(super) items: Vec<Item>,
+    pub prefill_tokens: u32,
+    pub decode_tokens: u32,
+    /// Sequences preempted to make room.
+    pub preemptions: u32,
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+/// One sequence's part in a step.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub key: SeqKey,
+    pub tokens: usize,
+    /// Draws the next token.
+    pub samples: bool,
+    /// Prompt scores, in the batch's order.
+    pub scores: usize,
+}
+
+/// The state of one pass over the sequences.
+struct Pass {
+    /// Tokens left for those that need more than one.
+    spare: usize,
+    /// Whether the head of the queue may still be admitted.
+    admitting: bool,
+    preemptions: u32,
+}
+
+impl Scheduler {
+    /// Plans the next step into `batch`, which it overwrites. The plan is empty only if nothing is live.
+    pub fn plan(&mut self, batch: &mut Batch) -> Plan {
+        batch.clear();
+        batch.cu_q.push(0);
+        batch.block_offsets.push(0);
+        let mut items = std::mem::take(&mut self.spare_items);
+        items.clear();
+        let mut plan = Plan { items, prefill_tokens: 0, decode_tokens: 0, preemptions: 0 };
+        let single = self.running.iter().filter(|sequence| sequence.work() == 1).count();
+        let mut pass = Pass { spare: self.max_step_tokens - single, admitting: true, preemptions: 0 };
+        let mut at = 0;
+        loop {
+            let admitted = pass.admitting && self.admit_head(at, &mut pass);
+            if at == self.running.len() {
+                break;
+            }
+            // A token was set aside for each running sequence that needs just one.
+            let reserved = usize::from(!admitted && self.running[at].work() == 1);
+            let tokens = self.secure(at, reserved, &mut pass, batch);
+            if tokens > 0 {
+                pass.spare -= tokens - reserved.min(tokens);
+                let sequence = &self.running[at];
+                if sequence.generated() > 0 && sequence.work() == 1 {
+                    plan.decode_tokens += 1;
+                } else {
+                    plan.prefill_tokens += tokens as u32;
+                }
+                plan.items.push(append(sequence, tokens, self.pool.block_size(), batch));
+            }
+            at += 1;
+        }
+        plan.preemptions = pass.preemptions;
+        self.preemptions += u64::from(pass.preemptions);
+        plan
+    }
+
+    /// Admits the head of the queue to place `at` of the running sequences if that is its place and there is room.
+    fn admit_head(&mut self, at: usize, pass: &mut Pass) -> bool {
+        let Some((&key, _)) = self.waiting.first_key_value() else { return false };
+        if self.running.get(at).is_some_and(|next| next.key < key) {
+            return false;
+        }
+        pass.admitting = pass.spare > 0 && self.running.len() < self.max_seqs && self.admit(key, at);
+        pass.admitting
+    }
+
+    /// Gets the blocks for the next tokens of running sequence `at`, at the cost of those behind it, and returns how
+    /// many tokens it can compute.
+    fn secure(&mut self, at: usize, reserved: usize, pass: &mut Pass, batch: &mut Batch) -> usize {
+        if self.running[at].table.is_empty() {
+            self.attach_running(at);
+        }
+        let tokens = self.running[at].work().min(pass.spare + reserved);
+        if tokens == 0 {
+            return 0;
+        }
+        loop {
+            let fit = self.extend(at, tokens, batch);
+            if fit == tokens || !self.reclaim(at, pass) {
+                return fit;
+            }
+        }
+    }
+
+    /// Extends the block table for `tokens` more tokens as far as the pool allows; how many fit.
+    fn extend(&mut self, at: usize, tokens: usize, batch: &mut Batch) -> usize {
+        let sequence = &mut self.running[at];
+        let held = sequence.table.len() * self.pool.block_size();
+        if sequence.computed < held {
+            match self.pool.make_last_writable(&mut sequence.table) {
+                Ok(copy) => batch.block_copies.extend(copy),
+                Err(_) => return 0,
+            }
+        }
+        let wanted = self.pool.blocks_for(sequence.computed + tokens);
+        match self.pool.grow(&mut sequence.table, wanted) {
+            Ok(()) => tokens,
+            Err(_) => sequence.table.len() * self.pool.block_size() - sequence.computed,
+        }
+    }
+
+    /// Makes blocks available at the cost of a waiting fork, else of the last running sequence behind `at`; false if
+    /// there is neither.
+    fn reclaim(&mut self, at: usize, pass: &mut Pass) -> bool {
+        if self.strip_waiting() {
+            return true;
+        }
+        if self.running.len() - 1 == at {
+            return false;
+        }
+        let Some(mut victim) = self.running.pop() else { return false };
+        pass.spare += usize::from(victim.work() == 1);
+        pass.admitting = false;
+        pass.preemptions += 1;
+        self.pool.release(&mut victim.table);
+        victim.computed = 0;
+        victim.status = SeqStatus::Waiting;
+        self.waiting.insert(victim.key, victim);
+        true
+    }
+}
+
+/// Adds the next `tokens` tokens of a sequence to the batch.
+fn append(sequence: &Sequence, tokens: usize, block_size: usize, batch: &mut Batch) -> Item {
+    let blocks = sequence.table.as_slice();
+    let end = sequence.computed + tokens;
+    let mut scores = 0;
+    for position in sequence.computed..end {
+        let row = batch.ids.len() as u32;
+        batch.ids.push(sequence.tokens[position]);
+        batch.positions.push(position as u32);
+        batch.slots.push(blocks[position / block_size] * block_size as u32 + (position % block_size) as u32);
+        batch.rope_len.push(sequence.rope_len(position) as u32);
+        if sequence.wants_score(position) {
+            batch.scores.push(Score { row, target: sequence.tokens[position + 1] });
+            scores += 1;
+        }
+    }
+    batch.cu_q.push(batch.ids.len() as u32);
+    batch.kv_len.push(end as u32);
+    batch.block_tables.extend_from_slice(blocks);
+    batch.block_offsets.push(batch.block_tables.len() as u32);
+    let samples = end == sequence.len();
+    if samples {
+        push_sample(sequence, batch);
+    }
+    Item { key: sequence.key, tokens, samples, scores }
+}
+
+fn push_sample(sequence: &Sequence, batch: &mut Batch) {
+    let request = &sequence.request;
+    let start = batch.history.len();
+    batch.history.extend_from_slice(&sequence.tokens);
+    let too_short = sequence.generated() < request.min_new_tokens && !request.stop_tokens.is_empty();
+    batch.samples.push(Sample {
+        row: batch.ids.len() as u32 - 1,
+        params: Arc::clone(&sequence.params),
+        history: start..batch.history.len(),
+        prompt_len: sequence.prompt_len(),
+        draw: sequence.generated() as u64,
+        banned: too_short.then(|| Arc::clone(&request.stop_tokens)),
+    });
+}

@@ -1,0 +1,115 @@
+//! One of a request's continuations.
+
+use std::sync::Arc;
+
+use weirgate_kernels::SampleParams;
+use weirgate_types::{RequestId, TokenId, Usage};
+
+use crate::RopeRule;
+use crate::block_pool::{BlockTable, Namespace, RopeClass};
+use crate::ledger::Account;
+
+/// The order of service, smallest first: priority, then arrival, then the index within the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SeqKey {
+    pub priority: i32,
+    pub arrival: u64,
+    pub index: u32,
+}
+
+/// What the sequences of a request have in common.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub id: RequestId,
+    pub prompt: Arc<[TokenId]>,
+    pub namespace: Namespace,
+    pub max_new_tokens: usize,
+    pub min_new_tokens: usize,
+    pub stop_tokens: Arc<[TokenId]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SeqStatus {
+    /// Waits for the prompt that sequence 0 of its request is computing.
+    Unborn,
+    /// Can be admitted.
+    Waiting,
+    Running,
+}
+
+/// A sequence's work in any step is `len() - computed`: prefill, decode, and recomputation are all that.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub key: SeqKey,
+    pub status: SeqStatus,
+    pub request: Arc<Request>,
+    pub params: Arc<SampleParams>,
+    pub account: Account,
+    /// Prompt, then generated tokens.
+    pub tokens: Vec<TokenId>,
+    /// So many tokens have their keys and values in `table`.
+    pub computed: usize,
+    pub table: BlockTable,
+    /// Tokens before this length were computed under the rotary tables of this length: the prompt's length, or the
+    /// length at which the sequence was recomputed under other tables.
+    pub rope_base: usize,
+    /// Set when the sequence is first scheduled: prompt tokens found in the cache.
+    pub cached_tokens: Option<u32>,
+    /// Prompt log-probabilities collected so far, from the second token on; `None` when not asked for or reported.
+    pub scores: Option<Vec<f32>>,
+    /// Siblings wait for this sequence to compute the prompt.
+    pub has_unborn: bool,
+}
+
+impl Sequence {
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub fn prompt_len(&self) -> usize {
+        self.request.prompt.len()
+    }
+
+    pub fn generated(&self) -> usize {
+        self.len() - self.prompt_len()
+    }
+
+    pub fn work(&self) -> usize {
+        self.len() - self.computed
+    }
+
+    pub fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt_len() as u32,
+            cached_tokens: self.cached_tokens.unwrap_or(0),
+            completion_tokens: self.generated() as u32,
+        }
+    }
+
+    /// The length that picks the rotary table for the token at `position`.
+    pub fn rope_len(&self, position: usize) -> usize {
+        self.rope_base.max(position + 1)
+    }
+
+    /// How many leading tokens may come from the cache: the last token is always computed, to draw from; and so are
+    /// the prompt positions whose scores are still to be collected.
+    pub fn cacheable(&self) -> usize {
+        let drawn = self.len() - 1;
+        self.scores.as_ref().map_or(drawn, |scores| scores.len().min(drawn))
+    }
+
+    /// Whether the token after `position` belongs to the prompt and its score is still to be collected.
+    pub fn wants_score(&self, position: usize) -> bool {
+        position + 1 < self.prompt_len()
+            && self.scores.as_ref().is_some_and(|scores| scores.len() <= position)
+    }
+
+    /// The classes of the tokens in block `index` of the table.
+    pub fn rope_class(&self, rule: &RopeRule, index: usize, block_size: usize) -> RopeClass {
+        let (start, end) = (index * block_size, (index + 1) * block_size);
+        let class = (rule.class)(self.rope_len(start));
+        let first_mixed = start.max(self.rope_base);
+        let uniform = (first_mixed..end).all(|position| (rule.class)(self.rope_len(position)) == class);
+        RopeClass { class, mixed: if uniform { 0 } else { self.rope_base } }
+    }
+}
