@@ -83,7 +83,7 @@ fn read_head_dim(
 ) -> Result<usize, ModelError> {
     let head_dim = match config.optional_size("head_dim", MAX_HEAD_DIM)?.or(defaults.head_dim) {
         Some(head_dim) => head_dim,
-        None if hidden_size % heads == 0 => hidden_size / heads,
+        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             return Err(config.error(
                 "hidden_size",

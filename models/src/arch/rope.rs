@@ -71,7 +71,7 @@ fn read_rotary_dim(
         return Err(own.error(key, format!("is {factor}, this architecture rotates whole heads")));
     }
     let rotary_dim = (head_dim as f64 * factor) as usize;
-    if factor > 1.0 || rotary_dim == 0 || rotary_dim % 2 != 0 {
+    if factor > 1.0 || rotary_dim == 0 || !rotary_dim.is_multiple_of(2) {
         return Err(own.error(
             key,
             format!(

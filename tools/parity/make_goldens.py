@@ -1,0 +1,104 @@
+"""Writes the parity goldens: for every tiny checkpoint of the testkit, what transformers computes from it in f32.
+
+    make_goldens.py FOLDER [checkpoint ...]
+
+`<name>.logits`: f32, little-endian, `[200, vocab]`, after each token of one prompt. `goldens.json`: per checkpoint its
+checksum and 64 greedy tokens for each of 20 prompts.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import save_file
+
+import generator
+
+LOGITS_PROMPT = 1000
+LOGITS_TOKENS = 200
+GREEDY_TOKENS = 64
+# Greedy tokens can only be compared where no choice hangs on a rounding error.
+MIN_MARGIN = 2e-4
+TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def write_checkpoint(definition, folder):
+    """An HF folder with generated weights; returns their checksum. Names and shapes are transformers' own."""
+    (folder / "config.json").write_text(definition["config"])
+    config = transformers.AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    tied = set(model._tied_weights_keys or ()) if config.tie_word_embeddings else set()
+    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items() if name not in tied}
+    raw = {n: generator.to_bytes(generator.tensor(definition, n, s), definition["dtype"]) for n, s in shapes.items()}
+    dtype = TORCH_DTYPES[definition["dtype"]]
+    tensors = {n: torch.frombuffer(bytearray(b), dtype=dtype).reshape(shapes[n]) for n, b in raw.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return generator.checksum(raw)
+
+
+def load(folder):
+    """The checkpoint as stored, computed in f32."""
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+def forget_length(model):
+    """Dynamic NTK remembers the longest sequence it has seen; a short one makes it forget."""
+    model(torch.tensor([[1]]))
+
+
+def greedy(model, prompt):
+    """64 tokens and the smallest distance between the best and the second-best logit on the way."""
+    tokens, margin, cache, ids = [], float("inf"), None, torch.tensor([prompt])
+    for _ in range(GREEDY_TOKENS):
+        out = model(ids, past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        best, second = out.logits[0, -1].topk(2).values.tolist()
+        margin = min(margin, best - second)
+        tokens.append(int(out.logits[0, -1].argmax()))
+        ids = torch.tensor([[tokens[-1]]])
+    return tokens, margin
+
+
+@torch.inference_mode()
+def make(name, definition, out):
+    with tempfile.TemporaryDirectory() as folder:
+        checksum = write_checkpoint(definition, Path(folder))
+        model = load(folder)
+    vocab = model.config.vocab_size
+    seed = definition["seed"]
+    prompt = generator.prompt(seed, LOGITS_PROMPT, LOGITS_TOKENS, vocab)
+    logits = model(torch.tensor([prompt])).logits[0].numpy()
+    assert logits.shape == (LOGITS_TOKENS, vocab) and logits.dtype == np.float32
+    (out / f"{name}.logits").write_bytes(logits.astype("<f4").tobytes())
+    tokens, margins = [], []
+    for index, length in enumerate(generator.prompt_lengths(definition["crosses"])):
+        forget_length(model)
+        generated, margin = greedy(model, generator.prompt(seed, index, length, vocab))
+        tokens.append(generated)
+        margins.append(margin)
+    assert min(margins) > MIN_MARGIN, f"{name}: a greedy choice hangs on {min(margins)}; change the seed"
+    distinct = len({tuple(t[-8:]) for t in tokens})
+    print(f"{name:16} checksum {checksum}  spread {logits.std():.2f}  margin {min(margins):.1e}  "
+          f"distinct endings {distinct}/20", flush=True)
+    return {"checksum": checksum, "vocab": vocab, "tokens": tokens}
+
+
+def make_all(out, names=()):
+    generator.self_check()
+    out.mkdir(parents=True, exist_ok=True)
+    table = generator.definitions()
+    goldens = {name: make(name, table[name], out) for name in names or table}
+    lines = [f"{json.dumps(name)}: {json.dumps(golden)}" for name, golden in goldens.items()]
+    (out / "goldens.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    make_all(Path(sys.argv[1]), sys.argv[2:])
