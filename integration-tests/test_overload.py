@@ -48,13 +48,10 @@ def test_exactly_the_excess_is_refused(start_server):
     alone = {prompt: client.post_ok("/generate", body(prompt))["generated_text"] for prompt in PROMPTS}
     assert len(set(alone.values())) > len(PROMPTS) // 2, "prompts that differ should be told apart by their answers"
 
-    def idle():
-        return metrics.parse(client.get("/metrics").text)["weirgate_kv_blocks_used"] == 0
-
     memory = []
     for _ in range(3):
         check_round(asyncio.run(round_of(server)), alone)
-        wait_for(idle, 5, "no used KV blocks")
+        wait_for(lambda: metrics.engine(client.get("/metrics").text).idle, 5, "no used KV blocks")
         memory.append(resident_bytes(server.router_pid()))
     # The first round fills buffers and allocator arenas; after it nothing may grow.
     assert memory[2] <= memory[1] * 1.05, f"resident bytes after each round: {memory}"

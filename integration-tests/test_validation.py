@@ -44,6 +44,7 @@ GENERATE = [
     ({"truncate": 0}, f"`truncate` must be strictly positive and less than {MAX_INPUT}. Given: 0"),
     ({"truncate": MAX_INPUT + 1}, f"`truncate` must be strictly positive and less than {MAX_INPUT}. Given: {MAX_INPUT + 1}"),
     ({"best_of": 3, "do_sample": True}, "`best_of` must be > 0 and <= 2. Given: 3"),
+    ({"grammar": {"type": "regex", "value": "a+"}}, "grammar is not supported"),
     # Two faults at once: TGI's order decides which is told.
     ({"temperature": 0.0, "top_k": 0}, "`temperature` must be strictly positive"),
     ({"best_of": 3, "temperature": 0.0}, "`best_of` must be > 0 and <= 2. Given: 3"),
