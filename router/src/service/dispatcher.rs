@@ -1,0 +1,124 @@
+//! Carries the engine's outputs to the requests that wait for them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio::sync::mpsc;
+use weirgate_engine::Ticket;
+use weirgate_types::{RequestId, SeqUpdate, StepOutputs};
+
+use super::error::Failure;
+use crate::metrics::Metrics;
+
+/// Steps' worth of output that may wait for one reader, beyond what the socket holds. A reader that falls further
+/// behind is dropped; nobody else notices.
+const BACKLOG: usize = 1024;
+
+/// What one step did for one request: updates and the sequences they belong to.
+pub(crate) type Updates = Vec<(u32, SeqUpdate)>;
+
+/// Where each request's outputs go, and the tickets that keep the requests alive.
+#[derive(Default)]
+pub(crate) struct Dispatcher {
+    routes: Mutex<HashMap<RequestId, Route>>,
+}
+
+struct Route {
+    updates: mpsc::Sender<Updates>,
+    /// Set before the channel is closed early.
+    failure: Arc<OnceLock<Failure>>,
+    /// Dropping it cancels the request in the engine.
+    ticket: Option<Ticket>,
+}
+
+/// The receiving end of one request. Dropping it cancels the request: its blocks are free by the next step.
+pub(crate) struct Mailbox {
+    id: RequestId,
+    updates: mpsc::Receiver<Updates>,
+    failure: Arc<OnceLock<Failure>>,
+    dispatcher: Arc<Dispatcher>,
+}
+
+impl Dispatcher {
+    /// Opens a mailbox for a request that is about to be submitted.
+    pub fn open(self: &Arc<Self>, id: RequestId) -> Mailbox {
+        let (sender, updates) = mpsc::channel(BACKLOG);
+        let failure = Arc::new(OnceLock::new());
+        self.routes().insert(id, Route { updates: sender, failure: failure.clone(), ticket: None });
+        Mailbox { id, updates, failure, dispatcher: self.clone() }
+    }
+
+    /// Keeps the ticket until the mailbox is dropped or its reader has fallen behind.
+    pub fn attach(&self, ticket: Ticket) {
+        match self.routes().get_mut(&ticket.id()) {
+            Some(route) => route.ticket = Some(ticket),
+            None => drop(ticket),
+        }
+    }
+
+    /// Requests under way.
+    pub fn in_flight(&self) -> usize {
+        self.routes().len()
+    }
+
+    /// Ends every request under way with `failure`.
+    pub fn fail_all(&self, failure: Failure) {
+        let routes = std::mem::take(&mut *self.routes());
+        for route in routes.into_values() {
+            let _ = route.failure.set(failure);
+        }
+    }
+
+    /// Runs until the engine has ended.
+    pub async fn run(self: Arc<Self>, outputs: flume::Receiver<StepOutputs>, metrics: Arc<Metrics>) {
+        while let Ok(step) = outputs.recv_async().await {
+            metrics.observe_step(&step);
+            self.deliver(step);
+        }
+    }
+
+    fn deliver(&self, step: StepOutputs) {
+        let mut by_request: Vec<(RequestId, Updates)> = Vec::new();
+        for output in step.outputs {
+            let entry = (output.index, output.update);
+            match by_request.last_mut() {
+                Some((id, updates)) if *id == output.request => updates.push(entry),
+                _ => by_request.push((output.request, vec![entry])),
+            }
+        }
+        let mut routes = self.routes();
+        let mut behind = Vec::new();
+        for (id, updates) in by_request {
+            let Some(route) = routes.get(&id) else { continue };
+            if let Err(mpsc::error::TrySendError::Full(_)) = route.updates.try_send(updates) {
+                let _ = route.failure.set(Failure::SlowReader);
+                behind.extend(routes.remove(&id));
+            }
+        }
+        drop(routes);
+        drop(behind);
+    }
+
+    fn routes(&self) -> MutexGuard<'_, HashMap<RequestId, Route>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mailbox {
+    /// The next step's updates; `None` when there will be none, with [`Mailbox::failure`] saying why.
+    pub async fn recv(&mut self) -> Option<Updates> {
+        self.updates.recv().await
+    }
+
+    /// Why the mailbox was closed before the request ended.
+    pub fn failure(&self) -> Failure {
+        self.failure.get().copied().unwrap_or(Failure::Engine)
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        let route = self.dispatcher.routes().remove(&self.id);
+        drop(route);
+    }
+}

@@ -1,0 +1,9 @@
+mod detokenizer;
+mod error;
+mod random;
+mod request;
+mod stop_strings;
+mod template;
+mod validation;
+mod text;
+mod workers;

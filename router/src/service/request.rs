@@ -1,0 +1,128 @@
+//! What every dialect lowers to before validation: one prompt and the wishes about its continuation.
+
+use weirgate_types::Frequency;
+
+use super::template::Conversation;
+
+/// One prompt to continue, not yet validated.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub prompt: Prompt,
+    /// Keep only the last so many tokens of the prompt.
+    pub truncate: Option<usize>,
+    pub parameters: Parameters,
+    /// The most `top_n_tokens` this dialect allows.
+    pub max_top_n_tokens: u32,
+    pub text: TextOptions,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Prompt {
+    Text(String),
+    /// Ids as the client sent them.
+    Tokens(Vec<i64>),
+    /// To be rendered by the model's chat template, which writes its own special tokens.
+    Chat(Conversation),
+}
+
+/// How a dialect wants its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TextOptions {
+    /// The stop string stays at the end of the text.
+    pub keep_stop: bool,
+    /// Special tokens have text in each token's piece (never in the full text).
+    pub special_pieces: bool,
+}
+
+/// How many tokens to generate at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MaxNewTokens {
+    /// The client's number: an error if it cannot fit.
+    Given(u32),
+    /// The server's default: shortened to what fits.
+    Default(u32),
+    /// Until the total-token limit.
+    Open,
+}
+
+impl MaxNewTokens {
+    pub fn new(given: Option<u32>, default: Option<u32>) -> Self {
+        match (given, default) {
+            (Some(given), _) => Self::Given(given),
+            (None, Some(default)) => Self::Default(default),
+            (None, None) => Self::Open,
+        }
+    }
+}
+
+/// Wishes as the client stated them; `None` is "not said".
+#[derive(Debug, Clone)]
+pub(crate) struct Parameters {
+    /// TGI's `best_of`, with TGI's rules.
+    pub best_of: Option<usize>,
+    /// OpenAI's `n`: sequences to answer with.
+    pub choices: usize,
+    pub max_new_tokens: MaxNewTokens,
+    pub min_new_tokens: u32,
+    pub ignore_eos: bool,
+    pub do_sample: bool,
+    pub temperature: Option<f32>,
+    pub top_k: Option<i32>,
+    pub top_p: Option<f32>,
+    pub typical_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub frequency_penalty: Option<Frequency>,
+    pub presence_penalty: Option<f32>,
+    pub logit_bias: Vec<(i64, f32)>,
+    pub seed: Option<u64>,
+    pub watermark: bool,
+    pub stop: Vec<String>,
+    pub top_n_tokens: u32,
+    pub prompt_logprobs: bool,
+    /// A grammar, a response format or tools were asked for.
+    pub grammar: bool,
+}
+
+impl Parameters {
+    pub fn new(max_new_tokens: MaxNewTokens) -> Self {
+        Self {
+            best_of: None,
+            choices: 1,
+            max_new_tokens,
+            min_new_tokens: 0,
+            ignore_eos: false,
+            do_sample: false,
+            temperature: None,
+            top_k: None,
+            top_p: None,
+            typical_p: None,
+            min_p: None,
+            repetition_penalty: None,
+            frequency_penalty: None,
+            presence_penalty: None,
+            logit_bias: Vec::new(),
+            seed: None,
+            watermark: false,
+            stop: Vec::new(),
+            top_n_tokens: 0,
+            prompt_logprobs: false,
+            grammar: false,
+        }
+    }
+
+    /// TGI samples when asked to, or when any setting of a sampler is given.
+    pub fn sampling(&self) -> bool {
+        self.do_sample
+            || self.temperature.is_some()
+            || self.top_k.is_some()
+            || self.top_p.is_some()
+            || self.typical_p.is_some()
+            || self.min_p.is_some()
+    }
+
+    /// Sequences to generate.
+    pub fn sequences(&self) -> usize {
+        self.choices.max(self.best_of.unwrap_or(1))
+    }
+}

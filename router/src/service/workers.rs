@@ -1,0 +1,67 @@
+//! The threads on which templates are rendered and prompts tokenized, so that a long prompt never holds up the server.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tokio::sync::oneshot;
+
+/// Jobs that may wait. Generation requests hold a place each, so only `/tokenize` can come near it.
+const QUEUE: usize = 1024;
+/// Deeply nested JSON and templates recurse; the size is said rather than assumed.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A fixed number of threads. They end when the pool is dropped.
+pub(crate) struct WorkerPool {
+    jobs: flume::Sender<Job>,
+}
+
+/// The job did not run to its end: it panicked, or the pool is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct JobLost;
+
+impl WorkerPool {
+    /// # Errors
+    /// When the system cannot start a thread.
+    pub fn new(workers: usize) -> std::io::Result<Self> {
+        let (jobs, inbox) = flume::bounded::<Job>(QUEUE);
+        for number in 0..workers.max(1) {
+            let inbox = inbox.clone();
+            let thread = std::thread::Builder::new().name(format!("tokenizer-{number}")).stack_size(STACK_BYTES);
+            thread.spawn(move || {
+                for job in inbox {
+                    job();
+                }
+            })?;
+        }
+        Ok(Self { jobs })
+    }
+
+    /// Runs `work` on a thread of the pool. A job whose caller is gone before it starts is skipped.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, JobLost> {
+        let (reply, answer) = oneshot::channel();
+        let job = move || {
+            if reply.is_closed() {
+                return;
+            }
+            // A tokenizer's panic must not cost the pool a thread.
+            if let Ok(done) = catch_unwind(AssertUnwindSafe(work)) {
+                let _ = reply.send(done);
+            }
+        };
+        self.jobs.send_async(Box::new(job)).await.map_err(|_| JobLost)?;
+        answer.await.map_err(|_| JobLost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panicking_job_is_lost_and_the_worker_lives() {
+        let pool = WorkerPool::new(1).unwrap();
+        assert_eq!(pool.run(|| -> u8 { panic!("bad input") }).await, Err(JobLost));
+        assert_eq!(pool.run(|| 7).await, Ok(7));
+    }
+}
