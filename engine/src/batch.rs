@@ -16,7 +16,8 @@ pub struct Batch {
     pub block_tables: Vec<u32>,
     pub block_offsets: Vec<u32>,
     /// `[T]` the sequence length that picks a length-dependent rotary table (dynamic NTK, LongRoPE):
-    /// `max(prompt length, position + 1)`, so it does not depend on how the tokens were cut into steps.
+    /// `max(base, position + 1)`, where the base is the prompt's length or, for a sequence recomputed because it
+    /// grew into another table (LongRoPE), its length then; so it does not depend on how the tokens were cut into steps.
     pub rope_len: Vec<u32>,
     /// Whole blocks `(from, to)` to copy before anything else (copy-on-write).
     pub block_copies: Vec<(u32, u32)>,
