@@ -1,0 +1,257 @@
+//! The CPU device: one file per op, over a worker pool, with the instruction set chosen at run time.
+//!
+//! Activations are f32; weights and the KV cache keep their stored type and are widened as they are loaded.
+
+mod attention;
+mod elementwise;
+mod embed;
+mod isa;
+mod kv;
+mod linear;
+mod math;
+mod matrix;
+mod memory;
+mod norm;
+mod panel;
+mod pool;
+mod rope;
+mod sample;
+mod score;
+mod step;
+mod tile;
+
+use std::sync::{Mutex, PoisonError};
+
+pub use isa::Isa;
+pub use kv::KvCache;
+pub use matrix::Matrix;
+pub use memory::CpuBuf;
+pub use sample::sample_logits;
+pub use step::Step;
+
+use crate::{
+    Activation, AttentionParams, Backend, HeadCounts, KernelError, KvShape, SampleRow, Sampled, StepInputs,
+    WeightView,
+};
+use attention::Scratch;
+use isa::Dispatch;
+use pool::Pool;
+use sample::{SampleScratch, sample_row};
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+/// Names the device in errors.
+const DEVICE: &str = "cpu";
+
+/// The CPU device.
+pub struct CpuBackend {
+    pool: Pool,
+    isa: Dispatch,
+    /// One per participant of the pool.
+    scratch: Vec<Mutex<Scratch>>,
+    /// One per participant of the pool.
+    sample_scratch: Vec<Mutex<SampleScratch>>,
+}
+
+impl CpuBackend {
+    /// A device that computes with `threads` threads, the caller's included (at least that one), and the best
+    /// instruction set of this processor. Where the system gives fewer threads, it makes do with those; results do not
+    /// depend on their number.
+    pub fn new(threads: usize) -> Self {
+        Self::with_isa(threads, Isa::detect())
+    }
+
+    /// As [`CpuBackend::new`], with `isa`, or the best one where this processor lacks it.
+    pub fn with_isa(threads: usize, isa: Isa) -> Self {
+        let pool = Pool::new(threads);
+        let scratch = (0..pool.threads()).map(|_| Mutex::new(Scratch::default())).collect();
+        let sample_scratch = (0..pool.threads()).map(|_| Mutex::new(SampleScratch::default())).collect();
+        Self { pool, isa: Dispatch::new(isa), scratch, sample_scratch }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa.isa()
+    }
+
+    /// Threads that compute, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}
+
+fn shape_error(op: &'static str, what: &'static str, got: usize, expected: usize) -> KernelError {
+    KernelError::Shape { op, what, got, expected }
+}
+
+/// `got` must be `expected`.
+fn check(op: &'static str, what: &'static str, got: usize, expected: usize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(shape_error(op, what, got, expected)) }
+}
+
+/// `needed` must fit into `room`.
+fn check_room(op: &'static str, what: &'static str, needed: usize, room: usize) -> Result<()> {
+    if needed <= room { Ok(()) } else { Err(shape_error(op, what, room, needed)) }
+}
+
+impl Backend for CpuBackend {
+    type Buf = CpuBuf;
+    type Matrix = Matrix;
+    type KvCache = KvCache;
+    type Step = Step;
+
+    fn buffer(&self, len: usize) -> Result<CpuBuf> {
+        CpuBuf::zeroed(len)
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<CpuBuf> {
+        let mut buf = CpuBuf::zeroed(values.len())?;
+        buf.copy_from_slice(values);
+        Ok(buf)
+    }
+
+    fn matrix(&self, parts: &[WeightView<'_>]) -> Result<Matrix> {
+        Matrix::pack(&self.pool, parts)
+    }
+
+    fn kv_cache(&self, shape: KvShape) -> Result<KvCache> {
+        for scratch in &self.scratch {
+            scratch.lock().unwrap_or_else(PoisonError::into_inner).fit(shape.head_dim)?;
+        }
+        KvCache::new(shape)
+    }
+
+    fn step_buffers(&self, tokens: usize, seqs: usize, blocks: usize) -> Result<Step> {
+        Step::new(tokens, seqs, blocks)
+    }
+
+    fn upload(&mut self, step: &mut Step, inputs: &StepInputs<'_>) -> Result<()> {
+        step.upload(inputs)
+    }
+
+    fn copy_blocks(&mut self, cache: &mut KvCache, pairs: &[(u32, u32)]) -> Result<()> {
+        cache.copy_blocks(pairs)
+    }
+
+    fn embed(&mut self, out: &mut CpuBuf, table: &Matrix, step: &Step, scale: f32) -> Result<()> {
+        embed::embed(&self.pool, out, table, step, scale)
+    }
+
+    fn rms_norm(
+        &mut self,
+        out: &mut CpuBuf,
+        x: &CpuBuf,
+        weight: &CpuBuf,
+        eps: f32,
+        rows: usize,
+    ) -> Result<()> {
+        norm::rms_norm(&self.pool, self.isa, out, x, (weight, eps), rows)
+    }
+
+    fn add(&mut self, acc: &mut CpuBuf, x: &CpuBuf, len: usize) -> Result<()> {
+        elementwise::add(&self.pool, acc, x, len)
+    }
+
+    fn linear(
+        &mut self,
+        out: &mut CpuBuf,
+        x: &CpuBuf,
+        w: &Matrix,
+        bias: Option<&CpuBuf>,
+        rows: usize,
+    ) -> Result<()> {
+        linear::linear((&self.pool, self.isa), out, x, w, bias.map(|bias| &**bias), rows)
+    }
+
+    fn norm_heads(
+        &mut self,
+        qkv: &mut CpuBuf,
+        q_weight: &CpuBuf,
+        k_weight: &CpuBuf,
+        heads: HeadCounts,
+        eps: f32,
+        rows: usize,
+    ) -> Result<()> {
+        norm::norm_heads(&self.pool, self.isa, qkv, (q_weight, k_weight, eps), heads, rows)
+    }
+
+    fn rope_and_store(
+        &mut self,
+        qkv: &mut CpuBuf,
+        cache: &mut KvCache,
+        step: &Step,
+        layer: usize,
+        heads: usize,
+        rope: usize,
+    ) -> Result<()> {
+        rope::rope_and_store(&self.pool, qkv, cache, step, (layer, heads, rope))
+    }
+
+    fn attention(
+        &mut self,
+        out: &mut CpuBuf,
+        qkv: &CpuBuf,
+        cache: &KvCache,
+        step: &Step,
+        layer: usize,
+        params: &AttentionParams,
+    ) -> Result<()> {
+        attention::attention((&self.pool, self.isa, &self.scratch), out, qkv, (cache, layer), step, params)
+    }
+
+    fn gated(
+        &mut self,
+        out: &mut CpuBuf,
+        gate_up: &CpuBuf,
+        act: Activation,
+        rows: usize,
+        width: usize,
+    ) -> Result<()> {
+        elementwise::gated(&self.pool, self.isa, out, gate_up, act, (rows, width))
+    }
+
+    fn gather_rows(&mut self, out: &mut CpuBuf, x: &CpuBuf, rows: &[u32], cols: usize) -> Result<()> {
+        elementwise::gather_rows(out, x, rows, cols)
+    }
+
+    fn softcap(&mut self, x: &mut CpuBuf, cap: f32, len: usize) -> Result<()> {
+        elementwise::softcap(&self.pool, self.isa, x, cap, len)
+    }
+
+    fn sample(
+        &mut self,
+        logits: &mut CpuBuf,
+        vocab: usize,
+        rows: &[SampleRow<'_>],
+        out: &mut Vec<Sampled>,
+    ) -> Result<()> {
+        const OP: &str = "sample";
+        check_room(OP, "elements of logits", rows.len() * vocab, logits.len())?;
+        if vocab == 0 {
+            return Err(shape_error(OP, "vocab", 0, 1));
+        }
+        let start = out.len();
+        out.resize_with(start + rows.len(), Sampled::default);
+        let drawn = Mutex::new(&mut out[start..]);
+        self.pool.for_rows(&mut logits[..rows.len() * vocab], vocab, 1, |participant, index, logits| {
+            let (Some(row), Some(scratch)) = (rows.get(index), self.sample_scratch.get(participant)) else {
+                return;
+            };
+            let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+            let sampled = sample_row(logits, row, &mut scratch);
+            if let Some(out) = drawn.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
+                *out = sampled;
+            }
+        })
+    }
+
+    fn score(&mut self, logits: &CpuBuf, vocab: usize, targets: &[u32], out: &mut Vec<f32>) -> Result<()> {
+        score::score(&self.pool, self.isa, logits, vocab, targets, out)
+    }
+
+    fn download(&self, buf: &CpuBuf, out: &mut [f32]) -> Result<()> {
+        check_room("download", "elements of the buffer", out.len(), buf.len())?;
+        out.copy_from_slice(&buf[..out.len()]);
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! The one multiplication there is: a few rows against a few panels, all sums kept in registers.
+//!
+//! Lane `i` of `acc[r][p]` runs over the columns in order, `acc = a[r][col] * b[p][col][i] + acc`. That chain is the
+//! whole of a result's reduction order, so how rows and panels are grouped into tiles cannot change a bit of it.
+#![allow(unsafe_code)]
+
+use super::isa::Simd;
+use super::panel::{Element, LANES};
+
+/// Most rows in a tile; with four panels that takes 24 of 32 vector registers.
+pub(crate) const MAX_ROWS: usize = 6;
+
+/// Prefetch this many bytes ahead in each panel.
+pub(crate) const AHEAD: usize = 2048;
+
+/// `acc[r][p] += a[r][..len] · b[p][..len]` for sixteen rows of each panel. With `STREAM`, panels come from memory and
+/// are prefetched.
+///
+/// # Safety
+/// Every `a` can be read for `len` elements, every `b` for `len` rounded up to even columns of a panel.
+#[inline(always)]
+pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: usize, const STREAM: bool>(
+    s: S,
+    mut acc: [[S::V; P]; R],
+    a: [*const f32; R],
+    b: [*const W; P],
+    len: usize,
+) -> [[S::V; P]; R] {
+    let zero = s.splat(0.0);
+    let load = |p: usize, pair: usize| {
+        // SAFETY: `pair` is below `len / 2` rounded up; the caller vouches for that many columns.
+        let columns = unsafe { b[p].cast::<[[W; LANES]; 2]>().add(pair) };
+        if STREAM {
+            s.prefetch(columns.wrapping_byte_add(AHEAD));
+            if size_of::<W>() == 4 {
+                s.prefetch(columns.wrapping_byte_add(AHEAD + 64));
+            }
+        }
+        // SAFETY: as above.
+        W::load_pair(s, unsafe { &*columns })
+    };
+    // SAFETY: `col` is below `len`.
+    let splat = |r: usize, col: usize| s.splat(unsafe { *a[r].add(col) });
+    for pair in 0..len / 2 {
+        let mut columns = [(zero, zero); P];
+        for p in 0..P {
+            columns[p] = load(p, pair);
+        }
+        for r in 0..R {
+            let x = splat(r, 2 * pair);
+            for p in 0..P {
+                acc[r][p] = s.fma(x, columns[p].0, acc[r][p]);
+            }
+        }
+        for r in 0..R {
+            let x = splat(r, 2 * pair + 1);
+            for p in 0..P {
+                acc[r][p] = s.fma(x, columns[p].1, acc[r][p]);
+            }
+        }
+    }
+    if len % 2 == 1 {
+        for p in 0..P {
+            let column = load(p, len / 2).0;
+            for r in 0..R {
+                acc[r][p] = s.fma(splat(r, len - 1), column, acc[r][p]);
+            }
+        }
+    }
+    acc
+}
+
+/// Cuts `0..rows` into as few groups of at most [`MAX_ROWS`] as possible, of even sizes: `(first row, rows)`.
+#[inline(always)]
+pub(crate) fn row_groups(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let groups = rows.div_ceil(MAX_ROWS).max(1);
+    (0..groups).map(move |g| {
+        let first = g * rows / groups;
+        (first, (g + 1) * rows / groups - first)
+    })
+}
+
+/// Calls a method with the number of rows as a constant, `$R` in the turbofish.
+macro_rules! with_rows {
+    ($rows:expr, $R:ident => $body:expr) => {
+        match $rows {
+            1 => {
+                const $R: usize = 1;
+                $body
+            }
+            2 => {
+                const $R: usize = 2;
+                $body
+            }
+            3 => {
+                const $R: usize = 3;
+                $body
+            }
+            4 => {
+                const $R: usize = 4;
+                $body
+            }
+            5 => {
+                const $R: usize = 5;
+                $body
+            }
+            _ => {
+                const $R: usize = 6;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_rows;

@@ -1,0 +1,94 @@
+//! Inputs that look random and are always the same, checkpoint bytes, and the devices to test.
+
+use half::{bf16, f16};
+use weirgate_kernels::cpu::{CpuBackend, CpuBuf, Isa, Matrix};
+use weirgate_kernels::{Backend, DType, WeightView};
+
+pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// Splitmix64.
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    /// In `-1..1`.
+    pub fn value(&mut self) -> f32 {
+        ((self.bits() >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+    }
+
+    pub fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i + 1));
+        }
+    }
+}
+
+/// What is left of `value` in storage of type `dtype`.
+pub fn rounded(dtype: DType, value: f32) -> f32 {
+    match dtype {
+        DType::F32 => value,
+        DType::F16 => f16::from_f32(value).to_f32(),
+        DType::BF16 => bf16::from_f32(value).to_f32(),
+    }
+}
+
+pub fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|&v| match dtype {
+            DType::F32 => v.to_le_bytes().to_vec(),
+            DType::F16 => f16::from_f32(v).to_le_bytes().to_vec(),
+            DType::BF16 => bf16::from_f32(v).to_le_bytes().to_vec(),
+        })
+        .collect()
+}
+
+pub fn matrix(device: &CpuBackend, dtype: DType, rows: usize, cols: usize, values: &[f32]) -> Matrix {
+    device.matrix(&[WeightView { dtype, rows, cols, bytes: &encode(dtype, values) }]).unwrap()
+}
+
+/// One device per instruction set of this machine.
+pub fn devices(threads: usize) -> impl Iterator<Item = CpuBackend> {
+    Isa::available().map(move |isa| CpuBackend::with_isa(threads, isa))
+}
+
+pub fn buffer(device: &CpuBackend, values: &[f32]) -> CpuBuf {
+    device.vector(values).unwrap()
+}
+
+pub fn values(device: &CpuBackend, buf: &CpuBuf, len: usize) -> Vec<f32> {
+    let mut out = vec![0.0; len];
+    device.download(buf, &mut out).unwrap();
+    out
+}
+
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[track_caller]
+pub fn assert_close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(got) - want).abs();
+        assert!(error <= tolerance, "{what}: element {i} is {got}, expected {want}, error {error:e}");
+    }
+}

@@ -1,0 +1,161 @@
+use proptest::prelude::*;
+use weirgate_kernels::cpu::CpuBackend;
+use weirgate_kernels::{Backend, DType, WeightView};
+
+use crate::common::{DTYPES, Rng, bits, buffer, devices, encode, matrix, rounded, values};
+
+struct Case {
+    rows: usize,
+    cols: usize,
+    outputs: usize,
+    x: Vec<f32>,
+    w: Vec<f32>,
+    bias: Option<Vec<f32>>,
+}
+
+impl Case {
+    fn new(rows: usize, cols: usize, outputs: usize, with_bias: bool) -> Self {
+        let mut rng = Rng::new((rows * 1_000_000 + cols * 1000 + outputs) as u64);
+        Self {
+            rows,
+            cols,
+            outputs,
+            x: rng.values(rows * cols),
+            w: rng.values(outputs * cols),
+            bias: with_bias.then(|| rng.values(outputs)),
+        }
+    }
+
+    fn run(&self, device: &mut CpuBackend, dtype: DType) -> Vec<f32> {
+        let w = matrix(device, dtype, self.outputs, self.cols, &self.w);
+        let x = buffer(device, &self.x);
+        let bias = self.bias.as_ref().map(|bias| buffer(device, bias));
+        let mut out = device.buffer(self.rows * self.outputs).unwrap();
+        device.linear(&mut out, &x, &w, bias.as_ref(), self.rows).unwrap();
+        values(device, &out, self.rows * self.outputs)
+    }
+
+    fn check(&self, dtype: DType) {
+        for mut device in devices(2) {
+            let got = self.run(&mut device, dtype);
+            for r in 0..self.rows {
+                for o in 0..self.outputs {
+                    let products = (0..self.cols).map(|k| {
+                        let w = rounded(dtype, self.w[o * self.cols + k]);
+                        f64::from(self.x[r * self.cols + k]) * f64::from(w)
+                    });
+                    let bias = self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[o]));
+                    let want = products.clone().sum::<f64>() + bias;
+                    let tolerance = 1e-6 * (products.map(f64::abs).sum::<f64>() + bias.abs());
+                    let error = (f64::from(got[r * self.outputs + o]) - want).abs();
+                    assert!(
+                        error <= tolerance,
+                        "{:?} {dtype:?} {} x {} x {}: row {r} output {o} is off by {error:e}",
+                        device.isa(),
+                        self.rows,
+                        self.cols,
+                        self.outputs
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn matches_the_reference_at_odd_shapes() {
+    for dtype in DTYPES {
+        for (rows, cols, outputs) in [
+            (1, 1, 1),
+            (1, 3, 17),
+            (1, 257, 300),
+            (2, 600, 129),
+            (3, 255, 64),
+            (5, 256, 65),
+            (6, 17, 15),
+            (7, 33, 95),
+            (13, 511, 144),
+            (197, 70, 33),
+            (389, 260, 130),
+        ] {
+            Case::new(rows, cols, outputs, rows % 2 == 1).check(dtype);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn matches_the_reference(rows in 1..40usize, cols in 1..530usize, outputs in 1..140usize, dtype in 0..3usize) {
+        Case::new(rows, cols, outputs, cols % 2 == 0).check(DTYPES[dtype]);
+    }
+}
+
+/// A row's result has the same bits alone, in any batch and with any number of threads, and nothing of another row
+/// leaks into it, not even a NaN.
+#[test]
+fn rows_do_not_depend_on_the_batch() {
+    for dtype in DTYPES {
+        let all = Case::new(203, 523, 211, true);
+        for mut device in devices(1) {
+            let isa = device.isa();
+            let want = all.run(&mut device, dtype);
+            for batch in [1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 64, 193] {
+                for threads in [1, 2, 3] {
+                    let mut device = CpuBackend::with_isa(threads, isa);
+                    let first = 5;
+                    let mut part = Case::new(batch, all.cols, all.outputs, false);
+                    part.w.clone_from(&all.w);
+                    part.bias.clone_from(&all.bias);
+                    part.x.fill(f32::NAN);
+                    let row = batch / 2;
+                    part.x[row * all.cols..][..all.cols]
+                        .copy_from_slice(&all.x[first * all.cols..][..all.cols]);
+                    let got = part.run(&mut device, dtype);
+                    assert_eq!(
+                        bits(&got[row * all.outputs..][..all.outputs]),
+                        bits(&want[first * all.outputs..][..all.outputs]),
+                        "{isa:?} {dtype:?}, {batch} rows, {threads} threads"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// AVX2 and AVX-512 do the same arithmetic in the same order.
+#[test]
+fn vector_instruction_sets_agree() {
+    let case = Case::new(9, 700, 100, true);
+    for dtype in DTYPES {
+        let results: Vec<_> =
+            devices(2).skip(1).map(|mut device| bits(&case.run(&mut device, dtype))).collect();
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}
+
+#[test]
+fn stacks_parts_by_rows() {
+    let whole = Case::new(4, 37, 50, false);
+    for dtype in DTYPES {
+        for mut device in devices(2) {
+            let want = whole.run(&mut device, dtype);
+            // Off by one byte: a checkpoint promises no alignment.
+            let mut bytes = vec![0];
+            bytes.extend(encode(dtype, &whole.w));
+            let row = whole.cols * dtype.size();
+            let part = |from: usize, to: usize| WeightView {
+                dtype,
+                rows: to - from,
+                cols: whole.cols,
+                bytes: &bytes[1 + from * row..1 + to * row],
+            };
+            let w = device.matrix(&[part(0, 21), part(21, 22), part(22, 50)]).unwrap();
+            let x = buffer(&device, &whole.x);
+            let mut out = device.buffer(whole.rows * whole.outputs).unwrap();
+            device.linear(&mut out, &x, &w, None, whole.rows).unwrap();
+            assert_eq!(bits(&values(&device, &out, want.len())), bits(&want));
+        }
+    }
+}
