@@ -27,7 +27,13 @@ pub fn stream(seed: u64, name: &str) -> impl Iterator<Item = u64> + use<> {
 }
 
 /// `count` values of `center + scale * u`, `u` uniform in [-1, 1), rounded to `dtype`; little-endian.
-pub fn tensor_bytes(seed: u64, name: &str, count: usize, (center, scale): (f32, f32), dtype: DType) -> Vec<u8> {
+pub fn tensor_bytes(
+    seed: u64,
+    name: &str,
+    count: usize,
+    (center, scale): (f32, f32),
+    dtype: DType,
+) -> Vec<u8> {
     const HALF_RANGE: f32 = (1 << 23) as f32;
     let mut bytes = Vec::with_capacity(count * dtype.size());
     for word in stream(seed, name).take(count) {

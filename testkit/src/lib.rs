@@ -8,4 +8,4 @@ mod definition;
 pub mod generator;
 
 pub use checkpoint::RandomCheckpoint;
-pub use definition::{Definition, definitions};
+pub use definition::{Definition, definitions, prompt_lengths};

@@ -35,7 +35,10 @@ fn dependencies_point_one_way() {
         ("weirgate-types", &["weirgate-", "tokio", "axum"]),
         ("weirgate-kernels", &["weirgate-", "tokio", "axum", "tokenizers", "serde_json"]),
         ("weirgate-models", &["weirgate-", "tokio", "axum", "tokenizers"]),
-        ("weirgate-engine", &["weirgate-router", "weirgate-hub", "tokio", "axum", "tokenizers", "serde_json"]),
+        (
+            "weirgate-engine",
+            &["weirgate-router", "weirgate-hub", "tokio", "axum", "tokenizers", "serde_json"],
+        ),
         ("weirgate-router", &["weirgate-kernels", "cudarc", "candle"]),
     ];
     for (package, banned) in forbidden {
@@ -53,8 +56,11 @@ fn dependencies_point_one_way() {
 #[test]
 fn dialects_do_not_know_each_other() {
     let api = root().join("router/src/api");
-    let folders: Vec<PathBuf> =
-        fs::read_dir(&api).expect("router/src/api").map(|e| e.expect("entry").path()).filter(|p| p.is_dir()).collect();
+    let folders: Vec<PathBuf> = fs::read_dir(&api)
+        .expect("router/src/api")
+        .map(|e| e.expect("entry").path())
+        .filter(|p| p.is_dir())
+        .collect();
     let names: Vec<String> =
         folders.iter().map(|p| p.file_name().expect("name").to_string_lossy().into_owned()).collect();
     assert!(names.len() >= 2, "found only {names:?}");
@@ -63,7 +69,8 @@ fn dialects_do_not_know_each_other() {
             let path = file.expect("entry").path();
             let text = fs::read_to_string(&path).expect("source");
             for other in names.iter().filter(|name| *name != own) {
-                let uses = text.contains(&format!("api::{other}")) || text.contains(&format!("super::super::{other}"));
+                let uses = text.contains(&format!("api::{other}"))
+                    || text.contains(&format!("super::super::{other}"));
                 assert!(!uses, "{} uses the dialect {other}", path.display());
             }
         }

@@ -78,10 +78,8 @@ def prompt(seed, index, length, vocab):
     return [int(word % np.uint64(vocab)) for word in stream(seed, f"prompt/{index}", length)]
 
 
-def prompt_lengths(crosses):
-    """Eight short prompts, four that cross position 100 within 64 tokens (if asked for), eight beyond it."""
-    middle = [60 + 5 * k for k in range(4)] if crosses else [135 + 5 * k for k in range(4)]
-    return [4 + 3 * k for k in range(8)] + middle + [101 + 4 * k for k in range(8)]
+# Eight short prompts, four that cross position 100 within 64 tokens, eight beyond it.
+PROMPT_LENGTHS = [4 + 3 * k for k in range(8)] + [60 + 5 * k for k in range(4)] + [101 + 4 * k for k in range(8)]
 
 
 def definitions():

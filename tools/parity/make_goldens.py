@@ -43,9 +43,11 @@ def write_checkpoint(definition, folder):
 
 def load(folder):
     """The checkpoint as stored, computed in f32."""
-    return transformers.AutoModelForCausalLM.from_pretrained(
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    )
+    model.generation_config.eos_token_id = None
+    return model.eval()
 
 
 def forget_length(model):
@@ -55,15 +57,20 @@ def forget_length(model):
 
 def greedy(model, prompt):
     """64 tokens and the smallest distance between the best and the second-best logit on the way."""
-    tokens, margin, cache, ids = [], float("inf"), None, torch.tensor([prompt])
-    for _ in range(GREEDY_TOKENS):
-        out = model(ids, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        best, second = out.logits[0, -1].topk(2).values.tolist()
-        margin = min(margin, best - second)
-        tokens.append(int(out.logits[0, -1].argmax()))
-        ids = torch.tensor([[tokens[-1]]])
-    return tokens, margin
+    out = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=GREEDY_TOKENS,
+        eos_token_id=None,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    tokens = out.sequences[0, len(prompt) :].tolist()
+    assert len(tokens) == GREEDY_TOKENS
+    best = torch.cat(out.logits).topk(2).values
+    return tokens, float((best[:, 0] - best[:, 1]).min())
 
 
 @torch.inference_mode()
@@ -78,7 +85,7 @@ def make(name, definition, out):
     assert logits.shape == (LOGITS_TOKENS, vocab) and logits.dtype == np.float32
     (out / f"{name}.logits").write_bytes(logits.astype("<f4").tobytes())
     tokens, margins = [], []
-    for index, length in enumerate(generator.prompt_lengths(definition["crosses"])):
+    for index, length in enumerate(generator.PROMPT_LENGTHS):
         forget_length(model)
         generated, margin = greedy(model, generator.prompt(seed, index, length, vocab))
         tokens.append(generated)
@@ -91,6 +98,8 @@ def make(name, definition, out):
 
 
 def make_all(out, names=()):
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     generator.self_check()
     out.mkdir(parents=True, exist_ok=True)
     table = generator.definitions()

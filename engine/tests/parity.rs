@@ -1,0 +1,279 @@
+//! The decoder against transformers: logits at every position of a 200-token prompt, and 64 greedy tokens for each of
+//! 20 prompts, for a tiny random checkpoint of every architecture and rotary scaling.
+//!
+//! The goldens come from `tools/parity/make_goldens.py`: transformers in f32 on the same stored weights.
+//! `WEIRGATE_GOLDENS` names another folder of them.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use weirgate_engine::{Batch, Decoder, DecoderConfig};
+use weirgate_kernels::DType;
+use weirgate_kernels::cpu::CpuBackend;
+use weirgate_models::{ModelSpec, RopeScaling};
+use weirgate_testkit::{Definition, RandomCheckpoint, definitions, prompt_lengths};
+
+/// Sequences that decode together, tokens each may have, tokens per block.
+const MAX_SEQS: usize = 20;
+const MAX_SEQ_LEN: usize = 208;
+const BLOCK_SIZE: usize = 16;
+const BLOCKS_PER_SEQ: usize = MAX_SEQ_LEN / BLOCK_SIZE;
+
+const LOGITS_PROMPT: usize = 1000;
+const LOGITS_TOKENS: usize = 200;
+const GREEDY_TOKENS: usize = 64;
+
+const F32_BOUND: f64 = 1e-4;
+/// With keys and values rounded to 16 bits.
+const HALF_BOUND: f64 = 2e-2;
+
+/// A piece of one sequence to compute: tokens `start..` of `tokens`.
+struct Piece<'a> {
+    seq: usize,
+    tokens: &'a [u32],
+    start: usize,
+    /// The length that picks the rotary table, unless the position is past it.
+    rope_base: usize,
+}
+
+struct Runner {
+    decoder: Decoder<CpuBackend>,
+}
+
+impl Runner {
+    fn new(checkpoint: &RandomCheckpoint, kv_dtype: DType, threads: usize) -> Self {
+        let config = DecoderConfig {
+            blocks: MAX_SEQS * BLOCKS_PER_SEQ,
+            block_size: BLOCK_SIZE,
+            kv_dtype,
+            max_step_tokens: 256,
+            max_seqs: MAX_SEQS,
+            max_seq_len: MAX_SEQ_LEN,
+            max_logit_rows: 48,
+        };
+        let decoder = Decoder::new(CpuBackend::new(threads), checkpoint.spec(), checkpoint, config).unwrap();
+        Self { decoder }
+    }
+
+    /// The blocks of a sequence lie scattered and out of order.
+    fn block(seq: usize, index: usize) -> u32 {
+        ((BLOCKS_PER_SEQ - 1 - index) * MAX_SEQS + seq) as u32
+    }
+
+    /// Computes the pieces in one step; the logits after every token.
+    fn step(&mut self, pieces: &[Piece<'_>]) -> Vec<f32> {
+        let mut batch = Batch { cu_q: vec![0], block_offsets: vec![0], ..Batch::default() };
+        for piece in pieces {
+            for position in piece.start..piece.tokens.len() {
+                let block = Self::block(piece.seq, position / BLOCK_SIZE) as usize;
+                batch.ids.push(piece.tokens[position]);
+                batch.positions.push(position as u32);
+                batch.slots.push((block * BLOCK_SIZE + position % BLOCK_SIZE) as u32);
+                batch.rope_len.push(piece.rope_base.max(position + 1) as u32);
+            }
+            let blocks = piece.tokens.len().div_ceil(BLOCK_SIZE);
+            batch.block_tables.extend((0..blocks).map(|index| Self::block(piece.seq, index)));
+            batch.cu_q.push(batch.ids.len() as u32);
+            batch.kv_len.push(piece.tokens.len() as u32);
+            batch.block_offsets.push(batch.block_tables.len() as u32);
+        }
+        self.decoder.forward(&batch).unwrap();
+        let rows: Vec<u32> = (0..batch.tokens() as u32).collect();
+        let mut logits = Vec::new();
+        self.decoder.logits(&rows, &mut logits).unwrap();
+        logits
+    }
+
+    /// The logits after every token of `prompt`, computed in pieces that end at `cuts`.
+    fn prompt_logits(&mut self, prompt: &[u32], cuts: &[usize]) -> Vec<f32> {
+        let mut logits = Vec::new();
+        let mut start = 0;
+        for &end in cuts {
+            logits.extend(self.step(&[Piece {
+                seq: 3,
+                tokens: &prompt[..end],
+                start,
+                rope_base: prompt.len(),
+            }]));
+            start = end;
+        }
+        logits
+    }
+
+    /// 64 greedy tokens for each prompt: prompts one by one, then all sequences decode together.
+    fn greedy(&mut self, spec: &ModelSpec, prompts: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+        let recompute = spec.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::LongRope { .. }));
+        let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+        let mut rope_bases = lengths.clone();
+        let mut sequences = prompts;
+        for (seq, tokens) in sequences.iter_mut().enumerate() {
+            let logits = self.step(&[Piece { seq, tokens, start: 0, rope_base: tokens.len() }]);
+            tokens.push(last_choice(&logits, spec.vocab_size));
+        }
+        for _ in 1..GREEDY_TOKENS {
+            for (seq, tokens) in sequences.iter().enumerate() {
+                let class = spec.length_class(tokens.len());
+                if recompute && class != spec.length_class(rope_bases[seq]) {
+                    // All but the last token, which the step below computes.
+                    rope_bases[seq] = tokens.len();
+                    let piece =
+                        Piece { seq, tokens: &tokens[..tokens.len() - 1], start: 0, rope_base: tokens.len() };
+                    self.step(&[piece]);
+                }
+            }
+            let pieces: Vec<Piece<'_>> = sequences
+                .iter()
+                .zip(&rope_bases)
+                .enumerate()
+                .map(|(seq, (tokens, &rope_base))| Piece { seq, tokens, start: tokens.len() - 1, rope_base })
+                .collect();
+            let logits = self.step(&pieces);
+            for (tokens, row) in sequences.iter_mut().zip(logits.chunks(spec.vocab_size)) {
+                tokens.push(last_choice(row, spec.vocab_size));
+            }
+        }
+        sequences.into_iter().zip(lengths).map(|(tokens, len)| tokens[len..].to_vec()).collect()
+    }
+}
+
+/// The most likely token after the last row.
+fn last_choice(logits: &[f32], vocab: usize) -> u32 {
+    let row = &logits[logits.len() - vocab..];
+    (0..vocab).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32
+}
+
+/// The largest ‖a − b‖ / ‖b‖ over rows.
+fn largest_error(ours: &[f32], reference: &[f32], vocab: usize) -> f64 {
+    assert_eq!(ours.len(), reference.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let rows = ours.chunks(vocab).zip(reference.chunks(vocab));
+    rows.map(|(a, b)| {
+        let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+        difference / norm(&mut b.iter().map(|b| f64::from(*b)))
+    })
+    // A NaN must not lose against any number.
+    .fold(0.0, |largest, error| if error.is_nan() { f64::INFINITY } else { f64::max(largest, error) })
+}
+
+fn goldens() -> PathBuf {
+    match std::env::var_os("WEIRGATE_GOLDENS") {
+        Some(folder) => folder.into(),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens"),
+    }
+}
+
+fn golden(name: &str) -> Value {
+    let text = std::fs::read_to_string(goldens().join("goldens.json")).unwrap();
+    let all: Value = serde_json::from_str(&text).unwrap();
+    all[name].clone()
+}
+
+fn golden_logits(name: &str) -> Vec<f32> {
+    let bytes = std::fs::read(goldens().join(format!("{name}.logits"))).unwrap();
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+fn check(name: &str) {
+    let definition = Definition::named(name).unwrap();
+    let checkpoint = RandomCheckpoint::new(&definition).unwrap();
+    let golden = golden(name);
+    assert_eq!(golden["checksum"], format!("{:016x}", checkpoint.checksum()), "{name}: other weights");
+    let vocab = checkpoint.spec().vocab_size;
+    let prompt = definition.prompt(LOGITS_PROMPT, LOGITS_TOKENS, vocab);
+    let reference = golden_logits(name);
+
+    let mut runner = Runner::new(&checkpoint, DType::F32, 2);
+    let logits = runner.prompt_logits(&prompt, &[LOGITS_TOKENS]);
+    let f32_error = largest_error(&logits, &reference, vocab);
+
+    let prompts: Vec<_> =
+        prompt_lengths().enumerate().map(|(index, len)| definition.prompt(index, len, vocab)).collect();
+    let tokens = runner.greedy(checkpoint.spec(), prompts);
+    let expected: Vec<Vec<u32>> = serde_json::from_value(golden["tokens"].clone()).unwrap();
+    assert_eq!(expected.len(), 20);
+    let identical = tokens.iter().zip(&expected).filter(|(ours, theirs)| ours == theirs).count();
+
+    let half_kv = [DType::F16, DType::BF16].map(|dtype| {
+        let logits = Runner::new(&checkpoint, dtype, 2).prompt_logits(&prompt, &[LOGITS_TOKENS]);
+        largest_error(&logits, &reference, vocab)
+    });
+    println!(
+        "parity | {name} | {:?} | {f32_error:.1e} | {identical}/20 | {:.1e} | {:.1e}",
+        definition.dtype, half_kv[0], half_kv[1]
+    );
+    assert!(f32_error < F32_BOUND, "{name}: relative error {f32_error:e} with an f32 cache");
+    assert!(half_kv[0] < HALF_BOUND, "{name}: relative error {:e} with an f16 cache", half_kv[0]);
+    for (index, (ours, theirs)) in tokens.iter().zip(&expected).enumerate() {
+        assert_eq!(ours, theirs, "{name}: greedy tokens of prompt {index}");
+    }
+    check_cuts(&checkpoint, &prompt, &logits);
+}
+
+/// However the prompt is cut, and with one thread or two, the logits are the same bits.
+fn check_cuts(checkpoint: &RandomCheckpoint, prompt: &[u32], whole: &[f32]) {
+    let one_by_one: Vec<usize> = (1..=prompt.len()).collect();
+    let cases: [(usize, &[usize]); 3] =
+        [(1, &[LOGITS_TOKENS]), (2, &[1, 2, 19, 51, 64, 129, 199, 200]), (1, &one_by_one)];
+    for (threads, cuts) in cases {
+        let cut = Runner::new(checkpoint, DType::F32, threads).prompt_logits(prompt, cuts);
+        let differs = cut.iter().zip(whole).position(|(a, b)| a.to_bits() != b.to_bits());
+        let vocab = checkpoint.spec().vocab_size;
+        assert_eq!(differs.map(|at| at / vocab), None, "{threads} threads, pieces that end at {cuts:?}");
+    }
+}
+
+macro_rules! checkpoints {
+    ($($test:ident = $name:literal,)*) => {
+        $(#[test]
+        fn $test() {
+            check($name);
+        })*
+
+        /// No checkpoint of the testkit goes unchecked.
+        #[test]
+        fn all_checkpoints_are_checked() {
+            let names: Vec<String> = definitions().into_iter().map(|definition| definition.name).collect();
+            assert_eq!(names, [$($name),*]);
+        }
+    };
+}
+
+checkpoints! {
+    llama = "llama",
+    llama_llama3 = "llama-llama3",
+    llama_linear = "llama-linear",
+    llama_dynamic = "llama-dynamic",
+    llama_yarn = "llama-yarn",
+    mistral = "mistral",
+    qwen2 = "qwen2",
+    qwen2_sliding = "qwen2-sliding",
+    qwen3 = "qwen3",
+    gemma2 = "gemma2",
+    gemma3 = "gemma3",
+    phi3 = "phi3",
+    phi3_longrope = "phi3-longrope",
+    phi4_mini = "phi4-mini",
+    llama_bf16 = "llama-bf16",
+    llama_f16 = "llama-f16",
+    qwen2_bf16 = "qwen2-bf16",
+    gemma3_bf16 = "gemma3-bf16",
+    phi3_f16 = "phi3-f16",
+}
+
+/// The comparison can fail: a reference of another checkpoint, or a single wrong logit, is seen.
+#[test]
+fn the_comparison_sees_differences() {
+    let definition = Definition::named("llama").unwrap();
+    let checkpoint = RandomCheckpoint::new(&definition).unwrap();
+    let vocab = checkpoint.spec().vocab_size;
+    let reference = golden_logits("llama");
+    assert_eq!(largest_error(&reference, &reference, vocab), 0.0);
+    let mut wrong = reference.clone();
+    wrong[150 * vocab + 7] += 0.01;
+    assert!(largest_error(&wrong, &reference, vocab) > F32_BOUND);
+    wrong[0] = f32::NAN;
+    assert_eq!(largest_error(&wrong, &reference, vocab), f64::INFINITY);
+    let other = definition.prompt(LOGITS_PROMPT + 1, LOGITS_TOKENS, vocab);
+    let logits = Runner::new(&checkpoint, DType::F32, 1).prompt_logits(&other, &[LOGITS_TOKENS]);
+    assert!(largest_error(&logits, &reference, vocab) > 0.1);
+}
