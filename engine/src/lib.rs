@@ -5,11 +5,13 @@
 
 mod batch;
 mod block_pool;
+mod decoder;
 mod engine;
 mod executor;
 mod handle;
 mod ledger;
 mod lru;
+mod model_executor;
 mod scheduler;
 mod sequence;
 mod stats;
@@ -20,9 +22,11 @@ pub use block_pool::{
     BlockCounts, BlockHash, BlockId, BlockKey, BlockPool, BlockTable, IntegrityError, Namespace, OutOfBlocks,
     Parent, Prefix, RopeClass,
 };
+pub use decoder::{Decoder, DecoderConfig, LoadError};
 pub use engine::{EngineConfig, spawn};
 pub use executor::{Executor, ExecutorError, ExecutorLimits, StepResult};
 pub use handle::{EngineHandle, Ticket};
+pub use model_executor::{LoadOptions, kv_block_bytes, load_cpu};
 pub use scheduler::{Plan, RopeRule, Scheduler, SchedulerConfig, SchedulerStats};
 pub use stats::EngineStats;
 pub use validate::ValidRequest;

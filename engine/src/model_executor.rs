@@ -1,11 +1,11 @@
 //! The executor that runs a [`Decoder`], and how a model is loaded into one.
 
 use weirgate_kernels::cpu::CpuBackend;
-use weirgate_kernels::{Backend, DType, SampleRow};
-use weirgate_models::{ModelSpec, TensorSource};
+use weirgate_kernels::{Backend, DType, KvShape, SampleRow};
+use weirgate_models::{ModelSpec, RopeScaling, TensorSource};
 
 use crate::decoder::{Decoder, DecoderConfig, LoadError, stored_dtype};
-use crate::{Batch, Executor, ExecutorError, ExecutorLimits, StepResult};
+use crate::{Batch, Executor, ExecutorError, ExecutorLimits, RopeRule, StepResult};
 
 /// How a model is brought onto the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +29,39 @@ pub struct LoadOptions {
 /// that a 152k vocabulary costs 40 MB.
 const MAX_LOGIT_ROWS: usize = 64;
 
+/// Bytes of one KV block of `block_size` tokens over all layers, for sizing the pool before loading.
+pub fn kv_block_bytes(
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    block_size: usize,
+) -> Result<usize, LoadError> {
+    let shape = KvShape {
+        layers: spec.layers.len(),
+        blocks: 1,
+        block_size,
+        kv_heads: spec.kv_heads,
+        head_dim: spec.head_dim,
+        dtype: default_kv_dtype(spec, tensors)?,
+    };
+    Ok(shape.bytes_per_block())
+}
+
 /// The KV cache's element type for a checkpoint when none is asked for.
-pub fn default_kv_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<DType, LoadError> {
+fn default_kv_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<DType, LoadError> {
     Ok(match stored_dtype(spec, tensors)? {
         DType::F32 => DType::F32,
         DType::F16 | DType::BF16 => DType::F16,
     })
+}
+
+impl RopeRule {
+    /// The rule of a model: dynamic NTK keeps the keys it has, LongRoPE starts over with its other table, as
+    /// transformers does.
+    pub fn of(spec: &ModelSpec) -> Self {
+        let recompute = spec.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::LongRope { .. }));
+        let spec = spec.clone();
+        Self { class: Box::new(move |len| spec.length_class(len)), recompute }
+    }
 }
 
 /// Loads a checkpoint onto the CPU.
