@@ -103,11 +103,23 @@ pub trait Backend: Send + 'static {
     fn copy_blocks(&mut self, cache: &mut Self::KvCache, pairs: &[(u32, u32)]) -> Result<()>;
 
     /// `out[t] = table[ids[t]] * scale`; `table` is `[vocab, hidden]`, `out` `[T, hidden]`.
-    fn embed(&mut self, out: &mut Self::Buf, table: &Self::Matrix, step: &Self::Step, scale: f32) -> Result<()>;
+    fn embed(
+        &mut self,
+        out: &mut Self::Buf,
+        table: &Self::Matrix,
+        step: &Self::Step,
+        scale: f32,
+    ) -> Result<()>;
     /// `out = x / rms(x) * weight` over the last dimension, whose size is `weight`'s. `out`, `x`: `[rows, cols]`.
     /// Sums are taken in f32. (Gemma's `1 + w` is folded into `weight` at load.)
-    fn rms_norm(&mut self, out: &mut Self::Buf, x: &Self::Buf, weight: &Self::Buf, eps: f32, rows: usize)
-    -> Result<()>;
+    fn rms_norm(
+        &mut self,
+        out: &mut Self::Buf,
+        x: &Self::Buf,
+        weight: &Self::Buf,
+        eps: f32,
+        rows: usize,
+    ) -> Result<()>;
     /// `acc += x` over `len` elements.
     fn add(&mut self, acc: &mut Self::Buf, x: &Self::Buf, len: usize) -> Result<()>;
     /// `out = x · wᵀ (+ bias)`; `x` `[rows, w.cols]`, `out` `[rows, w.rows]`, `bias` `[w.rows]`.
