@@ -1,4 +1,5 @@
 //! The embedded folder is complete, small enough and consistent in itself.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use serde_json::Value;
 use weirgate_demo_model::{FILES, file};

@@ -135,7 +135,15 @@ def share(model: Model, asked: list[tuple[str, str]], before: list[dict[str, str
 
 def lexicon() -> set[str]:
     rng = random.Random(0)
-    return {w for _ in range(4000) for w in re.findall(r"[A-Za-z']+", stories.story(rng).text)}
+    return {w for _ in range(4000) for w in re.findall(r"[A-Za-z]+", stories.story(rng).text)}
+
+
+def cast(text: str) -> set[str]:
+    """Names and kinds of the beings in a text; a bird that shows the way and somebody's mother are not counted."""
+    text = re.sub(r"(?:old|[Tt]he) (?:owl|crow|raven|sparrow)\b", "", text)
+    named = re.findall(r"\b(" + "|".join({*stories.GIRLS, *stories.BOYS, *stories.PET_GIRLS, *stories.PET_BOYS} - {"Will"}) + r")\b", text)
+    kinds = re.findall(r"\b(" + "|".join([*stories.ANIMALS, *(a for a, _ in stories.ADULTS), "boy", "girl"]) + r")(?! named)\b", text)
+    return {*named, *kinds}
 
 
 def faults(text: str, ended: bool, words: set[str]) -> list[str]:
@@ -157,7 +165,11 @@ def faults(text: str, ended: bool, words: set[str]) -> list[str]:
         found.append("a or an")
     if not re.search(r'[.!?]"?$', text) or not text.strip()[:1].isupper():
         found.append("start or end of a sentence")
-    strange = {w for w in re.findall(r"[A-Za-z']+", text)} - words
+    if len(cast(text)) > 2:
+        found.append(f"too many beings {sorted(cast(text))}")
+    if any(re.search(rf"\b{b} (?:said to|gave|and) (?:the )?{b}\b", text) for b in cast(text)):
+        found.append("someone meets themselves")
+    strange = {w for w in re.findall(r"[A-Za-z]+", text)} - words
     return found + ([f"words {sorted(strange)}"] if strange else [])
 
 
@@ -180,6 +192,9 @@ def stories_pass(model: Model) -> tuple[int, int]:
     for prompt, start in asked:
         reply = model.greedy(prompt, 320)
         wrong = faults(start + reply.text, reply.ended, words)
+        subject = re.search(r"\b(" + "|".join([*stories.ANIMALS, *(a for a, _ in stories.ADULTS), "Anna", "Tom"]) + r")\b", prompt)
+        if subject and subject[0] not in reply.text + start:
+            wrong.append("another subject than asked for")
         good += not wrong
         print(f"  {start}{reply.text}\n" + (f"  !! {wrong}\n" if wrong else ""))
     return good, len(asked)

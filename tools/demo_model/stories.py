@@ -34,8 +34,9 @@ THINGS = "kite key boat scarf bell drum lantern book hat ball ring cup basket bl
 FOODS = "apples berries bread cake soup cookies honey pancakes nuts plums carrots cheese".split()
 TIMES = ["One morning", "One day", "One sunny day", "One evening", "One cold morning", "One spring day",
          "One autumn day", "One rainy day", "One summer morning", "One winter day"]
-FEARS = [("the dark", "dark", "night"), ("deep water", "deep", "swim"), ("thunder", "loud", "storm"),
-         ("high places", "high", "climb")]
+# What one may be afraid of, and where one meets it.
+FEARS = [("the dark", ["cave", "old tower", "forest"]), ("deep water", ["lake", "river", "beach"]),
+         ("high places", ["hill", "bridge", "old tower"]), ("loud noises", ["market", "mill", "village"])]
 SKILLS = ["swim", "sing", "paint", "dance", "bake bread", "ride a bicycle", "play the flute", "read", "skate", "whistle"]
 
 
@@ -165,7 +166,7 @@ PLOTS = {
     "fear": [
         "But {hero} had a secret. {He} was afraid of {fear}.",
         "{time}, {friend_called} came to visit.",
-        '"(Come with me to the {place}|Let us go to the {place})," said {friend}.',
+        '"(Come with me to the {fear_place}|Let us go to the {fear_place})," said {friend}.',
         '"I cannot," said {hero}. "I am afraid of {fear}."',
         '"(That is all right|I understand)," said {friend}. "(Take my hand|I will stay with you) and we will go slowly."',
         "They took one (small step|step), and then another.",
@@ -218,7 +219,7 @@ PLOTS = {
         '"It is the best gift (of all|I have ever had)," said {friend}.',
     ],
     "lost_way": [
-        "{time}, {hero} went (for a long walk|out to pick {food}) and did not look at the path.",
+        "{time}, {hero} went (for a long walk|out to pick berries|out to pick flowers) and did not look at the path.",
         "Soon {he} did not know (where {he} was|the way home).",
         "It was getting (dark|late), and {hero} began to (cry|worry).",
         "(High up in a tree|On an old fence) sat {a_bird}.",
@@ -325,14 +326,14 @@ def story(rng: random.Random, lead: Being | None = None, trait: str | None = Non
     a_friend = article(friend.intro)
     bird = pick(rng, ["owl", "crow", "raven", "sparrow"] if lead.kind != "owl" else ["crow", "raven"])
     thing = pick(rng, THINGS, 0.3)
-    fear = pick(rng, FEARS)[0]
+    fear, fear_places = pick(rng, FEARS)
     skill = pick(rng, SKILLS, 0.3)
     slots = lead.slots("hero") | friend.slots("friend")
     slots |= {"a_hero": a_hero, "A_hero": a_hero[0].upper() + a_hero[1:]}
     slots |= {"a_friend": a_friend, "A_friend": a_friend[0].upper() + a_friend[1:]}
     slots |= {"friend_called": f"{slots['his']} friend {friend.name}", "home": pick(rng, HOMES, 0.3), "place": pick(rng, PLACES, 0.3)}
     slots |= {"color": pick(rng, COLORS, 0.3), "thing": thing, "food": pick(rng, FOODS, 0.3), "bird": bird}
-    slots |= {"a_bird": article("old " + bird), "time": pick(rng, TIMES, 0.4), "fear": fear, "skill": skill}
+    slots |= {"a_bird": article("old " + bird), "time": pick(rng, TIMES, 0.4), "fear": fear, "fear_place": pick(rng, fear_places), "skill": skill}
     slots |= {"moral": MORALS[plot]}
     lines = [pick(rng, OPENINGS, 0.4)]
     if lines[0].startswith("One "):
