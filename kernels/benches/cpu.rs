@@ -1,0 +1,292 @@
+//! How near the CPU device comes to what the machine can do, at the shapes of Qwen2.5-0.5B.
+//!
+//! `cargo bench -p weirgate-kernels --profile release --bench cpu -- [threads]`
+//!
+//! Both ceilings are measured in the same run: reading memory in many streams, and fused multiply-adds from registers.
+//! Every time is the least of several, as a machine is seldom quiet. With one thread, processor time is taken instead
+//! of wall time, which leaves out what other processes did in between.
+#![allow(clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use weirgate_kernels::cpu::{CpuBackend, CpuBuf, Isa, KvCache, Matrix, Step};
+use weirgate_kernels::{Activation, AttentionParams, Backend, DType, KvShape, StepInputs, WeightView};
+
+const HIDDEN: usize = 896;
+const INTERMEDIATE: usize = 4864;
+const VOCAB: usize = 151_936;
+const HEADS: usize = 14;
+const KV_HEADS: usize = 2;
+const HEAD_DIM: usize = 64;
+const QKV: usize = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
+const BLOCK: usize = 16;
+/// Larger than any last-level cache we expect.
+const COLD_BYTES: usize = 256 << 20;
+
+fn main() {
+    let threads = std::env::args().find_map(|arg| arg.parse().ok());
+    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let mut device = CpuBackend::new(threads);
+    let isa = device.isa();
+    println!("{isa:?}, {threads} threads");
+    let bandwidth = ceiling::read_bandwidth(threads);
+    let flops = ceiling::multiply_adds(threads, isa);
+    println!("memory, read in many streams: {bandwidth:.1} GB/s");
+    println!("multiply-adds from registers: {flops:.0} GFLOP/s\n");
+    println!("{:<34}{:>6}{:>12}{:>12}{:>9}", "op", "rows", "time", "rate", "ceiling");
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
+        linear(&mut device, dtype, bandwidth, flops);
+    }
+    attention(&mut device, flops);
+    small_ops(&mut device);
+}
+
+/// The least time of `work(i)` over about a second.
+fn least(threads: usize, mut work: impl FnMut(usize)) -> Duration {
+    let started = Instant::now();
+    let now = || if threads == 1 { processor_time() } else { started.elapsed() };
+    let mut best = Duration::MAX;
+    let mut i = 0;
+    while i < 3 || started.elapsed() < Duration::from_millis(1000) {
+        let start = now();
+        work(i);
+        best = best.min(now() - start);
+        i += 1;
+    }
+    best
+}
+
+/// Processor time of this process so far.
+#[allow(unsafe_code)]
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid pointer to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn row(op: &str, rows: usize, time: Duration, rate: f64, unit: &str, ceiling: f64) {
+    let micros = time.as_secs_f64() * 1e6;
+    print!("{op:<34}{rows:>6}{micros:>9.1} µs");
+    if rate > 0.0 {
+        print!("{rate:>7.1} {unit}{:>8.0}%", 100.0 * rate / ceiling);
+    }
+    println!();
+}
+
+fn noise(len: usize) -> Vec<f32> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Enough copies of a matrix that none is still in the cache when its turn comes again.
+fn matrices(device: &CpuBackend, dtype: DType, rows: usize, cols: usize) -> Vec<Matrix> {
+    let bytes = vec![0x3c; rows * cols * dtype.size()];
+    let copies = (COLD_BYTES / bytes.len()).clamp(1, 64);
+    (0..copies).map(|_| device.matrix(&[WeightView { dtype, rows, cols, bytes: &bytes }]).unwrap()).collect()
+}
+
+fn linear(device: &mut CpuBackend, dtype: DType, bandwidth: f64, flops: f64) {
+    let shapes = [
+        ("qkv", QKV, HIDDEN),
+        ("output", HIDDEN, HEADS * HEAD_DIM),
+        ("gate_up", 2 * INTERMEDIATE, HIDDEN),
+        ("down", HIDDEN, INTERMEDIATE),
+        ("head", VOCAB, HIDDEN),
+    ];
+    for (name, outputs, cols) in shapes {
+        let w = matrices(device, dtype, outputs, cols);
+        let label = format!("{name} {outputs}x{cols} {dtype:?}");
+        for rows in [1, 4, 16, 128, 512] {
+            if name == "head" && rows > 16 {
+                continue;
+            }
+            let x = device.vector(&noise(rows * cols)).unwrap();
+            let mut out = device.buffer(rows * outputs).unwrap();
+            let time = least(device.threads(), |i| {
+                device.linear(&mut out, &x, &w[i % w.len()], None, rows).unwrap()
+            });
+            let seconds = time.as_secs_f64() * 1e9;
+            if rows <= 4 {
+                let rate = (outputs * cols * dtype.size()) as f64 / seconds;
+                row(&label, rows, time, rate, "GB/s", bandwidth);
+            } else {
+                row(&label, rows, time, (2 * rows * outputs * cols) as f64 / seconds, "GF/s", flops);
+            }
+        }
+    }
+}
+
+/// Decoding for many sequences, and prompts.
+fn attention(device: &mut CpuBackend, flops: f64) {
+    for (name, seqs, queries, context) in
+        [("decode", 1, 1, 2048), ("decode", 32, 1, 1024), ("prompt", 1, 512, 512), ("prompt", 1, 512, 4096)]
+    {
+        let (cache, step) = sequences(device, seqs, queries, context);
+        let rows = seqs * queries;
+        let qkv = device.vector(&noise(rows * QKV)).unwrap();
+        let mut out: CpuBuf = device.buffer(rows * HEADS * HEAD_DIM).unwrap();
+        let params = AttentionParams { heads: HEADS, scale: 0.125, softcap: None, window: None };
+        let time =
+            least(device.threads(), |_| device.attention(&mut out, &qkv, &cache, &step, 0, &params).unwrap());
+        let seen = (context - queries) * queries + queries * (queries + 1) / 2;
+        let work = (4 * seqs * seen * HEADS * HEAD_DIM) as f64 / (time.as_secs_f64() * 1e9);
+        row(&format!("attention, {name} at {context}"), rows, time, work, "GF/s", flops);
+    }
+}
+
+fn sequences(device: &mut CpuBackend, seqs: usize, queries: usize, context: usize) -> (KvCache, Step) {
+    let per_seq = context.div_ceil(BLOCK);
+    let shape = KvShape {
+        layers: 1,
+        blocks: seqs * per_seq,
+        block_size: BLOCK,
+        kv_heads: KV_HEADS,
+        head_dim: HEAD_DIM,
+        dtype: DType::BF16,
+    };
+    let tokens = seqs * queries;
+    let mut step = device.step_buffers(tokens, seqs, shape.blocks).unwrap();
+    let positions: Vec<u32> = (0..tokens).map(|t| (context - queries + t % queries) as u32).collect();
+    let inputs = StepInputs {
+        ids: &vec![0; tokens],
+        positions: &positions,
+        slots: &(0..tokens as u32).collect::<Vec<_>>(),
+        cu_q: &(0..=seqs).map(|s| (s * queries) as u32).collect::<Vec<_>>(),
+        kv_len: &vec![context as u32; seqs],
+        block_tables: &(0..shape.blocks as u32).collect::<Vec<_>>(),
+        block_offsets: &(0..=seqs).map(|s| (s * per_seq) as u32).collect::<Vec<_>>(),
+        rope: &[],
+    };
+    device.upload(&mut step, &inputs).unwrap();
+    (device.kv_cache(shape).unwrap(), step)
+}
+
+fn small_ops(device: &mut CpuBackend) {
+    for rows in [1, 512] {
+        let gate_up = device.vector(&noise(rows * 2 * INTERMEDIATE)).unwrap();
+        let mut out = device.buffer(rows * INTERMEDIATE).unwrap();
+        for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+            let time = least(device.threads(), |_| {
+                device.gated(&mut out, &gate_up, act, rows, INTERMEDIATE).unwrap()
+            });
+            row(&format!("gated {act:?}"), rows, time, 0.0, "", 0.0);
+        }
+        let x = device.vector(&noise(rows * HIDDEN)).unwrap();
+        let weight = device.vector(&noise(HIDDEN)).unwrap();
+        let mut out = device.buffer(rows * HIDDEN).unwrap();
+        let time = least(device.threads(), |_| device.rms_norm(&mut out, &x, &weight, 1e-6, rows).unwrap());
+        row("rms_norm", rows, time, 0.0, "", 0.0);
+        let time = least(device.threads(), |_| device.add(&mut out, &x, rows * HIDDEN).unwrap());
+        row("add", rows, time, 0.0, "", 0.0);
+    }
+    let logits = device.vector(&noise(VOCAB)).unwrap();
+    let mut scores = Vec::new();
+    let time = least(device.threads(), |_| {
+        scores.clear();
+        device.score(&logits, VOCAB, &[1], &mut scores).unwrap();
+    });
+    row("score", 1, time, 0.0, "", 0.0);
+}
+
+/// What the machine can do.
+mod ceiling {
+    use super::*;
+
+    const STREAMS: usize = 8;
+
+    /// GB/s of all threads together, each reading its share of a large array in [`STREAMS`] streams.
+    pub fn read_bandwidth(threads: usize) -> f64 {
+        let data = vec![1_u64; COLD_BYTES / 8];
+        let share = data.len() / threads;
+        let time = least(threads, |_| {
+            std::thread::scope(|scope| {
+                for part in data.chunks_exact(share) {
+                    scope.spawn(move || black_box(read(part)));
+                }
+            });
+        });
+        (share * threads * 8) as f64 / (time.as_secs_f64() * 1e9)
+    }
+
+    fn read(part: &[u64]) -> u64 {
+        let stream = part.len() / STREAMS;
+        let streams: [_; STREAMS] =
+            std::array::from_fn(|s| part[s * stream..(s + 1) * stream].as_chunks::<8>().0);
+        let mut sums = [[0_u64; 8]; STREAMS];
+        for i in 0..streams[0].len() {
+            for (sums, stream) in sums.iter_mut().zip(&streams) {
+                for (sum, value) in sums.iter_mut().zip(&stream[i]) {
+                    *sum |= value;
+                }
+            }
+        }
+        sums.iter().flatten().fold(0, |a, b| a | b)
+    }
+
+    /// GFLOP/s of all threads together with the widest fused multiply-add of `isa`; 0 where there is none.
+    pub fn multiply_adds(threads: usize, isa: Isa) -> f64 {
+        const ROUNDS: usize = 4_000_000;
+        let flops_per_round = match isa {
+            Isa::Avx512 => 12 * 16 * 2,
+            Isa::Avx2 => 12 * 8 * 2,
+            Isa::Portable => return 0.0,
+        };
+        let time = least(threads, |_| {
+            std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(move || chains(isa, ROUNDS));
+                }
+            });
+        });
+        (threads * ROUNDS * flops_per_round) as f64 / (time.as_secs_f64() * 1e9)
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn chains(_isa: Isa, _rounds: usize) {}
+
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)]
+    fn chains(isa: Isa, rounds: usize) {
+        match isa {
+            // SAFETY: the device found these instructions.
+            Isa::Avx512 => unsafe { wide(rounds) },
+            // SAFETY: as above.
+            Isa::Avx2 => unsafe { narrow(rounds) },
+            Isa::Portable => {}
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn wide(rounds: usize) {
+        use std::arch::x86_64::*;
+        let (a, b) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.25)));
+        let mut acc = [a; 12];
+        for _ in 0..rounds {
+            for acc in &mut acc {
+                *acc = _mm512_fmadd_ps(*acc, a, b);
+            }
+        }
+        black_box(acc);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn narrow(rounds: usize) {
+        use std::arch::x86_64::*;
+        let (a, b) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
+        let mut acc = [a; 12];
+        for _ in 0..rounds {
+            for acc in &mut acc {
+                *acc = _mm256_fmadd_ps(*acc, a, b);
+            }
+        }
+        black_box(acc);
+    }
+}
