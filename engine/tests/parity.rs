@@ -10,7 +10,7 @@ use serde_json::Value;
 use weirgate_engine::{Batch, Decoder, DecoderConfig};
 use weirgate_kernels::DType;
 use weirgate_kernels::cpu::CpuBackend;
-use weirgate_models::{ModelSpec, RopeScaling};
+use weirgate_models::{ModelFiles, ModelSpec, Rope, RopeScaling, read_spec};
 use weirgate_testkit::{Definition, RandomCheckpoint, definitions, prompt_lengths};
 
 /// Sequences that decode together, tokens each may have, tokens per block.
@@ -24,8 +24,10 @@ const LOGITS_TOKENS: usize = 200;
 const GREEDY_TOKENS: usize = 64;
 
 const F32_BOUND: f64 = 1e-4;
-/// With keys and values rounded to 16 bits.
+/// With keys and values rounded to f16.
 const HALF_BOUND: f64 = 2e-2;
+/// bf16 has three bits less than f16.
+const BF16_KV_BOUND: f64 = 8.0 * HALF_BOUND;
 
 /// A piece of one sequence to compute: tokens `start..` of `tokens`.
 struct Piece<'a> {
@@ -203,6 +205,7 @@ fn check(name: &str) {
     );
     assert!(f32_error < F32_BOUND, "{name}: relative error {f32_error:e} with an f32 cache");
     assert!(half_kv[0] < HALF_BOUND, "{name}: relative error {:e} with an f16 cache", half_kv[0]);
+    assert!(half_kv[1] < BF16_KV_BOUND, "{name}: relative error {:e} with a bf16 cache", half_kv[1]);
     for (index, (ours, theirs)) in tokens.iter().zip(&expected).enumerate() {
         assert_eq!(ours, theirs, "{name}: greedy tokens of prompt {index}");
     }
@@ -276,4 +279,28 @@ fn the_comparison_sees_differences() {
     let other = definition.prompt(LOGITS_PROMPT + 1, LOGITS_TOKENS, vocab);
     let logits = Runner::new(&checkpoint, DType::F32, 1).prompt_logits(&other, &[LOGITS_TOKENS]);
     assert!(largest_error(&logits, &reference, vocab) > 0.1);
+}
+
+/// Rotary tables of published settings, at positions up to 131,071, where one bit of a frequency counts.
+#[test]
+fn rotary_tables() {
+    let all: Value =
+        serde_json::from_str(&std::fs::read_to_string(goldens().join("rope.json")).unwrap()).unwrap();
+    for (name, golden) in all.as_object().unwrap() {
+        let config: &'static [u8] = golden["config"].to_string().into_bytes().leak();
+        let files = ModelFiles::embedded(Box::leak(Box::new([("config.json", config)])));
+        let spec = read_spec(&files).unwrap();
+        let positions: Vec<u32> = serde_json::from_value(golden["positions"].clone()).unwrap();
+        let lengths = vec![positions[positions.len() - 1] + 1; positions.len()];
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        Rope::new(&spec.ropes[0]).fill(&positions, &lengths, &mut cos, &mut sin);
+        for (ours, theirs) in [(cos, &golden["cos"]), (sin, &golden["sin"])] {
+            let theirs: Vec<Vec<f32>> = serde_json::from_value(theirs.clone()).unwrap();
+            for ((ours, theirs), position) in ours.chunks(theirs[0].len()).zip(&theirs).zip(&positions) {
+                let error = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                println!("rope | {name} | {position} | {error:.1e}");
+                assert!(error < 1e-5, "{name}: {error:e} at position {position}");
+            }
+        }
+    }
 }

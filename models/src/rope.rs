@@ -198,9 +198,7 @@ fn inverse_frequencies(base: f32, dim: usize) -> Vec<f32> {
 /// Dynamic NTK's base for a sequence of `len` tokens, in f32 as the reference has it.
 fn grown_base(base: f64, factor: f64, original_max: usize, dim: usize, len: usize) -> f32 {
     let growth = factor as f32 * len as f32 / original_max as f32 - (factor - 1.0) as f32;
-    let exponent = (dim as f64 / (dim as f64 - 2.0)) as f32;
-    let power = f64::from(growth).powf(f64::from(exponent)) as f32;
-    base as f32 * power
+    base as f32 * f64::from(growth).powf(dim as f64 / (dim as f64 - 2.0)) as f32
 }
 
 /// Long wavelengths are stretched by `factor`, short ones kept, those between blended.

@@ -3,7 +3,7 @@
     make_goldens.py FOLDER [checkpoint ...]
 
 `<name>.logits`: f32, little-endian, `[200, vocab]`, after each token of one prompt. `goldens.json`: per checkpoint its
-checksum and 64 greedy tokens for each of 20 prompts.
+checksum and 64 greedy tokens for each of 20 prompts. `rope.json`: rotary tables at far positions.
 """
 
 import json
@@ -73,6 +73,64 @@ def greedy(model, prompt):
     return tokens, float((best[:, 0] - best[:, 1]).min())
 
 
+# Rotary settings of published models (and one of each remaining kind), as in their config.json.
+ROPE_CONFIGS = {
+    "llama-3.1": {
+        "rope_theta": 500000.0,
+        "max_position_embeddings": 131072,
+        "rope_scaling": {
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+    },
+    "yarn": {
+        "rope_theta": 1000000.0,
+        "max_position_embeddings": 131072,
+        "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"},
+    },
+    "yarn-mscale": {
+        "max_position_embeddings": 163840,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10000,
+            "factor": 40,
+            "original_max_position_embeddings": 4096,
+            "beta_fast": 16,
+            "beta_slow": 2,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.7,
+            "truncate": False,
+        },
+    },
+    "dynamic": {"max_position_embeddings": 4096, "rope_scaling": {"type": "dynamic", "factor": 8.0}},
+    "linear": {"max_position_embeddings": 16384, "rope_scaling": {"type": "linear", "factor": 2.5}},
+    "plain": {"rope_theta": 1000000.0, "max_position_embeddings": 131072},
+}
+ROPE_POSITIONS = [0, 1, 777, 4095, 20000, 131071]
+
+
+def make_rope():
+    """Cosines and sines of heads of 128 at some positions; the last one is the sequence's end."""
+    goldens = {}
+    for name, settings in ROPE_CONFIGS.items():
+        shape = {"hidden_size": 256, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 300}
+        text = {"architectures": ["LlamaForCausalLM"], "intermediate_size": 300, **shape, **settings}
+        config = transformers.LlamaConfig.from_dict(json.loads(json.dumps(text)))
+        rope = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
+        cos, sin = rope(torch.zeros(1), torch.tensor([ROPE_POSITIONS]))
+        half = cos.shape[-1] // 2
+        goldens[name] = {
+            "config": text,
+            "positions": ROPE_POSITIONS,
+            "cos": cos[0, :, :half].tolist(),
+            "sin": sin[0, :, :half].tolist(),
+        }
+    return goldens
+
+
 @torch.inference_mode()
 def make(name, definition, out):
     with tempfile.TemporaryDirectory() as folder:
@@ -106,6 +164,7 @@ def make_all(out, names=()):
     goldens = {name: make(name, table[name], out) for name in names or table}
     lines = [f"{json.dumps(name)}: {json.dumps(golden)}" for name, golden in goldens.items()]
     (out / "goldens.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    (out / "rope.json").write_text(json.dumps(make_rope()) + "\n")
 
 
 if __name__ == "__main__":
