@@ -108,8 +108,9 @@ pub fn run_router(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 fn start_router(launcher: Option<OsString>) -> Result<(), Box<dyn std::error::Error>> {
     rustix::thread::set_name(PROCESS_NAME)?;
     die_with(launcher)?;
-    let config: RouterConfig = serde_json::from_reader(io::stdin().lock())
-        .map_err(|error| format!("settings on stdin: {error}; `weirgate` starts this command, people do not"))?;
+    let config: RouterConfig = serde_json::from_reader(io::stdin().lock()).map_err(|error| {
+        format!("settings on stdin: {error}; `weirgate` starts this command, people do not")
+    })?;
     weirgate_router::run(config)?;
     Ok(())
 }

@@ -342,10 +342,8 @@ fn ineffective_flags(matches: &ArgMatches) -> Vec<IneffectiveFlag> {
     WITHOUT_EFFECT
         .iter()
         .filter(|(id, _)| {
-            let given = matches!(
-                matches.value_source(id),
-                Some(ValueSource::CommandLine | ValueSource::EnvVariable)
-            );
+            let given =
+                matches!(matches.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
             let switched_off = matches!(matches.try_get_one::<bool>(id), Ok(Some(false)));
             given && !switched_off
         })

@@ -139,7 +139,9 @@ fn visible_devices(env: Env) -> usize {
     ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"]
         .into_iter()
         .find_map(env)
-        .map_or(0, |list| list.split(',').filter(|device| !matches!(device.trim(), "" | "all" | "void")).count())
+        .map_or(0, |list| {
+            list.split(',').filter(|device| !matches!(device.trim(), "" | "all" | "void")).count()
+        })
 }
 
 /// Zero would mean a server that answers nothing.
@@ -212,14 +214,15 @@ fn engine_settings(
     env: Env,
     warnings: &mut Vec<String>,
 ) -> Result<EngineSettings, ArgumentError> {
-    let prefix_caching = match env("PREFIX_CACHING").as_deref().filter(|text| !text.is_empty()).map(parse_bool) {
-        None => true,
-        Some(Ok(on)) => on,
-        Some(Err(expected)) => {
-            warnings.push(format!("PREFIX_CACHING: {expected}; prefix caching stays on"));
-            true
-        }
-    };
+    let prefix_caching =
+        match env("PREFIX_CACHING").as_deref().filter(|text| !text.is_empty()).map(parse_bool) {
+            None => true,
+            Some(Ok(on)) => on,
+            Some(Err(expected)) => {
+                warnings.push(format!("PREFIX_CACHING: {expected}; prefix caching stays on"));
+                true
+            }
+        };
     Ok(EngineSettings {
         threads: args.threads,
         max_batch_prefill_tokens: args.max_batch_prefill_tokens,

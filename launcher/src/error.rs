@@ -30,7 +30,9 @@ pub enum LauncherError {
     WeightsOverride { path: PathBuf },
     #[error(transparent)]
     Hub(#[from] weirgate_hub::HubError),
-    #[error("cannot listen on {address}: {source}; choose another port with --port or address with --hostname")]
+    #[error(
+        "cannot listen on {address}: {source}; choose another port with --port or address with --hostname"
+    )]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("cannot install signal handlers: {0}")]
     Signals(std::io::Error),
@@ -58,7 +60,9 @@ pub enum ArgumentError {
     NoShard,
     #[error("Sharding is currently not supported with `exl2` quantization")]
     ShardedExl2,
-    #[error("`num_shard` is {num_shard}; splitting a model over several devices is not supported yet, so it must be 1")]
+    #[error(
+        "`num_shard` is {num_shard}; splitting a model over several devices is not supported yet, so it must be 1"
+    )]
     Sharding { num_shard: usize },
     #[error(
         "`max_total_tokens` must be <= `max_batch_total_tokens`. Given: {max_total_tokens} and {max_batch_total_tokens}"

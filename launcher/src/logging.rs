@@ -10,8 +10,7 @@ pub fn init(settings: &LogSettings) {
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(settings.color);
-    let started =
-        if settings.json { subscriber.json().try_init() } else { subscriber.compact().try_init() };
+    let started = if settings.json { subscriber.json().try_init() } else { subscriber.compact().try_init() };
     if let Err(error) = started {
         eprintln!("Cannot start logging: {error}");
     }

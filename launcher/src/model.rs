@@ -25,10 +25,7 @@ pub fn locate(source: ModelSource, hub: HubSettings) -> Result<ResolvedModel, Hu
         }
         ModelSource::Hub { id, revision } => {
             let snapshot = Hub::new(hub)?.snapshot(&id, &revision)?;
-            Ok(ResolvedModel {
-                location: ModelLocation::Folder(snapshot.folder),
-                sha: Some(snapshot.commit),
-            })
+            Ok(ResolvedModel { location: ModelLocation::Folder(snapshot.folder), sha: Some(snapshot.commit) })
         }
     }
 }

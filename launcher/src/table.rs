@@ -45,7 +45,10 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ("payload_limit", payload_limit.to_string()),
         ("cors_allow_origin", origins(&config.cors_allow_origin)),
         ("api_key", if config.api_keys.is_empty() { "none" } else { "set" }.to_owned()),
-        ("tokenizer_config_path", or(&config.tokenizer_config_path.as_ref().map(|p| p.display()), "the model's")),
+        (
+            "tokenizer_config_path",
+            or(&config.tokenizer_config_path.as_ref().map(|p| p.display()), "the model's"),
+        ),
         ("disable_grammar_support", config.disable_grammar_support.to_string()),
         ("enable_prefill_logprobs", config.enable_prefill_logprobs.to_string()),
         ("watermark_gamma", config.watermark_gamma.to_string()),

@@ -67,7 +67,13 @@ pub struct History {
 
 impl History {
     /// Judges a child that ended with `status` after `lived`.
-    pub fn judge(&mut self, status: ExitStatus, was_ready: bool, lived: Duration, policy: &Policy) -> Verdict {
+    pub fn judge(
+        &mut self,
+        status: ExitStatus,
+        was_ready: bool,
+        lived: Duration,
+        policy: &Policy,
+    ) -> Verdict {
         self.was_ever_ready |= was_ready;
         match status.code() {
             Some(0) => return Verdict::Done,
