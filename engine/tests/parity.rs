@@ -3,6 +3,7 @@
 //!
 //! The goldens come from `tools/parity/make_goldens.py`: transformers in f32 on the same stored weights.
 //! `WEIRGATE_GOLDENS` names another folder of them.
+#![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
 //! The crates' dependencies point one way (docs/architecture.md). Checked against `cargo metadata` and the sources.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
