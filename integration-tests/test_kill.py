@@ -11,7 +11,7 @@ from harness.client import Client
 from harness.server import Server, wait_for
 
 # Long enough to be in flight whenever a test strikes.
-LONG = {"max_new_tokens": 400, "do_sample": False, "ignore_eos": True}
+LONG = {"max_new_tokens": 1000, "do_sample": False, "ignore_eos": True}
 PROMPTS = [f"Once upon a time, {name} went" for name in ("Ann", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal")]
 
 
@@ -139,7 +139,7 @@ def test_a_client_that_leaves_frees_its_blocks(start_server, route):
     server = start_server()
     before = read_metrics(server)
     asyncio.run(_leave(server, route))
-    # Far less time than 8 × 400 tokens take; the success counter says whether any ran to its end.
+    # Far less time than 8 × 1000 tokens take; the success counter says whether any ran to its end.
     wait_for(lambda: engine(server).idle, 2, "no used KV blocks")
     after = read_metrics(server)
     assert after["tgi_request_success"] == before["tgi_request_success"], "one was finished for nobody"
