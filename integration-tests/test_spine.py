@@ -152,10 +152,13 @@ def test_chat_stream_equals_plain(client):
         conforms("ChatCompletionChunk", event)
         assert event["object"] == "chat.completion.chunk"
     usage = events.pop()
-    assert usage["choices"] == [] and usage["usage"] == plain["usage"]
+    assert usage["choices"] == []
+    for count in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert usage["usage"][count] == plain["usage"][count]
     assert all(event.get("usage") is None for event in events)
     choices = [event["choices"][0] for event in events]
     assert choices[0]["delta"]["role"] == "assistant"
+    assert not any("role" in choice["delta"] for choice in choices[1:])
     assert [choice["finish_reason"] for choice in choices[:-1]] == [None] * (len(choices) - 1)
     assert choices[-1]["finish_reason"] == plain["choices"][0]["finish_reason"]
     streamed = "".join(choice["delta"].get("content") or "" for choice in choices)
@@ -193,11 +196,10 @@ def test_completions_plain(client, reference):
     generated = client.post_ok("/generate", {"inputs": PROMPT, "parameters": GREEDY | {"details": True}})
     assert choice["text"] == generated["generated_text"]
     assert choice["finish_reason"] == {"length": "length", "eos_token": "stop"}[generated["details"]["finish_reason"]]
-    assert answer["usage"] == {
-        "prompt_tokens": len(reference.ids(PROMPT)),
-        "completion_tokens": generated["details"]["generated_tokens"],
-        "total_tokens": len(reference.ids(PROMPT)) + generated["details"]["generated_tokens"],
-    }
+    usage = answer["usage"]
+    assert usage["prompt_tokens"] == len(reference.ids(PROMPT))
+    assert usage["completion_tokens"] == generated["details"]["generated_tokens"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
 def test_completions_stream_equals_plain(client):
@@ -207,12 +209,12 @@ def test_completions_stream_equals_plain(client):
     assert [choice["index"] for choice in plain["choices"]] == [0, 1, 2]
     _, events = client.stream("/v1/completions", body | {"stream": True})
     assert events.pop() == DONE
-    texts, reasons = [""] * 3, [""] * 3
+    texts, reasons = [""] * 3, [None] * 3
     for event in events:
         conforms("Chunk", event)
         assert event["object"] == "text_completion"
         for choice in event["choices"]:
-            assert reasons[choice["index"]] == "", "nothing follows a finish reason"
+            assert reasons[choice["index"]] is None, "nothing follows a finish reason"
             texts[choice["index"]] += choice["text"]
             reasons[choice["index"]] = choice["finish_reason"]
     assert texts == [choice["text"] for choice in plain["choices"]]
