@@ -60,7 +60,7 @@ impl RepoCache {
     }
 
     pub fn create_folders(&self, commit: &Commit) -> Result<(), HubError> {
-        for folder in [self.folder.join("blobs"), self.snapshot(commit), self.locks.clone()] {
+        for folder in [self.folder.join("blobs"), self.snapshot(commit)] {
             fs::create_dir_all(&folder).map_err(HubError::io(&folder))?;
         }
         Ok(())
@@ -78,9 +78,10 @@ impl RepoCache {
         Ok(())
     }
 
-    /// Waits until no other process downloads the same content. Held until dropped.
-    pub fn lock(&self, etag: &Etag) -> Result<File, HubError> {
-        let path = self.locks.join(format!("{}.lock", etag.as_str()));
+    /// Waits until nobody else writes what is called `name`: the ETag of content, or `refs`. Held until dropped.
+    pub fn lock(&self, name: &str) -> Result<File, HubError> {
+        fs::create_dir_all(&self.locks).map_err(HubError::io(&self.locks))?;
+        let path = self.locks.join(format!("{name}.lock"));
         let file = File::create(&path).map_err(HubError::io(&path))?;
         file.lock().map_err(HubError::io(&path))?;
         Ok(file)
@@ -110,6 +111,7 @@ impl RepoCache {
         if fs::read_to_string(&path).is_ok_and(|known| known == commit.as_str()) {
             return Ok(());
         }
+        let _lock = self.lock("refs")?;
         let folder = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder).map_err(HubError::io(folder))?;
         let temporary = folder.join(format!(".tmp.{}", std::process::id()));

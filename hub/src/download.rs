@@ -41,7 +41,7 @@ impl Download<'_> {
     pub fn run(&self, commit: &Commit, file: &FileName) -> Result<(), HubError> {
         let meta = self.client.file_meta(&self.cache.id, commit, file)?;
         let blob = self.cache.blob(&meta.etag);
-        let _lock = self.cache.lock(&meta.etag)?;
+        let _lock = self.cache.lock(meta.etag.as_str())?;
         let complete = fs::metadata(&blob)
             .is_ok_and(|found| found.is_file() && meta.size.is_none_or(|size| size == found.len()));
         if !complete {

@@ -98,9 +98,10 @@ impl Hub {
                         let download =
                             Download { client: &self.client, cache, progress: &progress, stop: &stop };
                         if let Err(error) = download.run(commit, &file.name) {
-                            stop.store(true, Ordering::Relaxed);
+                            // Before the others stop, so that theirs is not the error that is told.
                             let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
                             first.get_or_insert(error);
+                            stop.store(true, Ordering::Relaxed);
                             return;
                         }
                         progress.file_done();

@@ -350,3 +350,6 @@ fn ineffective_flags(matches: &ArgMatches) -> Vec<IneffectiveFlag> {
         .map(|&(id, reason)| IneffectiveFlag { flag: format!("--{}", id.replace('_', "-")), reason })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

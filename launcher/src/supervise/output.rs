@@ -13,9 +13,14 @@ const KEPT_LINES: usize = 20;
 /// A grandchild may hold the pipe open after the child ended.
 const WAIT_FOR_END: Duration = Duration::from_millis(500);
 
-/// The end of what a child wrote to its stdout and stderr.
+/// The last bytes of one stream.
+type Kept = Arc<Mutex<VecDeque<u8>>>;
+
+/// The end of what a child wrote to its stdout and stderr. Each is kept by itself: what comes in between two pipes is
+/// not known, and a chatty stdout must not push out the reason on stderr.
 pub struct Tail {
-    kept: Arc<Mutex<VecDeque<u8>>>,
+    stdout: Kept,
+    stderr: Kept,
     /// Disconnects when both streams have ended.
     ended: Receiver<()>,
 }
@@ -23,15 +28,15 @@ pub struct Tail {
 impl Tail {
     /// Takes `child`'s pipes and copies them to this process's own stdout and stderr.
     pub fn follow(child: &mut Child) -> Self {
-        let kept = Arc::new(Mutex::new(VecDeque::new()));
+        let (stdout, stderr) = (Kept::default(), Kept::default());
         let (open, ended) = channel();
-        if let Some(stdout) = child.stdout.take() {
-            copy(stdout, std::io::stdout(), Arc::clone(&kept), open.clone());
+        if let Some(from) = child.stdout.take() {
+            copy(from, std::io::stdout(), Arc::clone(&stdout), open.clone());
         }
-        if let Some(stderr) = child.stderr.take() {
-            copy(stderr, std::io::stderr(), Arc::clone(&kept), open);
+        if let Some(from) = child.stderr.take() {
+            copy(from, std::io::stderr(), Arc::clone(&stderr), open);
         }
-        Self { kept, ended }
+        Self { stdout, stderr, ended }
     }
 
     /// Waits until the streams of a child that ended are read to their end.
@@ -39,14 +44,20 @@ impl Tail {
         let _ = self.ended.recv_timeout(WAIT_FOR_END);
     }
 
-    /// The last lines written, oldest first.
+    /// The last lines of stdout, then those of stderr.
     pub fn last_lines(&self) -> String {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes: Vec<u8> = kept.iter().copied().collect();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
-        lines.get(lines.len().saturating_sub(KEPT_LINES)..).unwrap_or_default().join("\n")
+        let mut lines = last_lines(&self.stdout);
+        lines.extend(last_lines(&self.stderr));
+        lines.join("\n")
     }
+}
+
+fn last_lines(kept: &Kept) -> Vec<String> {
+    let bytes: Vec<u8> = kept.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let first = lines.len().saturating_sub(KEPT_LINES);
+    lines.into_iter().skip(first).map(str::to_owned).collect()
 }
 
 /// Copies until the stream ends; `open` is dropped then. Output that cannot be written is still read, lest the child
@@ -54,7 +65,7 @@ impl Tail {
 fn copy(
     mut from: impl Read + Send + 'static,
     mut to: impl Write + Send + 'static,
-    kept: Arc<Mutex<VecDeque<u8>>>,
+    kept: Kept,
     open: Sender<()>,
 ) {
     std::thread::spawn(move || {
