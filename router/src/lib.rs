@@ -1,8 +1,89 @@
-//! HTTP server.
+//! Weirgate's HTTP server: the only crate that knows text, JSON and HTTP.
+//!
+//! A request's way: `api/<dialect>/handlers` → `convert` → [`service`] (template, tokenizer, validation, engine) →
+//! dispatcher → text → `api/<dialect>/stream`.
 
+mod api;
+mod assemble;
 mod config;
+mod error;
+mod load;
+mod logging;
+mod memory;
+mod metrics;
+mod server;
+mod service;
+mod shutdown;
+mod sizing;
+#[cfg(test)]
+mod test_tokenizers;
+#[cfg(test)]
+mod tests;
+mod watchdog;
+
+use std::time::Duration;
 
 pub use config::{EngineSettings, Limits, LogSettings, ModelLocation, RopeOverride, RouterConfig};
+pub use error::RouterError;
+
+use assemble::Assembled;
+use server::Server;
 
 /// Exit status after the watchdog found the engine stalled.
 pub const EXIT_STALLED: i32 = 75;
+
+/// Async threads: they move text, the processors are the engine's.
+const MAX_ASYNC_THREADS: usize = 4;
+
+/// Loads the model, serves until SIGTERM or SIGINT, and returns once everything under way has ended.
+///
+/// # Errors
+/// When the model cannot be loaded, the address cannot be listened on, or the engine fails. A stalled engine ends the
+/// process with [`EXIT_STALLED`].
+pub fn run(config: RouterConfig) -> Result<(), RouterError> {
+    logging::init(&config.log);
+    let loaded = load::load(&config)?;
+    let assembled = assemble::assemble(&config, loaded)?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(processors.clamp(2, MAX_ASYNC_THREADS))
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serve(&config, assembled));
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: &RouterConfig, assembled: Assembled) -> Result<(), RouterError> {
+    let Assembled { state, outputs } = assembled;
+    let service = state.service.clone();
+    let dispatcher = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
+    watchdog::watch(service.clone(), || std::process::exit(EXIT_STALLED))?;
+    let server = Server::start(config.listen, server::app(config, state)).await?;
+    announce(config, &server);
+    tokio::select! {
+        caught = shutdown::signalled() => {
+            caught?;
+            shutdown::drain(&service, server, Duration::from_secs(config.graceful_termination_seconds)).await;
+            Ok(())
+        }
+        _ = dispatcher => {
+            shutdown::fail(&service, server).await;
+            Err(RouterError::EngineFailed)
+        }
+    }
+}
+
+/// "Connected" is TGI's line, which tools wait for; the next one is for people.
+fn announce(config: &RouterConfig, server: &Server) {
+    if config.api_keys.is_empty() && !config.listen.ip().is_loopback() {
+        tracing::warn!("no API key is set: whoever reaches {} can use the model", server.address);
+    }
+    tracing::info!("Connected");
+    let key = if config.api_keys.is_empty() { "" } else { " -H 'Authorization: Bearer <key>'" };
+    tracing::info!(
+        "Ready: curl http://127.0.0.1:{}/generate{key} -H 'Content-Type: application/json' \
+         -d '{{\"inputs\":\"Once upon a time\",\"parameters\":{{\"max_new_tokens\":40}}}}'",
+        server.address.port()
+    );
+}

@@ -1,9 +1,221 @@
+//! From a dialect's request to tokens with text. The only part of the router that talks to the engine.
+
+mod account;
 mod detokenizer;
+mod dispatcher;
 mod error;
-mod random;
+mod generation;
+mod health;
+pub(crate) mod random;
 mod request;
 mod stop_strings;
 mod template;
-mod validation;
 mod text;
+mod validation;
 mod workers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokenizers::Tokenizer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use weirgate_engine::EngineHandle;
+use weirgate_types::{Selection, TokenId};
+
+use crate::metrics::Metrics;
+pub(crate) use account::Account;
+pub(crate) use dispatcher::Dispatcher;
+pub(crate) use error::{Failure, ServiceError, ValidationError};
+pub(crate) use generation::{Event, Facts, Generation, SequenceEnd, StopReason, Token, TopToken};
+pub(crate) use health::{Health, State};
+pub(crate) use request::{MaxNewTokens, Parameters, Prompt, Request, TextOptions};
+use stop_strings::StopSet;
+pub(crate) use template::{ChatTemplate, Conversation};
+use text::SequenceText;
+pub(crate) use text::Vocabulary;
+pub(crate) use validation::Validator;
+pub(crate) use workers::WorkerPool;
+
+/// One model, ready to serve.
+pub(crate) struct Service {
+    pub validator: Validator,
+    pub vocabulary: Vocabulary,
+    pub template: Arc<ChatTemplate>,
+    pub workers: WorkerPool,
+    pub engine: EngineHandle,
+    pub dispatcher: Arc<Dispatcher>,
+    /// One per request under way, of `places`.
+    pub permits: Arc<Semaphore>,
+    pub places: usize,
+    pub metrics: Arc<Metrics>,
+    pub health: Health,
+    /// An engine that makes no step for this long is not healthy; zero: never.
+    pub watchdog: Duration,
+}
+
+/// A token and where it lies in the input, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub id: TokenId,
+    pub start: usize,
+    pub stop: usize,
+}
+
+/// A prompt as the engine will see it.
+struct Tokenized {
+    tokens: Vec<TokenId>,
+    characters: usize,
+}
+
+impl Service {
+    /// Takes a place for each of `requests` requests, or refuses at once.
+    pub fn admit(&self, requests: usize) -> Result<Vec<Account>, ServiceError> {
+        let refuse = |error: ServiceError| {
+            (0..requests).for_each(|_| self.refuse(&error));
+            error
+        };
+        self.check_ready().map_err(refuse)?;
+        let many = u32::try_from(requests).map_err(|_| refuse(ServiceError::Overloaded))?;
+        let permits = self.permits.clone().try_acquire_many_owned(many);
+        let mut permits = permits.map_err(|_| refuse(ServiceError::Overloaded))?;
+        let places: Vec<OwnedSemaphorePermit> = (0..requests).filter_map(|_| permits.split(1)).collect();
+        Ok(places.into_iter().map(|permit| Account::open(self.metrics.clone(), permit)).collect())
+    }
+
+    /// Takes the one place of a single request.
+    pub fn admit_one(&self) -> Result<Account, ServiceError> {
+        self.admit(1)?.pop().ok_or(ServiceError::Overloaded)
+    }
+
+    /// Books a request that was refused before it took a place.
+    pub fn refuse(&self, error: &ServiceError) {
+        self.metrics.request_started();
+        self.metrics.request_failed(account::kind(error));
+    }
+
+    /// Whether new requests are taken, and if not, why.
+    pub fn check_ready(&self) -> Result<(), ServiceError> {
+        match self.health.state() {
+            State::Ready if self.is_stalled() => Err(ServiceError::Unavailable("the engine makes no progress")),
+            State::Ready => Ok(()),
+            State::Draining => Err(ServiceError::Unavailable("it is shutting down")),
+            State::Failed(_) => Err(ServiceError::Unavailable("the engine failed")),
+        }
+    }
+
+    /// Requests under way have seen no step for too long.
+    pub fn is_stalled(&self) -> bool {
+        !self.watchdog.is_zero() && self.engine.stats().since_last_step >= self.watchdog
+    }
+
+    /// Validates a request and hands it to the engine. Failures are booked on `account`.
+    pub async fn generate(&self, request: Request, mut account: Account) -> Result<Generation, ServiceError> {
+        match self.prepare(&request, &mut account).await {
+            Ok((generate, characters)) => self.submit(generate, &request, characters, account),
+            Err(error) => {
+                account.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(
+        &self,
+        request: &Request,
+        account: &mut Account,
+    ) -> Result<(weirgate_types::GenerateRequest, usize), ServiceError> {
+        self.validator.check_parameters(request)?;
+        let mut prompt = self.tokenize_prompt(&request.prompt).await?;
+        if let Some(last) = request.truncate {
+            prompt.tokens.drain(..prompt.tokens.len().saturating_sub(last));
+        }
+        let max_new_tokens = self.validator.check_lengths(&request.parameters, prompt.tokens.len())?;
+        account.validated(prompt.tokens.len(), max_new_tokens);
+        let id = self.engine.next_id();
+        let generate = self.validator.lower(id, &request.parameters, prompt.tokens.into(), max_new_tokens);
+        Ok((generate, prompt.characters))
+    }
+
+    fn submit(
+        &self,
+        generate: weirgate_types::GenerateRequest,
+        request: &Request,
+        prompt_characters: usize,
+        mut account: Account,
+    ) -> Result<Generation, ServiceError> {
+        let seed = match generate.sampling.selection {
+            Selection::Random { seed } => Some(seed),
+            Selection::Greedy => None,
+        };
+        let stops = StopSet::new(&request.parameters.stop);
+        let prompt = generate.prompt.clone();
+        let text = || SequenceText::new(self.vocabulary.clone(), &prompt, stops.clone(), request.text);
+        let texts = (0..generate.n).map(|_| text()).collect();
+        let mailbox = self.dispatcher.open(generate.id);
+        match self.engine.submit(generate) {
+            Ok(ticket) => self.dispatcher.attach(ticket),
+            Err(reason) => {
+                let error = ServiceError::from(reason);
+                account.fail(&error);
+                return Err(error);
+            }
+        }
+        let facts = Facts { prompt, seed, prompt_characters };
+        Ok(Generation::new(facts, mailbox, texts, self.vocabulary.clone(), account))
+    }
+
+    async fn tokenize_prompt(&self, prompt: &Prompt) -> Result<Tokenized, ServiceError> {
+        match prompt {
+            Prompt::Tokens(ids) => {
+                let check = |id: &i64| self.validator.token("prompt", *id);
+                let tokens = ids.iter().map(check).collect::<Result<Vec<_>, _>>()?;
+                Ok(Tokenized { tokens, characters: 0 })
+            }
+            Prompt::Text(text) => {
+                let (tokenizer, text) = (self.vocabulary.tokenizer.clone(), text.clone());
+                self.on_worker(move || encode(&tokenizer, &text, true)).await
+            }
+            Prompt::Chat(conversation) => {
+                let (tokenizer, template) = (self.vocabulary.tokenizer.clone(), self.template.clone());
+                let conversation = conversation.clone();
+                self.on_worker(move || {
+                    let text = template.render(&conversation)?;
+                    encode(&tokenizer, &text, false)
+                })
+                .await
+            }
+        }
+    }
+
+    /// The tokens of a text and their places in it.
+    pub async fn tokenize(&self, text: String) -> Result<Vec<Placed>, ServiceError> {
+        let tokenizer = self.vocabulary.tokenizer.clone();
+        self.on_worker(move || {
+            let encoding = tokenizer.encode(text, true).map_err(tokenizer_error)?;
+            let places = encoding.get_ids().iter().zip(encoding.get_offsets());
+            Ok(places.map(|(id, (start, stop))| Placed { id: *id, start: *start, stop: *stop }).collect())
+        })
+        .await
+    }
+
+    async fn on_worker<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        self.workers.run(work).await.unwrap_or_else(|_| {
+            Err(ValidationError::Tokenizer("the input could not be tokenized".to_owned()).into())
+        })
+    }
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> Result<Tokenized, ServiceError> {
+    if text.is_empty() {
+        return Err(ValidationError::EmptyInput.into());
+    }
+    let encoding = tokenizer.encode_fast(text, add_special_tokens).map_err(tokenizer_error)?;
+    Ok(Tokenized { tokens: encoding.get_ids().to_vec(), characters: text.chars().count() })
+}
+
+fn tokenizer_error(error: tokenizers::Error) -> ServiceError {
+    ValidationError::Tokenizer(error.to_string()).into()
+}

@@ -55,8 +55,9 @@ impl ChatTemplate {
         Self { named, special_tokens }
     }
 
-    pub fn is_missing(&self) -> bool {
-        self.named.is_empty()
+    /// Why the first template that does not compile does not.
+    pub fn broken(&self) -> Option<&str> {
+        self.named.iter().find_map(|named| named.environment.as_ref().err().map(String::as_str))
     }
 
     /// The prompt text of a conversation.

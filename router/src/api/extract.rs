@@ -1,0 +1,51 @@
+//! Request bodies.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
+
+/// A body that has not come in full by then will not come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A JSON body, or why there is none: each dialect says it in its own words.
+pub(crate) struct Body<T>(pub Result<T, BodyError>);
+
+/// Status and text as axum 0.7 gives them, which is TGI's wording.
+#[derive(Debug)]
+pub(crate) struct BodyError {
+    pub status: StatusCode,
+    pub message: String,
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let read = tokio::time::timeout(BODY_TIMEOUT, Json::<T>::from_request(request, state)).await;
+        Ok(Self(match read {
+            Ok(Ok(Json(body))) => Ok(body),
+            Ok(Err(rejection)) => Err(rejection.into()),
+            Err(_) => Err(BodyError {
+                status: StatusCode::REQUEST_TIMEOUT,
+                message: "Failed to buffer the request body: it took too long".to_owned(),
+            }),
+        }))
+    }
+}
+
+impl From<JsonRejection> for BodyError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self { status: rejection.status(), message: rejection.body_text() }
+    }
+}
+
+impl IntoResponse for BodyError {
+    fn into_response(self) -> Response {
+        (self.status, self.message).into_response()
+    }
+}

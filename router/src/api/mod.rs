@@ -1,0 +1,34 @@
+//! One folder per dialect, each with the same file names: types, convert, handlers, stream, errors. A dialect knows
+//! [`crate::service`] and no other dialect.
+
+mod extract;
+pub(crate) mod openai;
+pub(crate) mod tgi;
+
+use std::sync::Arc;
+
+use crate::service::Service;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct AppState {
+    pub service: Arc<Service>,
+    pub settings: Arc<Settings>,
+}
+
+/// What the handlers need to know of the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub model_id: String,
+    pub model_sha: Option<String>,
+    pub max_concurrent_requests: usize,
+    pub max_best_of: usize,
+    pub max_stop_sequences: usize,
+    pub max_top_n_tokens: u32,
+    pub max_client_batch_size: usize,
+    pub max_input_tokens: usize,
+    pub max_total_tokens: usize,
+    pub validation_workers: usize,
+    pub default_max_new_tokens: Option<u32>,
+    pub enable_prefill_logprobs: bool,
+}

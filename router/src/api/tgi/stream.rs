@@ -1,0 +1,129 @@
+//! `/generate_stream`: one event per token, index from 1, no `[DONE]`.
+
+use std::convert::Infallible;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+
+use super::convert::{finish_reason, token, top_tokens};
+use super::errors::ApiError;
+use super::types::{StreamDetails, StreamResponse};
+use crate::api::AppState;
+use crate::service::{Account, Event, Generation, Request, SequenceEnd, ServiceError, Token};
+
+/// What a stream adds to the tokens at its end.
+pub(super) struct StreamOptions {
+    pub details: bool,
+    /// Put before the generated text (`return_full_text`).
+    pub prefix: String,
+}
+
+/// The stream's state; dropping it (the client went away) cancels the request.
+enum Stage {
+    Validate { state: AppState, request: Box<Request>, account: Account },
+    Generate(Box<Generation>),
+    Done,
+}
+
+struct TokenStream {
+    stage: Stage,
+    options: StreamOptions,
+    index: u32,
+}
+
+/// The response. Validation happens inside the stream, so its errors are events of a 200, as in TGI.
+pub(super) fn respond(state: AppState, request: Request, account: Account, options: StreamOptions, headers: HeaderMap) -> Response {
+    let stage = Stage::Validate { state, request: Box::new(request), account };
+    let tokens = TokenStream { stage, options, index: 0 };
+    let events = stream::unfold(tokens, |mut tokens| async move {
+        let event = tokens.next().await?;
+        Some((Ok::<_, Infallible>(event), tokens))
+    });
+    let mut response = Sse::new(events).keep_alive(KeepAlive::default()).into_response();
+    response.headers_mut().extend(headers);
+    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+/// The response to a request refused before its stream began.
+pub(super) fn refuse(error: ServiceError, headers: HeaderMap) -> Response {
+    let events = stream::iter([Ok::<_, Infallible>(error_event(error))]);
+    let mut response = Sse::new(events).into_response();
+    response.headers_mut().extend(headers);
+    response
+}
+
+impl TokenStream {
+    async fn next(&mut self) -> Option<SseEvent> {
+        match self.advance().await {
+            Ok(event) => event,
+            Err(error) => {
+                self.stage = Stage::Done;
+                Some(error_event(error))
+            }
+        }
+    }
+
+    async fn advance(&mut self) -> Result<Option<SseEvent>, ServiceError> {
+        if let Stage::Validate { state, request, account } = std::mem::replace(&mut self.stage, Stage::Done) {
+            let generation = state.service.generate(*request, account).await?;
+            self.stage = Stage::Generate(Box::new(generation));
+        }
+        let Stage::Generate(generation) = &mut self.stage else { return Ok(None) };
+        while let Some(event) = generation.next().await {
+            match event? {
+                Event::Prompt(_) => {}
+                Event::Token(token) => {
+                    let end = generation.take_end(token.index);
+                    return Ok(Some(self.token_event(token, end)));
+                }
+                Event::End(_) => break,
+            }
+        }
+        self.stage = Stage::Done;
+        Ok(None)
+    }
+
+    fn token_event(&mut self, mut new: Token, end: Option<SequenceEnd>) -> SseEvent {
+        self.index += 1;
+        let mut response = StreamResponse {
+            index: self.index,
+            top_tokens: top_tokens(&new),
+            token: token(&new),
+            generated_text: None,
+            details: None,
+        };
+        if let Some(end) = end {
+            new.text.push_str(&end.tail);
+            response.token.text = new.text;
+            response.details = self.options.details.then(|| self.details(&end));
+            response.generated_text = Some(std::mem::take(&mut self.options.prefix) + &end.text);
+            self.stage = Stage::Done;
+        }
+        json_event(&response)
+    }
+
+    fn details(&self, end: &SequenceEnd) -> StreamDetails {
+        let facts = match &self.stage {
+            Stage::Generate(generation) => Some(&generation.facts),
+            _ => None,
+        };
+        StreamDetails {
+            finish_reason: finish_reason(end.reason),
+            generated_tokens: end.generated_tokens,
+            seed: facts.and_then(|facts| facts.seed),
+            input_length: facts.map_or(0, |facts| facts.prompt.len() as u32),
+        }
+    }
+}
+
+fn error_event(error: ServiceError) -> SseEvent {
+    json_event(&ApiError(error).body())
+}
+
+fn json_event(body: &impl serde::Serialize) -> SseEvent {
+    // A struct of numbers and strings always serializes; NaN becomes null.
+    SseEvent::default().json_data(body).unwrap_or_default()
+}

@@ -1,0 +1,86 @@
+//! Puts the parts together: engine, service, metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use weirgate_engine::EngineConfig;
+use weirgate_types::{StepOutputs, Watermark};
+
+use crate::api::{AppState, Settings};
+use crate::config::RouterConfig;
+use crate::error::RouterError;
+use crate::load::Loaded;
+use crate::metrics::Metrics;
+use crate::service::{Dispatcher, Health, Service, Validator, Vocabulary, WorkerPool};
+use crate::sizing::BLOCK_SIZE;
+
+/// A model with its engine running.
+pub(crate) struct Assembled {
+    pub state: AppState,
+    /// What the engine says; the dispatcher's to read.
+    pub outputs: flume::Receiver<StepOutputs>,
+}
+
+/// Starts the engine and the tokenizer threads.
+///
+/// # Errors
+/// When the system cannot start a thread.
+pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assembled, RouterError> {
+    let Loaded { text, executor, rope, sizing } = loaded;
+    let engine = EngineConfig {
+        max_step_tokens: sizing.max_step_tokens,
+        max_seqs: sizing.max_seqs,
+        prefix_cache: config.engine.prefix_caching,
+        rope,
+        stall_after_steps: config.fault_stall_after_steps,
+        ..EngineConfig::default()
+    };
+    let vocab_size = u32::try_from(executor.limits().vocab_size).unwrap_or(u32::MAX);
+    let (engine, outputs) = weirgate_engine::spawn(executor, engine)?;
+    let limits = &config.limits;
+    let validator = Validator {
+        max_best_of: limits.max_best_of,
+        max_stop_sequences: limits.max_stop_sequences,
+        max_input_tokens: sizing.max_input_tokens,
+        max_total_tokens: sizing.max_total_tokens,
+        vocab_size,
+        eos_tokens: text.eos_tokens.clone().into(),
+        watermark: Watermark { gamma: config.watermark_gamma, delta: config.watermark_delta },
+    };
+    let metrics = Metrics::new(&config.model_id, sizing.max_input_tokens, sizing.max_total_tokens, BLOCK_SIZE);
+    let places = limits.max_concurrent_requests.min(Semaphore::MAX_PERMITS);
+    let service = Service {
+        vocabulary: Vocabulary::new(text.tokenizer, &text.eos_tokens),
+        template: Arc::new(text.template),
+        workers: WorkerPool::new(config.validation_workers)?,
+        engine,
+        dispatcher: Arc::new(Dispatcher::default()),
+        permits: Arc::new(Semaphore::new(places)),
+        places,
+        metrics: Arc::new(metrics),
+        health: Health::ready(),
+        watchdog: Duration::from_secs(config.watchdog_seconds),
+        validator,
+    };
+    let settings = settings(config, &service.validator);
+    let state = AppState { service: Arc::new(service), settings: Arc::new(settings) };
+    Ok(Assembled { state, outputs })
+}
+
+fn settings(config: &RouterConfig, validator: &Validator) -> Settings {
+    Settings {
+        model_id: config.model_id.clone(),
+        model_sha: config.model_sha.clone(),
+        max_concurrent_requests: config.limits.max_concurrent_requests,
+        max_best_of: config.limits.max_best_of,
+        max_stop_sequences: config.limits.max_stop_sequences,
+        max_top_n_tokens: config.limits.max_top_n_tokens,
+        max_client_batch_size: config.limits.max_client_batch_size,
+        max_input_tokens: validator.max_input_tokens,
+        max_total_tokens: validator.max_total_tokens,
+        validation_workers: config.validation_workers,
+        default_max_new_tokens: config.default_max_new_tokens,
+        enable_prefill_logprobs: config.enable_prefill_logprobs,
+    }
+}

@@ -1,0 +1,26 @@
+use std::net::SocketAddr;
+
+use weirgate_engine::LoadError;
+use weirgate_models::ModelError;
+
+/// Why the router did not start, or did not end in order.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A file beside the weights (tokenizer, its configuration).
+    #[error("{file}: {message}")]
+    File { file: String, message: String },
+    /// Limits that contradict each other or do not fit the memory.
+    #[error("{0}")]
+    Sizing(String),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    /// Threads, signals.
+    #[error("the system refused: {0}")]
+    System(#[from] std::io::Error),
+    #[error("the engine failed; see the log")]
+    EngineFailed,
+}

@@ -1,0 +1,225 @@
+//! From a checkpoint's files to a model that can be served. The only module that knows how models are loaded.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+use weirgate_engine::{Executor, LoadOptions, RopeRule, kv_block_bytes, load_cpu};
+use weirgate_models::{GenerationConfig, ModelFiles, ModelSpec, RopeScaling, SafetensorsSource, TensorSource, read_spec};
+use weirgate_types::TokenId;
+
+use crate::config::{ModelLocation, RopeOverride, RouterConfig};
+use crate::error::RouterError;
+use crate::memory;
+use crate::service::ChatTemplate;
+use crate::sizing::{BLOCK_SIZE, Measured, Sizing};
+
+/// A tokenizer that says its limit is this or more says it has none (transformers writes 1e30).
+const NO_LIMIT: f64 = 1e9;
+/// Special tokens a template may name, as transformers passes them.
+const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The text side of a model.
+pub(crate) struct TextModel {
+    pub tokenizer: Arc<Tokenizer>,
+    pub template: ChatTemplate,
+    pub eos_tokens: Vec<TokenId>,
+    /// The tokenizer's `model_max_length`, if it has one.
+    pub max_length: Option<usize>,
+}
+
+/// A loaded model.
+pub(crate) struct Loaded {
+    pub text: TextModel,
+    pub executor: Box<dyn Executor>,
+    pub rope: RopeRule,
+    pub sizing: Sizing,
+}
+
+/// Loads the model that `config` names. The small files come first, so that what is wrong with them is said at once.
+pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
+    let files = match &config.model {
+        ModelLocation::Embedded => ModelFiles::embedded(weirgate_demo_model::FILES),
+        ModelLocation::Folder(folder) => ModelFiles::open(folder)?,
+    };
+    let mut spec = read_spec(&files)?;
+    match config.engine.rope_scaling {
+        Some(RopeOverride::Linear { factor }) => spec.override_rope(weirgate_models::RopeOverride::Linear, factor)?,
+        Some(RopeOverride::Dynamic { factor }) => spec.override_rope(weirgate_models::RopeOverride::Dynamic, factor)?,
+        None => {}
+    }
+    let text = read_text_model(&files, config)?;
+    let tensors = SafetensorsSource::open(&files)?;
+    let sizing = Sizing::resolve(&config.limits, &config.engine, measure(&spec, &tensors, &text)?)?;
+    tracing::info!("{}", sizing.table(kv_dtype(&spec, &tensors)?));
+    let options = LoadOptions {
+        threads: sizing.threads,
+        block_size: BLOCK_SIZE,
+        blocks: sizing.blocks,
+        max_step_tokens: sizing.max_step_tokens,
+        max_seqs: sizing.max_seqs.min(sizing.max_step_tokens),
+        max_seq_len: sizing.max_total_tokens,
+        kv_dtype: None,
+    };
+    let executor = load_cpu(&spec, &tensors, &options)?;
+    Ok(Loaded { text, executor, rope: rope_rule(spec), sizing })
+}
+
+fn measure(spec: &ModelSpec, tensors: &SafetensorsSource, text: &TextModel) -> Result<Measured, RouterError> {
+    let weights = tensors.total_bytes();
+    Ok(Measured {
+        model_tokens: text.max_length.map_or(spec.max_positions, |limit| limit.min(spec.max_positions)),
+        block_bytes: kv_block_bytes(spec, tensors, BLOCK_SIZE)?,
+        free_bytes: memory::free_bytes().map(|free| free.saturating_sub(weights)),
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
+    })
+}
+
+/// What the KV cache is stored as, for the table.
+fn kv_dtype(spec: &ModelSpec, tensors: &SafetensorsSource) -> Result<&'static str, RouterError> {
+    let elements = 2 * spec.layers.len() * spec.kv_heads * spec.head_dim;
+    Ok(if kv_block_bytes(spec, tensors, 1)? == elements * 4 { "f32" } else { "f16" })
+}
+
+/// How the engine's cache must tell lengths apart under this model's rotary tables.
+fn rope_rule(spec: ModelSpec) -> RopeRule {
+    let recompute = spec.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::LongRope { .. }));
+    RopeRule { class: Box::new(move |len| spec.length_class(len)), recompute }
+}
+
+fn read_text_model(files: &ModelFiles, config: &RouterConfig) -> Result<TextModel, RouterError> {
+    let tokenizer = read_tokenizer(files)?;
+    let settings = TokenizerSettings::read(files, config)?;
+    let template = ChatTemplate::new(settings.templates(files)?, settings.special_tokens());
+    if let Some(error) = template.broken() {
+        tracing::warn!("the chat template does not compile, chat requests will fail: {error}");
+    }
+    let mut eos_tokens = GenerationConfig::read(files)?.eos_token_ids;
+    if eos_tokens.is_empty() {
+        eos_tokens.extend(settings.token("eos_token").and_then(|token| tokenizer.token_to_id(&token)));
+    }
+    let max_length = settings.own.get("model_max_length").and_then(Value::as_f64).filter(|n| *n >= 1.0 && *n < NO_LIMIT);
+    Ok(TextModel { tokenizer: Arc::new(tokenizer), template, eos_tokens, max_length: max_length.map(|n| n as usize) })
+}
+
+fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer, RouterError> {
+    const NAME: &str = "tokenizer.json";
+    let error = |message: String| RouterError::File { file: format!("{} of {}", NAME, files.label()), message };
+    let bytes = files.read(NAME)?.ok_or_else(|| error("is missing; only fast tokenizers are supported".to_owned()))?;
+    let mut tokenizer = Tokenizer::from_bytes(&*bytes).map_err(|reason| error(format!("is malformed: {reason}")))?;
+    // What is stored with the file is for training; the limits here are the server's.
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(|reason| error(reason.to_string()))?;
+    Ok(tokenizer)
+}
+
+/// `tokenizer_config.json`, or the file given in its place.
+struct TokenizerSettings {
+    own: Value,
+    /// Given by the operator: its template goes before the model's other sources.
+    replaced: bool,
+}
+
+impl TokenizerSettings {
+    fn read(files: &ModelFiles, config: &RouterConfig) -> Result<Self, RouterError> {
+        if let Some(path) = &config.tokenizer_config_path {
+            let file = path.display().to_string();
+            let text = std::fs::read(path).map_err(|error| RouterError::File { file: file.clone(), message: error.to_string() })?;
+            return Ok(Self { own: parse(&text, file)?, replaced: true });
+        }
+        Ok(Self { own: read_json(files, "tokenizer_config.json")?.unwrap_or(Value::Null), replaced: false })
+    }
+
+    /// A special token: a string, or an object with its `content`.
+    fn token(&self, name: &str) -> Option<String> {
+        let value = self.own.get(name)?;
+        value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+    }
+
+    fn special_tokens(&self) -> Vec<(String, String)> {
+        SPECIAL_TOKENS.iter().filter_map(|name| Some(((*name).to_owned(), self.token(name)?))).collect()
+    }
+
+    /// The model's templates: `chat_template.jinja`, else `chat_template.json`, else these settings.
+    fn templates(&self, files: &ModelFiles) -> Result<Vec<(String, String)>, RouterError> {
+        let own = named_templates(self.own.get("chat_template"));
+        if self.replaced && !own.is_empty() {
+            return Ok(own);
+        }
+        if let Some(bytes) = files.read("chat_template.jinja")? {
+            return Ok(vec![("default".to_owned(), String::from_utf8_lossy(&bytes).into_owned())]);
+        }
+        let json = read_json(files, "chat_template.json")?.unwrap_or(Value::Null);
+        let templates = named_templates(json.get("chat_template"));
+        Ok(if templates.is_empty() { own } else { templates })
+    }
+}
+
+/// One template, or a list of `{"name", "template"}`.
+fn named_templates(value: Option<&Value>) -> Vec<(String, String)> {
+    match value {
+        Some(Value::String(text)) => vec![("default".to_owned(), text.clone())],
+        Some(Value::Array(list)) => list
+            .iter()
+            .filter_map(|entry| {
+                let text = |key: &str| entry.get(key)?.as_str().map(str::to_owned);
+                Some((text("name")?, text("template")?))
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn read_json(files: &ModelFiles, name: &str) -> Result<Option<Value>, RouterError> {
+    match files.read(name)? {
+        Some(bytes) => Ok(Some(parse(&bytes, format!("{name} of {}", files.label()))?)),
+        None => Ok(None),
+    }
+}
+
+fn parse(text: &[u8], file: String) -> Result<Value, RouterError> {
+    serde_json::from_slice(text).map_err(|error| RouterError::File { file, message: format!("is not JSON: {error}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn templates_come_as_a_string_or_a_named_list() {
+        let named = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        assert_eq!(named_templates(Some(&json!("x"))), [named("default", "x")]);
+        let list = json!([{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}, {"name": "c"}]);
+        assert_eq!(named_templates(Some(&list)), [named("default", "a"), named("tool_use", "b")]);
+        assert!(named_templates(None).is_empty());
+    }
+
+    #[test]
+    fn special_tokens_are_strings_or_objects() {
+        let own = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null});
+        let settings = TokenizerSettings { own, replaced: false };
+        assert_eq!(
+            settings.special_tokens(),
+            [("bos_token".to_owned(), "<s>".to_owned()), ("eos_token".to_owned(), "</s>".to_owned())]
+        );
+    }
+
+    #[test]
+    fn the_jinja_file_wins_over_json_and_settings() {
+        let own = json!({"chat_template": "settings"});
+        let settings = TokenizerSettings { own: own.clone(), replaced: false };
+        let text = |settings: &TokenizerSettings, files: &ModelFiles| settings.templates(files).unwrap()[0].1.clone();
+        let all = ModelFiles::embedded(&[
+            ("chat_template.jinja", b"jinja"),
+            ("chat_template.json", br#"{"chat_template": "json"}"#),
+        ]);
+        let json_only = ModelFiles::embedded(&[("chat_template.json", br#"{"chat_template": "json"}"#)]);
+        assert_eq!(text(&settings, &all), "jinja");
+        assert_eq!(text(&settings, &json_only), "json");
+        assert_eq!(text(&settings, &ModelFiles::embedded(&[])), "settings");
+        assert_eq!(text(&TokenizerSettings { own, replaced: true }, &all), "settings");
+    }
+}

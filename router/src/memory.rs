@@ -1,0 +1,66 @@
+//! How much memory this process may still take.
+
+use std::fs;
+use std::path::Path;
+
+/// Bytes: what the machine has available, or what the control group leaves, whichever is less. `None` where neither
+/// can be read.
+pub(crate) fn free_bytes() -> Option<u64> {
+    let machine = available(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
+    let group = group_free(Path::new("/sys/fs/cgroup"));
+    match (machine, group) {
+        (Some(machine), Some(group)) => Some(machine.min(group)),
+        (machine, group) => machine.or(group),
+    }
+}
+
+/// `MemAvailable` of `/proc/meminfo`, which is in KiB.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The limit of the control group at `root` less its usage; file pages that can be dropped are not counted as used.
+fn group_free(root: &Path) -> Option<u64> {
+    let number = |name: &str| fs::read_to_string(root.join(name)).ok()?.trim().parse::<u64>().ok();
+    let v1 = "memory/memory.limit_in_bytes";
+    let (limit, used, stat, key) = match number("memory.max") {
+        Some(limit) => (limit, number("memory.current")?, "memory.stat", "inactive_file "),
+        None => (number(v1)?, number("memory/memory.usage_in_bytes")?, "memory/memory.stat", "total_inactive_file "),
+    };
+    let stat = fs::read_to_string(root.join(stat)).unwrap_or_default();
+    let droppable = stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok()).unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(droppable)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_is_in_kibibytes() {
+        assert_eq!(available("MemTotal:  9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
+        assert_eq!(available("MemTotal: 9 kB\n"), None);
+    }
+
+    #[test]
+    fn both_versions_of_control_groups_are_read() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        assert_eq!(group_free(root.path()), None);
+        write("memory/memory.limit_in_bytes", "1000\n");
+        write("memory/memory.usage_in_bytes", "900\n");
+        assert_eq!(group_free(root.path()), Some(100));
+        write("memory.max", "500\n");
+        write("memory.current", "450\n");
+        write("memory.stat", "anon 1\ninactive_file 200\n");
+        assert_eq!(group_free(root.path()), Some(250));
+        write("memory.max", "max\n");
+        write("memory/memory.usage_in_bytes", "1100\n");
+        assert_eq!(group_free(root.path()), Some(0));
+    }
+}

@@ -1,0 +1,239 @@
+//! One request under way: the engine's updates become tokens with text.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use weirgate_types::{Finish, SeqUpdate, TokenId, TokenOut};
+
+use super::account::Account;
+use super::dispatcher::{Mailbox, Updates};
+use super::error::{ServiceError, failure};
+use super::text::{SequenceText, Vocabulary};
+
+/// What happened to a request, in order. Of every sequence: tokens, then one end.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Log-probabilities of the prompt's tokens; the first has none.
+    Prompt(Vec<Option<f32>>),
+    Token(Token),
+    End(SequenceEnd),
+}
+
+/// One generated token of sequence `index`.
+#[derive(Debug, Clone)]
+pub(crate) struct Token {
+    pub index: usize,
+    pub id: TokenId,
+    pub logprob: f32,
+    /// Text released by this token; may lag behind it.
+    pub text: String,
+    pub special: bool,
+    pub top: Vec<TopToken>,
+}
+
+/// A likely token at some position, with its own text.
+#[derive(Debug, Clone)]
+pub(crate) struct TopToken {
+    pub id: TokenId,
+    pub logprob: f32,
+    pub text: String,
+    pub special: bool,
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopReason {
+    Length,
+    EndOfSequence,
+    StopString,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SequenceEnd {
+    pub index: usize,
+    pub reason: StopReason,
+    pub generated_tokens: u32,
+    /// Text that was held back until now.
+    pub tail: String,
+    /// The whole text.
+    pub text: String,
+}
+
+/// Facts about a request that were fixed when it was submitted.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub prompt: Arc<[TokenId]>,
+    /// The seed, if the request sampled.
+    pub seed: Option<u64>,
+    /// Characters of the prompt's text (of the rendered template for chats).
+    pub prompt_characters: usize,
+}
+
+/// A request under way. Dropping it cancels the request.
+pub(crate) struct Generation {
+    pub facts: Facts,
+    mailbox: Mailbox,
+    sequences: Vec<Sequence>,
+    vocabulary: Vocabulary,
+    events: VecDeque<Event>,
+    account: Account,
+    cached_tokens: u32,
+    done: bool,
+}
+
+struct Sequence {
+    text: SequenceText,
+    generated: u32,
+    ended: bool,
+    last_token: Option<Instant>,
+}
+
+impl Generation {
+    pub(super) fn new(
+        facts: Facts,
+        mailbox: Mailbox,
+        texts: Vec<SequenceText>,
+        vocabulary: Vocabulary,
+        account: Account,
+    ) -> Self {
+        let sequence = |text| Sequence { text, generated: 0, ended: false, last_token: None };
+        let sequences = texts.into_iter().map(sequence).collect();
+        Self {
+            facts,
+            mailbox,
+            sequences,
+            vocabulary,
+            events: VecDeque::new(),
+            account,
+            cached_tokens: 0,
+            done: false,
+        }
+    }
+
+    /// Waits until the engine has begun the request, so that a refusal can still be told by a status.
+    pub async fn started(&mut self) -> Result<(), ServiceError> {
+        match self.receive().await {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// The next event; `None` after the last one.
+    pub async fn next(&mut self) -> Option<Result<Event, ServiceError>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(Ok(event));
+            }
+            if self.done {
+                return None;
+            }
+            if let Some(error) = self.receive().await {
+                return Some(Err(error));
+            }
+        }
+    }
+
+    /// The end of sequence `index`, if it came with the token just given.
+    pub fn take_end(&mut self, index: usize) -> Option<SequenceEnd> {
+        match self.events.front() {
+            Some(Event::End(end)) if end.index == index => match self.events.pop_front() {
+                Some(Event::End(end)) => Some(end),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Prompt tokens found in the prefix cache.
+    pub fn cached_tokens(&self) -> u32 {
+        self.cached_tokens
+    }
+
+    /// How long the parts of the request took; complete after the last event.
+    pub fn figures(&self) -> crate::metrics::RequestFigures {
+        self.account.figures()
+    }
+
+    /// Takes one step's updates; the error, if they are a failure.
+    async fn receive(&mut self) -> Option<ServiceError> {
+        let Some(updates) = self.mailbox.recv().await else {
+            return Some(self.fail(self.mailbox.failure().into()));
+        };
+        self.absorb(updates).map(|error| self.fail(error))
+    }
+
+    fn fail(&mut self, error: ServiceError) -> ServiceError {
+        self.done = true;
+        self.account.fail(&error);
+        error
+    }
+
+    fn absorb(&mut self, updates: Updates) -> Option<ServiceError> {
+        for (index, update) in updates {
+            match update {
+                SeqUpdate::Scheduled { cached_tokens } => {
+                    self.cached_tokens = self.cached_tokens.max(cached_tokens);
+                    self.account.scheduled();
+                }
+                SeqUpdate::Prompt { logprobs } => self.events.push_back(Event::Prompt(logprobs)),
+                SeqUpdate::Token(token) => self.take_token(index as usize, token),
+                SeqUpdate::Finished { reason, .. } => match failure(reason) {
+                    // A sequence that a stop string ended stays in the engine until the whole request is done.
+                    Some(error) if !self.has_ended(index as usize) => return Some(error),
+                    _ => self.end(index as usize, stop_reason(reason)),
+                },
+                SeqUpdate::Rejected(reason) => return Some(reason.into()),
+            }
+        }
+        None
+    }
+
+    fn has_ended(&self, index: usize) -> bool {
+        self.sequences.get(index).is_none_or(|sequence| sequence.ended)
+    }
+
+    fn take_token(&mut self, index: usize, token: TokenOut) {
+        let Some(sequence) = self.sequences.get_mut(index).filter(|sequence| !sequence.ended) else { return };
+        self.account.token(sequence.last_token.replace(Instant::now()));
+        sequence.generated += 1;
+        let piece = sequence.text.push(token.id);
+        let top = token.top.iter().map(|(id, logprob)| top_token(&self.vocabulary, *id, *logprob)).collect();
+        self.events.push_back(Event::Token(Token {
+            index,
+            id: token.id,
+            logprob: token.logprob,
+            text: piece.text,
+            special: self.vocabulary.is_special(token.id),
+            top,
+        }));
+        if piece.stopped {
+            self.end(index, StopReason::StopString);
+        }
+    }
+
+    fn end(&mut self, index: usize, reason: StopReason) {
+        let Some(sequence) = self.sequences.get_mut(index).filter(|sequence| !sequence.ended) else { return };
+        sequence.ended = true;
+        let tail = if reason == StopReason::StopString { String::new() } else { sequence.text.finish() };
+        let text = sequence.text.full().to_owned();
+        let generated_tokens = sequence.generated;
+        self.events.push_back(Event::End(SequenceEnd { index, reason, generated_tokens, tail, text }));
+        if self.sequences.iter().all(|sequence| sequence.ended) {
+            self.done = true;
+            let generated = self.sequences.iter().map(|sequence| sequence.generated).sum();
+            self.account.succeed(generated);
+        }
+    }
+}
+
+fn stop_reason(finish: Finish) -> StopReason {
+    match finish {
+        Finish::StopToken => StopReason::EndOfSequence,
+        _ => StopReason::Length,
+    }
+}
+
+fn top_token(vocabulary: &Vocabulary, id: TokenId, logprob: f32) -> TopToken {
+    TopToken { id, logprob, text: vocabulary.text(id), special: vocabulary.is_special(id) }
+}

@@ -1,0 +1,171 @@
+//! Resolves the limits that depend on the model and on the machine's memory.
+
+use std::fmt::Write;
+
+use crate::config::{EngineSettings, Limits};
+use crate::error::RouterError;
+
+/// Tokens per KV block: small enough that little is wasted, large enough that tables stay short.
+pub(crate) const BLOCK_SIZE: usize = 16;
+/// Share of the free memory the KV pool may take, in percent.
+const MEMORY_PERCENT: u64 = 50;
+/// A step's default token budget on the CPU: beyond it prefill gains nothing and running sequences wait longer.
+const STEP_TOKENS: usize = 256;
+/// Default for sequences in one step.
+const MAX_SEQS: usize = 256;
+
+/// What sizing starts from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    /// The longest sequence the checkpoint and its tokenizer allow.
+    pub model_tokens: usize,
+    pub block_bytes: usize,
+    /// Free memory less what the weights will take; `None` if unknown.
+    pub free_bytes: Option<u64>,
+    pub processors: usize,
+}
+
+/// Everything resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizing {
+    pub max_input_tokens: usize,
+    pub max_total_tokens: usize,
+    pub blocks: usize,
+    pub block_bytes: usize,
+    pub max_step_tokens: usize,
+    pub max_seqs: usize,
+    pub threads: usize,
+}
+
+impl Sizing {
+    /// # Errors
+    /// Limits that contradict each other or do not fit the memory.
+    pub fn resolve(limits: &Limits, engine: &EngineSettings, measured: Measured) -> Result<Self, RouterError> {
+        let wanted_total = limits.max_total_tokens.unwrap_or(measured.model_tokens);
+        let blocks = match engine.max_batch_total_tokens {
+            Some(tokens) => tokens.div_ceil(BLOCK_SIZE),
+            None => blocks_from_memory(wanted_total, limits.max_concurrent_requests, measured),
+        };
+        let pool = blocks * BLOCK_SIZE;
+        let max_total_tokens = match limits.max_total_tokens {
+            Some(total) if total > pool => {
+                return Err(RouterError::Sizing(format!(
+                    "`max_total_tokens` must be <= `max_batch_total_tokens`. Given: {total} and {pool}"
+                )));
+            }
+            Some(total) => total,
+            None => wanted_total.min(pool),
+        };
+        if max_total_tokens < 2 {
+            let message = format!("the KV cache has room for {pool} tokens; free some memory or use a smaller model");
+            return Err(RouterError::Sizing(message));
+        }
+        let max_input_tokens = limits.max_input_tokens.unwrap_or(max_total_tokens - 1);
+        if max_input_tokens >= max_total_tokens {
+            return Err(RouterError::Sizing(format!(
+                "`max_input_tokens` must be < `max_total_tokens`. Given: {max_input_tokens} and {max_total_tokens}"
+            )));
+        }
+        Ok(Self {
+            max_input_tokens,
+            max_total_tokens,
+            blocks,
+            block_bytes: measured.block_bytes,
+            max_step_tokens: engine.max_batch_prefill_tokens.unwrap_or(STEP_TOKENS).max(1),
+            max_seqs: engine.max_batch_size.unwrap_or(MAX_SEQS).max(1),
+            threads: engine.threads.unwrap_or(measured.processors).max(1),
+        })
+    }
+
+    /// The resolved values as a table for people.
+    pub fn table(&self, kv_dtype: &str) -> String {
+        let mib = (self.blocks * self.block_bytes) as f64 / f64::from(1 << 20);
+        let rows = [
+            ("max_input_tokens", self.max_input_tokens.to_string()),
+            ("max_total_tokens", self.max_total_tokens.to_string()),
+            ("max_batch_prefill_tokens", self.max_step_tokens.to_string()),
+            ("max_batch_total_tokens", (self.blocks * BLOCK_SIZE).to_string()),
+            ("max_batch_size", self.max_seqs.to_string()),
+            ("kv_blocks", format!("{} of {BLOCK_SIZE} tokens", self.blocks)),
+            ("kv_cache", format!("{mib:.1} MiB in {kv_dtype}")),
+            ("threads", self.threads.to_string()),
+        ];
+        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let mut table = String::from("Sizes:");
+        for (name, value) in rows {
+            // Writing to a String cannot fail.
+            let _ = write!(table, "\n  {name:<width$}  {value}");
+        }
+        table
+    }
+}
+
+/// Half the free memory, but no more than all admitted requests can use at once.
+fn blocks_from_memory(total_tokens: usize, requests: usize, measured: Measured) -> usize {
+    let useful = total_tokens.div_ceil(BLOCK_SIZE).saturating_mul(requests.max(1));
+    let Some(free) = measured.free_bytes else { return total_tokens.div_ceil(BLOCK_SIZE) };
+    let affordable = free / 100 * MEMORY_PERCENT / measured.block_bytes.max(1) as u64;
+    useful.min(usize::try_from(affordable).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            max_concurrent_requests: 4,
+            max_best_of: 2,
+            max_stop_sequences: 4,
+            max_top_n_tokens: 5,
+            max_client_batch_size: 4,
+            payload_limit: 1000,
+            max_input_tokens: None,
+            max_total_tokens: None,
+        }
+    }
+
+    fn engine() -> EngineSettings {
+        EngineSettings {
+            threads: None,
+            max_batch_prefill_tokens: None,
+            max_batch_total_tokens: None,
+            max_batch_size: None,
+            prefix_caching: true,
+            rope_scaling: None,
+        }
+    }
+
+    const MEASURED: Measured =
+        Measured { model_tokens: 100, block_bytes: 1000, free_bytes: Some(1_000_000), processors: 3 };
+
+    #[test]
+    fn plenty_of_memory_serves_every_request_at_full_length() {
+        let sizing = Sizing::resolve(&limits(), &engine(), MEASURED).unwrap();
+        assert_eq!((sizing.max_total_tokens, sizing.max_input_tokens), (100, 99));
+        // Four requests of 100 tokens, seven blocks each.
+        assert_eq!((sizing.blocks, sizing.threads), (28, 3));
+    }
+
+    #[test]
+    fn little_memory_shortens_the_longest_request() {
+        let measured = Measured { free_bytes: Some(6_000), ..MEASURED };
+        let sizing = Sizing::resolve(&limits(), &engine(), measured).unwrap();
+        assert_eq!((sizing.blocks, sizing.max_total_tokens, sizing.max_input_tokens), (3, 48, 47));
+        let nothing = Measured { free_bytes: Some(0), ..MEASURED };
+        assert!(Sizing::resolve(&limits(), &engine(), nothing).is_err());
+    }
+
+    #[test]
+    fn given_values_are_kept_or_refused() {
+        let wanted = Limits { max_total_tokens: Some(64), max_input_tokens: Some(32), ..limits() };
+        let sizing = Sizing::resolve(&wanted, &engine(), MEASURED).unwrap();
+        assert_eq!((sizing.max_total_tokens, sizing.max_input_tokens, sizing.blocks), (64, 32, 16));
+        let tiny = EngineSettings { max_batch_total_tokens: Some(48), ..engine() };
+        let error = Sizing::resolve(&wanted, &tiny, MEASURED).unwrap_err().to_string();
+        assert_eq!(error, "`max_total_tokens` must be <= `max_batch_total_tokens`. Given: 64 and 48");
+        let crossed = Limits { max_input_tokens: Some(64), ..wanted };
+        let error = Sizing::resolve(&crossed, &engine(), MEASURED).unwrap_err().to_string();
+        assert_eq!(error, "`max_input_tokens` must be < `max_total_tokens`. Given: 64 and 64");
+    }
+}
