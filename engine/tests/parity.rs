@@ -11,7 +11,7 @@ use serde_json::Value;
 use weirgate_engine::{Batch, Decoder, DecoderConfig};
 use weirgate_kernels::DType;
 use weirgate_kernels::cpu::CpuBackend;
-use weirgate_models::{ModelFiles, ModelSpec, Rope, RopeScaling, read_spec};
+use weirgate_models::{Activation, ModelFiles, ModelSpec, Rope, RopeScaling, read_spec};
 use weirgate_testkit::{Definition, RandomCheckpoint, definitions, prompt_lengths};
 
 /// Sequences that decode together, tokens each may have, tokens per block.
@@ -45,6 +45,11 @@ struct Runner {
 
 impl Runner {
     fn new(checkpoint: &RandomCheckpoint, kv_dtype: DType, threads: usize) -> Self {
+        Self::with_spec(checkpoint.spec(), checkpoint, kv_dtype, threads)
+    }
+
+    /// The checkpoint's weights under another reading of its configuration.
+    fn with_spec(spec: &ModelSpec, checkpoint: &RandomCheckpoint, kv_dtype: DType, threads: usize) -> Self {
         let config = DecoderConfig {
             blocks: MAX_SEQS * BLOCKS_PER_SEQ,
             block_size: BLOCK_SIZE,
@@ -54,7 +59,7 @@ impl Runner {
             max_seq_len: MAX_SEQ_LEN,
             max_logit_rows: 48,
         };
-        let decoder = Decoder::new(CpuBackend::new(threads), checkpoint.spec(), checkpoint, config).unwrap();
+        let decoder = Decoder::new(CpuBackend::new(threads), spec, checkpoint, config).unwrap();
         Self { decoder }
     }
 
@@ -280,6 +285,53 @@ fn the_comparison_sees_differences() {
     let other = definition.prompt(LOGITS_PROMPT + 1, LOGITS_TOKENS, vocab);
     let logits = Runner::new(&checkpoint, DType::F32, 1).prompt_logits(&other, &[LOGITS_TOKENS]);
     assert!(largest_error(&logits, &reference, vocab) > 0.1);
+}
+
+/// A change to what was read from a configuration.
+type Change = fn(&mut ModelSpec);
+
+/// The goldens depend on every setting: each of these small misreadings is seen.
+#[test]
+fn every_setting_matters() {
+    let changes: [(&str, Change); 20] = [
+        ("llama", |spec| spec.norm_eps = 1e-3),
+        ("llama", |spec| spec.attention_scale *= 1.01),
+        ("llama", |spec| spec.ropes[0].base = 10_100.0),
+        ("llama-llama3", |spec| spec.ropes[0].scaling = RopeScaling::None),
+        ("llama-linear", |spec| spec.ropes[0].scaling = RopeScaling::Linear { factor: 4.1 }),
+        ("llama-linear", |spec| spec.tensors.layers[0].qkv_bias.clear()),
+        ("llama-linear", |spec| spec.tensors.layers[1].output_bias = None),
+        ("llama-linear", |spec| spec.tensors.layers[1].gate_up_bias.clear()),
+        ("llama-linear", |spec| spec.tensors.layers[1].down_bias = None),
+        ("llama-dynamic", |spec| {
+            spec.ropes[0].scaling = RopeScaling::Dynamic { factor: 2.0, original_max: 101 }
+        }),
+        ("mistral", |spec| spec.layers.iter_mut().for_each(|layer| layer.window = Some(46))),
+        ("qwen2-sliding", |spec| spec.layers[2].window = None),
+        ("qwen3", |spec| spec.tensors.layers[0].qk_norm = None),
+        ("gemma2", |spec| spec.attention_softcap = None),
+        ("gemma2", |spec| spec.logit_softcap = None),
+        ("gemma2", |spec| spec.tensors.layers[3].post_ffn_norm = None),
+        ("gemma3", |spec| spec.layers[0].rope = 0),
+        ("gemma3", |spec| spec.embedding_scale *= 1.01),
+        ("gemma3", |spec| spec.activation = Activation::Gelu),
+        ("phi4-mini", |spec| {
+            if let RopeScaling::LongRope { attention_factor, .. } = &mut spec.ropes[0].scaling {
+                *attention_factor *= 1.01;
+            }
+        }),
+    ];
+    for (index, (name, change)) in changes.into_iter().enumerate() {
+        let definition = Definition::named(name).unwrap();
+        let checkpoint = RandomCheckpoint::new(&definition).unwrap();
+        let mut spec = checkpoint.spec().clone();
+        change(&mut spec);
+        let prompt = definition.prompt(LOGITS_PROMPT, LOGITS_TOKENS, spec.vocab_size);
+        let mut runner = Runner::with_spec(&spec, &checkpoint, DType::F32, 1);
+        let logits = runner.prompt_logits(&prompt, &[LOGITS_TOKENS]);
+        let error = largest_error(&logits, &golden_logits(name), spec.vocab_size);
+        assert!(error > F32_BOUND, "change {index} of {name} goes unseen: {error:e}");
+    }
 }
 
 /// Rotary tables of published settings, at positions up to 131,071, where one bit of a frequency counts.
