@@ -74,7 +74,7 @@ def run_to_exit(args: list[str], env: dict[str, str] | None = None, seconds: flo
 
 def clean_environment(extra: dict[str, str] | None) -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    return kept | {"LOG_COLORIZE": "1", "HF_HUB_OFFLINE": "1"} | (extra or {})
+    return kept | {"HF_HUB_OFFLINE": "1"} | (extra or {})
 
 
 class Server:
