@@ -1,5 +1,8 @@
 //! Downloads from a local server that imitates the hub.
 
+// Test code, though outside of what clippy takes for tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod fake;
 
 use std::fs;

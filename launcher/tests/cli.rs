@@ -1,5 +1,8 @@
 //! The program as people start it: what it says and how it exits. None of these gets as far as serving.
 
+// Test code, though outside of what clippy takes for tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;

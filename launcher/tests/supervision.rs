@@ -1,5 +1,8 @@
 //! Launcher and router together, on the demo model: crashes, termination, orphans.
 
+// Test code, though outside of what clippy takes for tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
