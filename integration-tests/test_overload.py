@@ -58,3 +58,22 @@ def test_exactly_the_excess_is_refused(start_server):
     assert client.post_ok("/generate", body(PROMPTS[0]))["generated_text"] == alone[PROMPTS[0]]
     samples = metrics.parse(client.get("/metrics").text)
     assert samples['tgi_request_failure{err="overloaded"}'] == 3 * (CLIENTS - ADMITTED)
+
+
+def test_a_pool_too_small_for_all_changes_no_text(start_server):
+    """Sequences are preempted and computed again; nobody notices but in time."""
+    server = start_server("--max-batch-total-tokens", "1024", "--max-total-tokens", "512")
+    client = Client(server.port)
+    parameters = {"max_new_tokens": 300, "do_sample": True, "temperature": 1.2, "ignore_eos": True}
+    bodies = [{"inputs": prompt, "parameters": parameters | {"seed": n}} for n, prompt in enumerate(PROMPTS)]
+    alone = [client.post_ok("/generate", each)["generated_text"] for each in bodies]
+
+    async def together():
+        async with load.session() as http:
+            return await asyncio.gather(*(load.stream(http, f"{server.url}/generate_stream", each) for each in bodies))
+
+    records = asyncio.run(together())
+    assert [record.generated_text for record in records] == alone
+    text = client.get("/metrics").text
+    assert metrics.total(metrics.parse(text), "weirgate_preemptions_total") > 0
+    assert metrics.engine(text).idle
