@@ -26,6 +26,8 @@ BENCH = ROOT / "tools/bench"
 EVIDENCE = ROOT / "docs/evidence/throughput.md"
 CONCURRENCY = (1, 16)
 PROMPT_TOKENS, OUTPUT_TOKENS = 128, 64
+# Each run measures every point this often and keeps the middle one.
+REPEATS = 3
 # The least share of transformers' decode speed that is accepted at the 0.5B shape.
 FLOOR = 0.5
 
@@ -36,11 +38,18 @@ def ours(folder: Path, threads: int) -> list[dict]:
         try:
             server.start(ready_seconds=120)
             load(server.url, 1, 16, seed=1_000_000)
-            results = [load(server.url, n, OUTPUT_TOKENS, seed=1000 * n) for n in CONCURRENCY]
+            results = [
+                middle_of([load(server.url, n, OUTPUT_TOKENS, seed=1000 * n + 100 * repeat) for repeat in range(REPEATS)])
+                for n in CONCURRENCY
+            ]
             server.stop()
             return results
         finally:
             server.kill()
+
+
+def middle_of(results: list[dict]) -> dict:
+    return sorted(results, key=lambda result: result["decode_tokens_per_s"])[len(results) // 2]
 
 
 def load(url: str, concurrency: int, output_tokens: int, seed: int) -> dict:
@@ -51,10 +60,11 @@ def load(url: str, concurrency: int, output_tokens: int, seed: int) -> dict:
 
 def transformers(folder: Path, threads: int) -> list[dict]:
     command = [sys.executable, BENCH / "transformers_decode.py", folder, "--threads", str(threads)]
-    command += [flag for n in CONCURRENCY for flag in ("--batch", str(n))]
+    command += [flag for n in CONCURRENCY for flag in ("--batch", str(n))] + ["--repeats", str(REPEATS)]
     command += ["--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    return [middle_of([result for result in results if result["concurrency"] == n]) for n in CONCURRENCY]
 
 
 def middle(runs: list[list[dict]], index: int, *path: str) -> float:
@@ -86,7 +96,7 @@ def report(measured: dict, load_average: float, arguments: argparse.Namespace) -
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
     lines = [
         f"{PROMPT_TOKENS} prompt tokens, {OUTPUT_TOKENS} output tokens, bf16 weights, {arguments.threads} threads; medians of "
-        f"{arguments.runs} interleaved runs; load average {load_average:.1f} at the start. The other side is {versions}, a bare "
+        f"{arguments.runs} interleaved runs (each the middle of {REPEATS} repeats); load average {load_average:.1f} at the start. The other side is {versions}, a bare "
         "greedy loop on one padded batch without a server. Decode counts the tokens made while every request is decoding; "
         "overall is output tokens by wall time, prompts included.",
         "",

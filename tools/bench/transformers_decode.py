@@ -2,7 +2,7 @@
 
     transformers_decode.py FOLDER --batch 1 --batch 16 --threads 2
 
-Prints one JSON object a batch size. The loop is the bare one (no `generate`, no sampling, no stopping), which is the
+Prints one JSON object for each batch size and repeat. The loop is the bare one (no `generate`, no sampling, no stopping), which is the
 fastest form of this reference.
 """
 
@@ -42,13 +42,14 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--batch", type=int, action="append", required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=64)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = AutoModelForCausalLM.from_pretrained(arguments.folder, dtype=torch.bfloat16).eval()
     measure(model, 1, 16, 4)
-    for batch in arguments.batch:
+    for batch in (batch for batch in arguments.batch for _ in range(arguments.repeats)):
         print(json.dumps(measure(model, batch, arguments.prompt_tokens, arguments.output_tokens)), flush=True)
 
 
