@@ -48,7 +48,8 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         eos_tokens: text.eos_tokens.clone().into(),
         watermark: Watermark { gamma: config.watermark_gamma, delta: config.watermark_delta },
     };
-    let metrics = Metrics::new(&config.model_id, sizing.max_input_tokens, sizing.max_total_tokens, BLOCK_SIZE);
+    let metrics =
+        Metrics::new(&config.model_id, sizing.max_input_tokens, sizing.max_total_tokens, BLOCK_SIZE);
     let places = limits.max_concurrent_requests.min(Semaphore::MAX_PERMITS);
     let service = Service {
         vocabulary: Vocabulary::new(text.tokenizer, &text.eos_tokens),

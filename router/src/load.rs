@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 use weirgate_engine::{Executor, LoadOptions, RopeRule, kv_block_bytes, load_cpu};
-use weirgate_models::{GenerationConfig, ModelFiles, ModelSpec, RopeScaling, SafetensorsSource, TensorSource, read_spec};
+use weirgate_models::{
+    GenerationConfig, ModelFiles, ModelSpec, RopeScaling, SafetensorsSource, TensorSource, read_spec,
+};
 use weirgate_types::TokenId;
 
 use crate::config::{ModelLocation, RopeOverride, RouterConfig};
@@ -45,8 +47,12 @@ pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
     };
     let mut spec = read_spec(&files)?;
     match config.engine.rope_scaling {
-        Some(RopeOverride::Linear { factor }) => spec.override_rope(weirgate_models::RopeOverride::Linear, factor)?,
-        Some(RopeOverride::Dynamic { factor }) => spec.override_rope(weirgate_models::RopeOverride::Dynamic, factor)?,
+        Some(RopeOverride::Linear { factor }) => {
+            spec.override_rope(weirgate_models::RopeOverride::Linear, factor)?
+        }
+        Some(RopeOverride::Dynamic { factor }) => {
+            spec.override_rope(weirgate_models::RopeOverride::Dynamic, factor)?
+        }
         None => {}
     }
     let text = read_text_model(&files, config)?;
@@ -99,15 +105,25 @@ fn read_text_model(files: &ModelFiles, config: &RouterConfig) -> Result<TextMode
     if eos_tokens.is_empty() {
         eos_tokens.extend(settings.token("eos_token").and_then(|token| tokenizer.token_to_id(&token)));
     }
-    let max_length = settings.own.get("model_max_length").and_then(Value::as_f64).filter(|n| *n >= 1.0 && *n < NO_LIMIT);
-    Ok(TextModel { tokenizer: Arc::new(tokenizer), template, eos_tokens, max_length: max_length.map(|n| n as usize) })
+    let max_length =
+        settings.own.get("model_max_length").and_then(Value::as_f64).filter(|n| *n >= 1.0 && *n < NO_LIMIT);
+    Ok(TextModel {
+        tokenizer: Arc::new(tokenizer),
+        template,
+        eos_tokens,
+        max_length: max_length.map(|n| n as usize),
+    })
 }
 
 fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer, RouterError> {
     const NAME: &str = "tokenizer.json";
-    let error = |message: String| RouterError::File { file: format!("{} of {}", NAME, files.label()), message };
-    let bytes = files.read(NAME)?.ok_or_else(|| error("is missing; only fast tokenizers are supported".to_owned()))?;
-    let mut tokenizer = Tokenizer::from_bytes(&*bytes).map_err(|reason| error(format!("is malformed: {reason}")))?;
+    let error =
+        |message: String| RouterError::File { file: format!("{} of {}", NAME, files.label()), message };
+    let bytes = files
+        .read(NAME)?
+        .ok_or_else(|| error("is missing; only fast tokenizers are supported".to_owned()))?;
+    let mut tokenizer =
+        Tokenizer::from_bytes(&*bytes).map_err(|reason| error(format!("is malformed: {reason}")))?;
     // What is stored with the file is for training; the limits here are the server's.
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(|reason| error(reason.to_string()))?;
@@ -125,7 +141,8 @@ impl TokenizerSettings {
     fn read(files: &ModelFiles, config: &RouterConfig) -> Result<Self, RouterError> {
         if let Some(path) = &config.tokenizer_config_path {
             let file = path.display().to_string();
-            let text = std::fs::read(path).map_err(|error| RouterError::File { file: file.clone(), message: error.to_string() })?;
+            let text = std::fs::read(path)
+                .map_err(|error| RouterError::File { file: file.clone(), message: error.to_string() })?;
             return Ok(Self { own: parse(&text, file)?, replaced: true });
         }
         Ok(Self { own: read_json(files, "tokenizer_config.json")?.unwrap_or(Value::Null), replaced: false })
@@ -179,7 +196,8 @@ fn read_json(files: &ModelFiles, name: &str) -> Result<Option<Value>, RouterErro
 }
 
 fn parse(text: &[u8], file: String) -> Result<Value, RouterError> {
-    serde_json::from_slice(text).map_err(|error| RouterError::File { file, message: format!("is not JSON: {error}") })
+    serde_json::from_slice(text)
+        .map_err(|error| RouterError::File { file, message: format!("is not JSON: {error}") })
 }
 
 #[cfg(test)]
@@ -199,7 +217,8 @@ mod tests {
 
     #[test]
     fn special_tokens_are_strings_or_objects() {
-        let own = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null});
+        let own =
+            json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null});
         let settings = TokenizerSettings { own, replaced: false };
         assert_eq!(
             settings.special_tokens(),
@@ -211,7 +230,9 @@ mod tests {
     fn the_jinja_file_wins_over_json_and_settings() {
         let own = json!({"chat_template": "settings"});
         let settings = TokenizerSettings { own: own.clone(), replaced: false };
-        let text = |settings: &TokenizerSettings, files: &ModelFiles| settings.templates(files).unwrap()[0].1.clone();
+        let text = |settings: &TokenizerSettings, files: &ModelFiles| {
+            settings.templates(files).unwrap()[0].1.clone()
+        };
         let all = ModelFiles::embedded(&[
             ("chat_template.jinja", b"jinja"),
             ("chat_template.json", br#"{"chat_template": "json"}"#),

@@ -26,10 +26,16 @@ fn group_free(root: &Path) -> Option<u64> {
     let v1 = "memory/memory.limit_in_bytes";
     let (limit, used, stat, key) = match number("memory.max") {
         Some(limit) => (limit, number("memory.current")?, "memory.stat", "inactive_file "),
-        None => (number(v1)?, number("memory/memory.usage_in_bytes")?, "memory/memory.stat", "total_inactive_file "),
+        None => (
+            number(v1)?,
+            number("memory/memory.usage_in_bytes")?,
+            "memory/memory.stat",
+            "total_inactive_file ",
+        ),
     };
     let stat = fs::read_to_string(root.join(stat)).unwrap_or_default();
-    let droppable = stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok()).unwrap_or(0);
+    let droppable =
+        stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok()).unwrap_or(0);
     Some(limit.saturating_sub(used.saturating_sub(droppable)))
 }
 

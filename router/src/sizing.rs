@@ -40,7 +40,11 @@ pub(crate) struct Sizing {
 impl Sizing {
     /// # Errors
     /// Limits that contradict each other or do not fit the memory.
-    pub fn resolve(limits: &Limits, engine: &EngineSettings, measured: Measured) -> Result<Self, RouterError> {
+    pub fn resolve(
+        limits: &Limits,
+        engine: &EngineSettings,
+        measured: Measured,
+    ) -> Result<Self, RouterError> {
         let wanted_total = limits.max_total_tokens.unwrap_or(measured.model_tokens);
         let blocks = match engine.max_batch_total_tokens {
             Some(tokens) => tokens.div_ceil(BLOCK_SIZE),
@@ -57,7 +61,8 @@ impl Sizing {
             None => wanted_total.min(pool),
         };
         if max_total_tokens < 2 {
-            let message = format!("the KV cache has room for {pool} tokens; free some memory or use a smaller model");
+            let message =
+                format!("the KV cache has room for {pool} tokens; free some memory or use a smaller model");
             return Err(RouterError::Sizing(message));
         }
         let max_input_tokens = limits.max_input_tokens.unwrap_or(max_total_tokens - 1);

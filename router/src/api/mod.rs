@@ -2,6 +2,7 @@
 //! [`crate::service`] and no other dialect.
 
 mod extract;
+mod headers;
 pub(crate) mod openai;
 pub(crate) mod tgi;
 

@@ -217,7 +217,8 @@ impl Metrics {
         self.queue_size.set(u64::from(stats.waiting));
         self.batch_current_size.set(u64::from(stats.running));
         self.batch_current_max_tokens.set(u64::from(stats.used_blocks) * self.block_size);
-        let count = |wanted: fn(&SeqUpdate) -> bool| step.outputs.iter().filter(|o| wanted(&o.update)).count();
+        let count =
+            |wanted: fn(&SeqUpdate) -> bool| step.outputs.iter().filter(|o| wanted(&o.update)).count();
         let generated = count(|update| matches!(update, SeqUpdate::Token(_)));
         self.generated_tokens.add(generated as u64);
         for _ in 0..generated {

@@ -33,7 +33,11 @@ impl Metrics {
             ),
             ("tgi_request_generated_tokens", "Generated tokens.", &self.request_generated_tokens),
             ("tgi_request_input_length", "Prompt tokens.", &self.request_input_length),
-            ("tgi_request_max_new_tokens", "Tokens to generate at most, counted to 1024.", &self.request_max_new_tokens),
+            (
+                "tgi_request_max_new_tokens",
+                "Tokens to generate at most, counted to 1024.",
+                &self.request_max_new_tokens,
+            ),
             ("tgi_request_skipped_tokens", "Speculated tokens accepted.", &self.request_skipped_tokens),
         ];
         for (name, help, value) in histograms {
@@ -45,7 +49,11 @@ impl Metrics {
         let gauges = [
             ("tgi_queue_size", "Sequences in the queue.", &self.queue_size),
             ("tgi_batch_current_size", "Sequences running.", &self.batch_current_size),
-            ("tgi_batch_current_max_tokens", "Tokens of KV cache held by them.", &self.batch_current_max_tokens),
+            (
+                "tgi_batch_current_max_tokens",
+                "Tokens of KV cache held by them.",
+                &self.batch_current_max_tokens,
+            ),
         ];
         for (name, help, gauge) in gauges {
             out.family(name, "gauge", help);
@@ -82,8 +90,16 @@ impl Metrics {
     fn render_own(&self, out: &mut Exposition) {
         let model = self.model.as_str();
         for (name, help, value) in [
-            ("weirgate_time_to_first_token_seconds", "From arrival to the first token.", &self.time_to_first_token),
-            ("weirgate_inter_token_latency_seconds", "Between two tokens of a sequence.", &self.inter_token_latency),
+            (
+                "weirgate_time_to_first_token_seconds",
+                "From arrival to the first token.",
+                &self.time_to_first_token,
+            ),
+            (
+                "weirgate_inter_token_latency_seconds",
+                "Between two tokens of a sequence.",
+                &self.inter_token_latency,
+            ),
         ] {
             out.family(name, "histogram", help);
             out.histogram(name, model, value);
@@ -112,11 +128,19 @@ impl Metrics {
             out.value(name, model, value);
         }
         for (name, help, value) in [
-            ("weirgate_prefix_cache_hit_tokens_total", "Prompt tokens found in the cache.", engine.prefix_hits),
+            (
+                "weirgate_prefix_cache_hit_tokens_total",
+                "Prompt tokens found in the cache.",
+                engine.prefix_hits,
+            ),
             ("weirgate_prefix_cache_query_tokens_total", "Prompt tokens looked up.", engine.prefix_queries),
             ("weirgate_preemptions_total", "Sequences preempted.", engine.preemptions),
             ("weirgate_engine_steps_total", "Engine steps.", engine.steps),
-            ("weirgate_integrity_errors_total", "Contradictions found in the idle books.", engine.integrity_errors),
+            (
+                "weirgate_integrity_errors_total",
+                "Contradictions found in the idle books.",
+                engine.integrity_errors,
+            ),
         ] {
             out.family(name, "counter", help);
             out.value(name, model, value);

@@ -8,7 +8,11 @@ fn metrics() -> Metrics {
 }
 
 fn lines(metrics: &Metrics) -> Vec<String> {
-    metrics.render(&EngineStats { prefix_hits: 5, ..EngineStats::default() }).lines().map(str::to_owned).collect()
+    metrics
+        .render(&EngineStats { prefix_hits: 5, ..EngineStats::default() })
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 #[track_caller]
@@ -69,9 +73,13 @@ fn a_request_is_counted_once() {
 #[test]
 fn steps_are_told_apart() {
     let metrics = metrics();
-    let stats = StepStats { prefill_tokens: 3, running: 2, waiting: 1, used_blocks: 4, ..StepStats::default() };
+    let stats =
+        StepStats { prefill_tokens: 3, running: 2, waiting: 1, used_blocks: 4, ..StepStats::default() };
     metrics.observe_step(&StepOutputs { stats, ..StepOutputs::default() });
-    metrics.observe_step(&StepOutputs { stats: StepStats { decode_tokens: 2, ..stats }, ..StepOutputs::default() });
+    metrics.observe_step(&StepOutputs {
+        stats: StepStats { decode_tokens: 2, ..stats },
+        ..StepOutputs::default()
+    });
     let decode = StepStats { prefill_tokens: 0, decode_tokens: 2, running: 2, ..StepStats::default() };
     metrics.observe_step(&StepOutputs { stats: decode, ..StepOutputs::default() });
     assert_line(&metrics, "tgi_batch_inference_count{method=\"prefill\"} 2");

@@ -159,7 +159,12 @@ mod tests {
     #[test]
     fn byte_fallback_characters_are_whole() {
         let tokenizer = byte_fallback();
-        let tokens = [id(&tokenizer, "▁a"), id(&tokenizer, "<0xE2>"), id(&tokenizer, "<0x82>"), id(&tokenizer, "<0xAC>")];
+        let tokens = [
+            id(&tokenizer, "▁a"),
+            id(&tokenizer, "<0xE2>"),
+            id(&tokenizer, "<0x82>"),
+            id(&tokenizer, "<0xAC>"),
+        ];
         assert_eq!(stream(&tokenizer, &[id(&tokenizer, "b")], &tokens), [" a", "", "", "€", ""]);
     }
 

@@ -122,3 +122,57 @@ impl Drop for Mailbox {
         drop(route);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weirgate_types::{SeqOutput, TokenOut};
+
+    use super::*;
+
+    fn step(requests: &[u64]) -> StepOutputs {
+        let token = |id| SeqOutput {
+            request: RequestId(id),
+            index: 0,
+            update: SeqUpdate::Token(TokenOut { id: 1, logprob: 0.0, top: Vec::new() }),
+        };
+        StepOutputs { outputs: requests.iter().map(|id| token(*id)).collect(), ..StepOutputs::default() }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_falls_behind_is_dropped_alone() {
+        let dispatcher = Arc::new(Dispatcher::default());
+        let (mut slow, mut quick) = (dispatcher.open(RequestId(1)), dispatcher.open(RequestId(2)));
+        for _ in 0..=BACKLOG {
+            dispatcher.deliver(step(&[1, 2]));
+            assert_eq!(quick.recv().await.unwrap().len(), 1);
+        }
+        assert_eq!(dispatcher.in_flight(), 1);
+        for _ in 0..BACKLOG {
+            assert!(slow.recv().await.is_some());
+        }
+        assert!(slow.recv().await.is_none());
+        assert_eq!(slow.failure(), Failure::SlowReader);
+        dispatcher.deliver(step(&[2]));
+        assert!(quick.recv().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn one_step_is_one_message_and_a_dropped_mailbox_is_closed() {
+        let dispatcher = Arc::new(Dispatcher::default());
+        let mut mailbox = dispatcher.open(RequestId(3));
+        dispatcher.deliver(step(&[3, 3, 4]));
+        assert_eq!(mailbox.recv().await.unwrap().len(), 2);
+        drop(mailbox);
+        assert_eq!(dispatcher.in_flight(), 0);
+        dispatcher.deliver(step(&[3]));
+    }
+
+    #[tokio::test]
+    async fn failing_all_says_why() {
+        let dispatcher = Arc::new(Dispatcher::default());
+        let mut mailbox = dispatcher.open(RequestId(5));
+        dispatcher.fail_all(Failure::Stalled);
+        assert!(mailbox.recv().await.is_none());
+        assert_eq!(mailbox.failure(), Failure::Stalled);
+    }
+}

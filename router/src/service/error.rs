@@ -135,9 +135,11 @@ impl From<RejectReason> for ServiceError {
                 message: format!("the request needs {needed} tokens of KV cache; the limit is {limit}"),
             }
             .into(),
-            RejectReason::InvalidParameter { field, value, limit } => {
-                ValidationError::Field { field, message: format!("{value} is not allowed; the limit is {limit}") }.into()
+            RejectReason::InvalidParameter { field, value, limit } => ValidationError::Field {
+                field,
+                message: format!("{value} is not allowed; the limit is {limit}"),
             }
+            .into(),
         }
     }
 }

@@ -96,7 +96,9 @@ impl Service {
     /// Whether new requests are taken, and if not, why.
     pub fn check_ready(&self) -> Result<(), ServiceError> {
         match self.health.state() {
-            State::Ready if self.is_stalled() => Err(ServiceError::Unavailable("the engine makes no progress")),
+            State::Ready if self.is_stalled() => {
+                Err(ServiceError::Unavailable("the engine makes no progress"))
+            }
             State::Ready => Ok(()),
             State::Draining => Err(ServiceError::Unavailable("it is shutting down")),
             State::Failed(_) => Err(ServiceError::Unavailable("the engine failed")),

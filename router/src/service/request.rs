@@ -66,6 +66,8 @@ pub(crate) struct Parameters {
     pub min_new_tokens: u32,
     pub ignore_eos: bool,
     pub do_sample: bool,
+    /// Greedy whatever else is said (OpenAI's temperature 0).
+    pub greedy: bool,
     pub temperature: Option<f32>,
     pub top_k: Option<i32>,
     pub top_p: Option<f32>,
@@ -93,6 +95,7 @@ impl Parameters {
             min_new_tokens: 0,
             ignore_eos: false,
             do_sample: false,
+            greedy: false,
             temperature: None,
             top_k: None,
             top_p: None,
@@ -113,12 +116,12 @@ impl Parameters {
 
     /// TGI samples when asked to, or when any setting of a sampler is given.
     pub fn sampling(&self) -> bool {
-        self.do_sample
-            || self.temperature.is_some()
+        let set = self.temperature.is_some()
             || self.top_k.is_some()
             || self.top_p.is_some()
             || self.typical_p.is_some()
-            || self.min_p.is_some()
+            || self.min_p.is_some();
+        !self.greedy && (self.do_sample || set)
     }
 
     /// Sequences to generate.

@@ -46,7 +46,9 @@ impl Pattern {
 impl StopSet {
     /// Empty strings are left out: they would match before any text.
     pub fn new(stops: &[String]) -> Self {
-        Self { patterns: stops.iter().filter(|stop| !stop.is_empty()).map(|stop| Pattern::new(stop)).collect() }
+        Self {
+            patterns: stops.iter().filter(|stop| !stop.is_empty()).map(|stop| Pattern::new(stop)).collect(),
+        }
     }
 }
 
@@ -173,7 +175,11 @@ mod tests {
     /// First end wins; among those that end there, the longest.
     fn naive(stops: &[String], text: &str, keep: bool) -> (String, bool) {
         for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {
-            let longest = stops.iter().filter(|s| !s.is_empty() && text[..end].ends_with(s.as_str())).map(String::len).max();
+            let longest = stops
+                .iter()
+                .filter(|s| !s.is_empty() && text[..end].ends_with(s.as_str()))
+                .map(String::len)
+                .max();
             if let Some(longest) = longest {
                 return (text[..if keep { end } else { end - longest }].to_owned(), true);
             }

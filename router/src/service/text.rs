@@ -157,9 +157,15 @@ mod tests {
 
     #[test]
     fn a_special_token_can_be_a_stop_string() {
-        assert_eq!(run("ab<|end|>c", &["<|end|>"], CLEAN), (vec!["a".into(), "b".into(), String::new()], "ab".into(), true));
+        assert_eq!(
+            run("ab<|end|>c", &["<|end|>"], CLEAN),
+            (vec!["a".into(), "b".into(), String::new()], "ab".into(), true)
+        );
         let (pieces, full, stopped) = run("ab<|end|>c", &["<|end|>"], SHOWN);
-        assert_eq!((pieces.last().map(String::as_str), full.as_str(), stopped), (Some("<|end|>"), "ab", true));
+        assert_eq!(
+            (pieces.last().map(String::as_str), full.as_str(), stopped),
+            (Some("<|end|>"), "ab", true)
+        );
     }
 
     #[test]

@@ -68,7 +68,10 @@ impl Validator {
         ensure(best_of <= 1 || p.seed.is_none(), ValidationError::BestOfSeed)?;
         let (limit, given) = (request.max_top_n_tokens, p.top_n_tokens);
         ensure(given <= limit, ValidationError::TopNTokens { limit, given })?;
-        ensure(!matches!(&request.prompt, Prompt::Text(text) if text.is_empty()), ValidationError::EmptyInput)?;
+        ensure(
+            !matches!(&request.prompt, Prompt::Text(text) if text.is_empty()),
+            ValidationError::EmptyInput,
+        )?;
         if let Some(given) = request.truncate {
             let limit = self.max_input_tokens;
             ensure(given > 0 && given <= limit, ValidationError::Truncate { limit, given })?;
@@ -104,10 +107,11 @@ impl Validator {
 
     /// A token id as the client sent it.
     pub fn token(&self, field: &'static str, token: i64) -> Result<TokenId, ValidationError> {
-        TokenId::try_from(token)
-            .ok()
-            .filter(|id| *id < self.vocab_size)
-            .ok_or(ValidationError::Token { field, token, vocab: self.vocab_size })
+        TokenId::try_from(token).ok().filter(|id| *id < self.vocab_size).ok_or(ValidationError::Token {
+            field,
+            token,
+            vocab: self.vocab_size,
+        })
     }
 
     /// Rules 15 to 17: what is known once the prompt has a length. Gives the number of tokens to generate.
@@ -129,14 +133,24 @@ impl Validator {
     }
 
     /// The engine's request, from parameters that passed the checks.
-    pub fn lower(&self, id: RequestId, p: &Parameters, prompt: Arc<[TokenId]>, max_new_tokens: u32) -> GenerateRequest {
+    pub fn lower(
+        &self,
+        id: RequestId,
+        p: &Parameters,
+        prompt: Arc<[TokenId]>,
+        max_new_tokens: u32,
+    ) -> GenerateRequest {
         let stop_tokens = if p.ignore_eos { Arc::default() } else { self.eos_tokens.clone() };
         GenerateRequest {
             id,
             prompt,
             n: u32::try_from(p.sequences()).unwrap_or(1),
             sampling: self.sampling(p),
-            stop: StopRules { max_new_tokens, min_new_tokens: p.min_new_tokens.min(max_new_tokens), stop_tokens },
+            stop: StopRules {
+                max_new_tokens,
+                min_new_tokens: p.min_new_tokens.min(max_new_tokens),
+                stop_tokens,
+            },
             logprobs: Logprobs { top_n: p.top_n_tokens, prompt: p.prompt_logprobs },
             priority: 0,
             deadline: None,
@@ -165,7 +179,10 @@ impl Validator {
     }
 
     fn logit_bias(&self, p: &Parameters) -> Vec<(TokenId, f32)> {
-        p.logit_bias.iter().filter_map(|(token, bias)| Some((self.token("logit_bias", *token).ok()?, *bias))).collect()
+        p.logit_bias
+            .iter()
+            .filter_map(|(token, bias)| Some((self.token("logit_bias", *token).ok()?, *bias)))
+            .collect()
     }
 }
 
@@ -190,10 +207,19 @@ fn ensure(kept: bool, error: ValidationError) -> Result<(), ValidationError> {
 }
 
 fn check_range(field: &'static str, given: f32, min: f32, max: f32) -> Result<(), ValidationError> {
-    if (min..=max).contains(&given) { Ok(()) } else { Err(range(field, format!("{min:?}"), format!("{max:?}"), given)) }
+    if (min..=max).contains(&given) {
+        Ok(())
+    } else {
+        Err(range(field, format!("{min:?}"), format!("{max:?}"), given))
+    }
 }
 
-fn range(field: &'static str, min: impl ToString, max: impl ToString, given: impl ToString) -> ValidationError {
+fn range(
+    field: &'static str,
+    min: impl ToString,
+    max: impl ToString,
+    given: impl ToString,
+) -> ValidationError {
     ValidationError::Range { field, min: min.to_string(), max: max.to_string(), given: given.to_string() }
 }
 

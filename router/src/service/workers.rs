@@ -27,7 +27,8 @@ impl WorkerPool {
         let (jobs, inbox) = flume::bounded::<Job>(QUEUE);
         for number in 0..workers.max(1) {
             let inbox = inbox.clone();
-            let thread = std::thread::Builder::new().name(format!("tokenizer-{number}")).stack_size(STACK_BYTES);
+            let thread =
+                std::thread::Builder::new().name(format!("tokenizer-{number}")).stack_size(STACK_BYTES);
             thread.spawn(move || {
                 for job in inbox {
                     job();
@@ -38,7 +39,10 @@ impl WorkerPool {
     }
 
     /// Runs `work` on a thread of the pool. A job whose caller is gone before it starts is skipped.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, JobLost> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JobLost> {
         let (reply, answer) = oneshot::channel();
         let job = move || {
             if reply.is_closed() {

@@ -1,1 +1,198 @@
+//! The whole server over a scripted device: real engine, real tokenizer, real HTTP messages.
 
+mod device;
+mod limits;
+mod openai;
+mod tgi;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use weirgate_engine::RopeRule;
+
+use crate::api::AppState;
+use crate::assemble::{Assembled, assemble};
+use crate::config::{EngineSettings, Limits, LogSettings, ModelLocation, RouterConfig};
+use crate::load::{Loaded, TextModel};
+use crate::server;
+use crate::service::ChatTemplate;
+use crate::sizing::{BLOCK_SIZE, Sizing};
+use crate::test_tokenizers::byte_level;
+use device::{Device, Gate};
+
+/// What the device writes after every prompt, byte by byte, and then the end-of-sequence token.
+const SCRIPT: &str = "Hello, wörld! Bye.";
+const END: u32 = 257;
+const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot: {% endif %}";
+/// The seed whose sequence 0 writes the script as it is.
+const OWN_SEED: u64 = 997;
+const BLOCKS: usize = 64;
+
+fn config() -> RouterConfig {
+    RouterConfig {
+        model: ModelLocation::Embedded,
+        model_id: "test/model".into(),
+        model_sha: Some("abc".into()),
+        tokenizer_config_path: None,
+        listen: "127.0.0.1:0".parse().unwrap(),
+        limits: Limits {
+            max_concurrent_requests: 4,
+            max_best_of: 2,
+            max_stop_sequences: 4,
+            max_top_n_tokens: 5,
+            max_client_batch_size: 3,
+            payload_limit: 4000,
+            max_input_tokens: None,
+            max_total_tokens: None,
+        },
+        engine: EngineSettings {
+            threads: None,
+            max_batch_prefill_tokens: None,
+            max_batch_total_tokens: None,
+            max_batch_size: None,
+            prefix_caching: true,
+            rope_scaling: None,
+        },
+        log: LogSettings { level: "info".into(), json: false, color: false },
+        api_keys: Vec::new(),
+        cors_allow_origin: Vec::new(),
+        validation_workers: 1,
+        default_max_new_tokens: Some(100),
+        watermark_gamma: 0.5,
+        watermark_delta: 2.0,
+        disable_grammar_support: false,
+        enable_prefill_logprobs: true,
+        graceful_termination_seconds: 5,
+        watchdog_seconds: 0,
+        fault_stall_after_steps: None,
+    }
+}
+
+/// A server without a socket.
+struct TestServer {
+    app: Router,
+    state: AppState,
+    gate: Gate,
+}
+
+/// A response read to its end.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// The `data:` of every event, in the framing clients expect.
+    #[track_caller]
+    fn events(&self) -> Vec<String> {
+        assert_eq!(self.headers["content-type"], "text/event-stream");
+        let events: Vec<&str> = self.text.split_terminator("\n\n").collect();
+        events.iter().map(|event| event.strip_prefix("data: ").expect("one data line").to_owned()).collect()
+    }
+
+    #[track_caller]
+    fn json_events(&self) -> Vec<Value> {
+        self.events().iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+    }
+}
+
+impl TestServer {
+    fn new() -> Self {
+        Self::with(config())
+    }
+
+    fn with(config: RouterConfig) -> Self {
+        let gate = Gate::open();
+        let device =
+            Device::new(SCRIPT.bytes().map(u32::from).collect(), END, BLOCKS, BLOCK_SIZE, gate.clone());
+        let template = ChatTemplate::new(vec![("default".into(), TEMPLATE.into())], Vec::new());
+        let text = TextModel { tokenizer: byte_level(), template, eos_tokens: vec![END], max_length: None };
+        let sizing = Sizing {
+            max_input_tokens: config.limits.max_input_tokens.unwrap_or(199),
+            max_total_tokens: config.limits.max_total_tokens.unwrap_or(200),
+            blocks: BLOCKS,
+            block_bytes: 1,
+            max_step_tokens: 64,
+            max_seqs: 16,
+            threads: 1,
+        };
+        let loaded = Loaded { text, executor: Box::new(device), rope: RopeRule::default(), sizing };
+        let Assembled { state, outputs } = assemble(&config, loaded).unwrap();
+        let service = state.service.clone();
+        tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
+        Self { app: server::app(&config, state.clone()), state, gate }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.app.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(post(path, &body)).await
+    }
+
+    /// The value of a series without labels, or with exactly these.
+    async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await.text;
+        let prefix = format!("{name} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
+        line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+    }
+
+    /// Waits until the engine holds nothing.
+    async fn idle(&self) {
+        self.until(|stats| stats.used_blocks == 0 && stats.running == 0 && stats.live_requests == 0).await;
+    }
+
+    async fn until(&self, reached: impl Fn(&weirgate_engine::EngineStats) -> bool) {
+        let wait = async {
+            while !reached(&self.state.service.engine.stats()) {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        let patience = std::time::Duration::from_secs(20);
+        tokio::time::timeout(patience, wait).await.expect("the engine did not get there");
+    }
+}
+
+fn post(path: &str, body: &Value) -> Request<Body> {
+    Request::post(path).header("content-type", "application/json").body(Body::from(body.to_string())).unwrap()
+}
+
+fn greedy(more: Value) -> Value {
+    let mut parameters = json!({"max_new_tokens": 5, "do_sample": false});
+    for (key, value) in more.as_object().unwrap() {
+        parameters[key] = value.clone();
+    }
+    json!({"inputs": "Say: ", "parameters": parameters})
+}
+
+/// A gate that stays shut until it is opened, and a server behind it.
+fn held(config: RouterConfig) -> Arc<TestServer> {
+    let server = TestServer::with(config);
+    server.gate.shut();
+    Arc::new(server)
+}

@@ -5,8 +5,8 @@ use weirgate_types::Frequency;
 
 use super::errors::ApiError;
 use super::types::{
-    ChatLogprob, ChatRequest, Common, CompletionRequest, Content, LikelyToken, LogitBias, Message, PromptInput, Stop,
-    TextLogprobs,
+    ChatLogprob, ChatRequest, Common, CompletionRequest, Content, LikelyToken, LogitBias, Message,
+    PromptInput, Stop, TextLogprobs,
 };
 use crate::api::Settings;
 use crate::service::{
@@ -65,7 +65,10 @@ fn wants_grammar(body: &ChatRequest) -> bool {
 }
 
 /// One request per prompt.
-pub(super) fn completion(body: CompletionRequest, settings: &Settings) -> Result<(Vec<Request>, Shape), ApiError> {
+pub(super) fn completion(
+    body: CompletionRequest,
+    settings: &Settings,
+) -> Result<(Vec<Request>, Shape), ApiError> {
     if body.suffix.is_some() {
         let message = "Suffix is not supported and can be achieved by preprocessing the prompt.".to_owned();
         return Err(ApiError::invalid(message, "suffix", "suffix not supported"));
@@ -125,19 +128,19 @@ fn shape(common: Common, settings: &Settings, logprobs: bool) -> Shape {
     }
 }
 
-/// Temperature 0 is greedy, whatever else is said; without a temperature OpenAI samples at 1.
+/// Temperature 0 is greedy, whatever else is said; without a temperature OpenAI samples at 1. Values that switch a
+/// filter off are taken for its absence, where TGI's own routes refuse them.
 fn parameters(common: &Common, max_new_tokens: MaxNewTokens) -> Result<Parameters, ServiceError> {
-    let greedy = common.temperature == Some(0.0);
-    let sampled = |value: Option<f32>| value.filter(|_| !greedy);
     Ok(Parameters {
         choices: common.n.unwrap_or(1),
         min_new_tokens: common.min_tokens.unwrap_or(0),
         ignore_eos: common.ignore_eos.unwrap_or(false),
-        do_sample: !greedy,
-        temperature: sampled(common.temperature),
-        top_p: sampled(common.top_p).filter(|p| *p != 1.0),
-        top_k: common.top_k.filter(|k| !greedy && *k > 0),
-        min_p: sampled(common.min_p),
+        do_sample: true,
+        greedy: common.temperature == Some(0.0),
+        temperature: common.temperature.filter(|t| *t != 0.0),
+        top_p: common.top_p.filter(|p| *p != 1.0),
+        top_k: common.top_k.filter(|k| !matches!(k, -1 | 0)),
+        min_p: common.min_p,
         repetition_penalty: common.repetition_penalty,
         frequency_penalty: common.frequency_penalty.map(Frequency::Count),
         presence_penalty: common.presence_penalty,
@@ -161,7 +164,8 @@ fn logit_bias(bias: &LogitBias) -> Result<Vec<(i64, f32)>, ServiceError> {
         LogitBias::Map(map) => map
             .iter()
             .map(|(token, bias)| {
-                let token = token.parse::<i64>().map_err(|_| field("logit_bias", "keys must be token ids"))?;
+                let token =
+                    token.parse::<i64>().map_err(|_| field("logit_bias", "keys must be token ids"))?;
                 let bias = bias.as_f64().ok_or_else(|| field("logit_bias", "values must be numbers"))?;
                 Ok((token, bias as f32))
             })
@@ -180,7 +184,12 @@ fn message(message: Message) -> Result<Map<String, Value>, ServiceError> {
                 match (part.kind.as_str(), part.text) {
                     ("text", Some(part)) => text.push_str(&part),
                     ("image_url" | "input_audio" | "file", _) => return Err(ValidationError::Image.into()),
-                    (kind, _) => return Err(field("messages", &format!("content part of type {kind:?} is not supported"))),
+                    (kind, _) => {
+                        return Err(field(
+                            "messages",
+                            &format!("content part of type {kind:?} is not supported"),
+                        ));
+                    }
                 }
             }
             Value::String(text)
@@ -205,7 +214,8 @@ pub(super) fn finish_reason(reason: StopReason) -> &'static str {
 }
 
 pub(super) fn chat_logprob(token: &Token, vocabulary: &Vocabulary) -> ChatLogprob {
-    let likely = |text: String, logprob: f32| LikelyToken { bytes: text.clone().into_bytes(), token: text, logprob };
+    let likely =
+        |text: String, logprob: f32| LikelyToken { bytes: text.clone().into_bytes(), token: text, logprob };
     ChatLogprob {
         token: likely(vocabulary.text(token.id), token.logprob),
         top_logprobs: token.top.iter().map(|top| likely(top.text.clone(), top.logprob)).collect(),
@@ -213,7 +223,12 @@ pub(super) fn chat_logprob(token: &Token, vocabulary: &Vocabulary) -> ChatLogpro
 }
 
 /// Appends a token to the parallel lists; `offset` is where its text begins, and moves on.
-pub(super) fn push_text_logprob(list: &mut TextLogprobs, token: &Token, vocabulary: &Vocabulary, offset: &mut usize) {
+pub(super) fn push_text_logprob(
+    list: &mut TextLogprobs,
+    token: &Token,
+    vocabulary: &Vocabulary,
+    offset: &mut usize,
+) {
     let text = vocabulary.text(token.id);
     let top = token.top.iter().map(|top| (top.text.clone(), Value::from(top.logprob))).collect();
     list.text_offset.push(*offset);
@@ -224,7 +239,12 @@ pub(super) fn push_text_logprob(list: &mut TextLogprobs, token: &Token, vocabula
 }
 
 /// The lists of an echoed prompt.
-pub(super) fn prompt_logprobs(prompt: &[u32], logprobs: &[Option<f32>], vocabulary: &Vocabulary, offset: &mut usize) -> TextLogprobs {
+pub(super) fn prompt_logprobs(
+    prompt: &[u32],
+    logprobs: &[Option<f32>],
+    vocabulary: &Vocabulary,
+    offset: &mut usize,
+) -> TextLogprobs {
     let mut list = TextLogprobs::default();
     for (id, logprob) in prompt.iter().zip(logprobs) {
         let text = vocabulary.text(*id);

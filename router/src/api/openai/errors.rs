@@ -46,7 +46,8 @@ impl ApiError {
 /// No key, or a wrong one.
 pub(crate) fn unauthorized() -> Response {
     let message = "Incorrect API key provided".to_owned();
-    let error = ApiError::new(StatusCode::UNAUTHORIZED, message, INVALID, "unauthorized").code("invalid_api_key");
+    let error =
+        ApiError::new(StatusCode::UNAUTHORIZED, message, INVALID, "unauthorized").code("invalid_api_key");
     error.into_response()
 }
 
@@ -63,7 +64,9 @@ impl From<ServiceError> for ApiError {
                 new.body.error.param = reason.field();
                 new
             }
-            ServiceError::Template(_) => Self::new(StatusCode::BAD_REQUEST, message, INVALID, "template_error").at("messages"),
+            ServiceError::Template(_) => {
+                Self::new(StatusCode::BAD_REQUEST, message, INVALID, "template_error").at("messages")
+            }
             ServiceError::Generation(_) => unavailable(message, "generation"),
             ServiceError::Incomplete => unavailable(message, "incomplete_generation"),
             ServiceError::Unavailable(_) => unavailable(message, "unavailable"),

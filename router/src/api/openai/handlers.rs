@@ -6,11 +6,12 @@ use super::convert::{self, Shape};
 use super::errors::ApiError;
 use super::stream::{self, ChatChunks, TextChunks};
 use super::types::{
-    AssistantMessage, ChatChoice, ChatLogprobs, ChatRequest, CompletionRequest, Envelope, ModelInfo, ModelList,
-    PromptTokensDetails,    TextChoice, TextLogprobs, Usage,
+    AssistantMessage, ChatChoice, ChatLogprobs, ChatRequest, CompletionRequest, Envelope, ModelInfo,
+    ModelList, PromptTokensDetails, TextChoice, TextLogprobs, Usage,
 };
 use crate::api::AppState;
 use crate::api::extract::Body;
+use crate::api::headers::{compute_headers, figure_headers};
 use crate::service::{Event, Generation, Prompt, SequenceEnd, ServiceError, Token, random};
 
 /// TGI's form: the version, and where the build comes from.
@@ -42,14 +43,18 @@ async fn chat(state: AppState, body: ChatRequest) -> Result<Response, ApiError> 
     if shape.stream {
         generation.started().await?;
         let chunks = ChatChunks::new(state.service.vocabulary.clone(), shape.logprobs);
-        return Ok(stream::respond(envelope("chatcmpl", "chat.completion.chunk", &shape), chunks, vec![generation], &shape));
+        let envelope = envelope("chatcmpl", "chat.completion.chunk", &shape);
+        let headers = compute_headers(generation.facts.prompt_characters);
+        return Ok((headers, stream::respond(envelope, chunks, vec![generation], &shape)).into_response());
     }
     let finished = collect(&mut generation, shape.n).await?;
+    let mut headers = compute_headers(generation.facts.prompt_characters);
+    figure_headers(&mut headers, &generation);
     let choices = finished.sequences.into_iter().enumerate();
     let choices = choices.map(|(index, sequence)| chat_choice(&state, &shape, index, sequence)).collect();
     let usage = Some(usage(&[generation], finished.generated_tokens));
     let answer = envelope("chatcmpl", "chat.completion", &shape);
-    Ok(Json(Envelope { choices, usage, ..answer }).into_response())
+    Ok((headers, Json(Envelope { choices, usage, ..answer })).into_response())
 }
 
 fn chat_choice(state: &AppState, shape: &Shape, index: usize, sequence: Finished) -> ChatChoice {
@@ -74,7 +79,8 @@ async fn complete(state: AppState, body: CompletionRequest) -> Result<Response, 
             _ => None,
         };
         let generation = state.service.generate(request, account).await?;
-        let decoded = || state.service.vocabulary.tokenizer.decode(&generation.facts.prompt, true).unwrap_or_default();
+        let decoded =
+            || state.service.vocabulary.tokenizer.decode(&generation.facts.prompt, true).unwrap_or_default();
         echoes.push(if shape.echo { text.unwrap_or_else(decoded) } else { String::new() });
         generations.push(generation);
     }

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::AppState;
-pub(crate) use errors::{ApiError, unauthorized};
+pub(crate) use errors::unauthorized;
 
 /// This dialect's routes.
 pub(crate) fn routes() -> Router<AppState> {

@@ -72,7 +72,9 @@ pub(super) fn respond<K: Chunks>(
         Some((Ok::<_, Infallible>(event), chunks))
     });
     let mut response = Sse::new(events).keep_alive(KeepAlive::default()).into_response();
-    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
 }
 
@@ -167,8 +169,9 @@ impl Chunks for ChatChunks {
     }
 
     fn token(&mut self, index: usize, token: Token) -> Option<ChatChunkChoice> {
-        let logprobs =
-            self.logprobs.then(|| ChatLogprobs { content: vec![convert::chat_logprob(&token, &self.vocabulary)] });
+        let logprobs = self
+            .logprobs
+            .then(|| ChatLogprobs { content: vec![convert::chat_logprob(&token, &self.vocabulary)] });
         if token.text.is_empty() && logprobs.is_none() {
             return None;
         }

@@ -1,30 +1,30 @@
-use std::time::Instant;
-
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::convert;
 use super::errors::ApiError;
 use super::stream::{self, StreamOptions};
 use super::types::{
-    BestOfSequence, Details, ErrorResponse, GenerateRequest, GenerateResponse, Info, PrefillToken, SimpleToken, Token,
+    BestOfSequence, Details, ErrorResponse, GenerateRequest, GenerateResponse, Info, PrefillToken,
+    SimpleToken, Token,
 };
 use crate::api::extract::Body;
+use crate::api::headers::{compute_headers, figure_headers};
 use crate::api::{AppState, Settings};
 use crate::service::{Event, Generation, SequenceEnd, ServiceError};
 
 /// What TGI's router calls itself; clients tell TGI by it.
 const ROUTER: &str = "text-generation-router";
-/// The device class TGI's launcher would report.
-const COMPUTE_TYPE: &str = "cpu";
 
 pub(super) async fn generate(State(state): State<AppState>, body: Body<GenerateRequest>) -> Response {
     match body.0 {
-        Ok(body) => generate_response(state, body).await.map_or_else(IntoResponse::into_response, |(headers, body)| {
-            (headers, Json(body)).into_response()
-        }),
+        Ok(body) => generate_response(state, body)
+            .await
+            .map_or_else(IntoResponse::into_response, |(headers, body)| {
+                (headers, Json(body)).into_response()
+            }),
         Err(error) => error.into_response(),
     }
 }
@@ -47,13 +47,14 @@ pub(super) async fn compatible(State(state): State<AppState>, body: Body<Generat
     if body.stream {
         return stream_response(state, body);
     }
-    generate_response(state, body).await.map_or_else(IntoResponse::into_response, |(headers, body)| {
-        (headers, Json([body])).into_response()
-    })
+    generate_response(state, body)
+        .await
+        .map_or_else(IntoResponse::into_response, |(headers, body)| (headers, Json([body])).into_response())
 }
 
 fn stream_response(state: AppState, body: GenerateRequest) -> Response {
-    let prefix = if body.parameters.return_full_text == Some(true) { body.inputs.clone() } else { String::new() };
+    let prefix =
+        if body.parameters.return_full_text == Some(true) { body.inputs.clone() } else { String::new() };
     let options = StreamOptions { details: body.parameters.details, prefix };
     let headers = compute_headers(body.inputs.chars().count());
     let request = convert::request(body, &state.settings);
@@ -79,14 +80,18 @@ async fn generate_response(
     state: AppState,
     body: GenerateRequest,
 ) -> Result<(HeaderMap, GenerateResponse), ApiError> {
-    let started = Instant::now();
     let wanted = Wanted {
         details: body.parameters.details || body.parameters.decoder_input_details,
         best_of: body.parameters.best_of.unwrap_or(1) > 1,
-        prefix: if body.parameters.return_full_text == Some(true) { body.inputs.clone() } else { String::new() },
+        prefix: if body.parameters.return_full_text == Some(true) {
+            body.inputs.clone()
+        } else {
+            String::new()
+        },
     };
     let characters = body.inputs.chars().count();
-    let mut request = convert::request(body, &state.settings).inspect_err(|error| state.service.refuse(error))?;
+    let mut request =
+        convert::request(body, &state.settings).inspect_err(|error| state.service.refuse(error))?;
     request.parameters.prompt_logprobs &= state.settings.enable_prefill_logprobs;
     let checked = state.service.validator.check_best_of(&request.parameters).map_err(ServiceError::from);
     checked.inspect_err(|error| state.service.refuse(error))?;
@@ -94,7 +99,7 @@ async fn generate_response(
     let mut generation = state.service.generate(request, account).await?;
     let (prefill, sequences) = collect(&state, &mut generation).await?;
     let mut headers = compute_headers(characters);
-    figure_headers(&mut headers, &generation, started);
+    figure_headers(&mut headers, &generation);
     Ok((headers, response(wanted, prefill, sequences, generation.facts.seed)))
 }
 
@@ -142,7 +147,8 @@ async fn collect(
                 }
             }
             Event::End(end) => {
-                let (mut tokens, top_tokens) = tokens.get_mut(end.index).map(std::mem::take).unwrap_or_default();
+                let (mut tokens, top_tokens) =
+                    tokens.get_mut(end.index).map(std::mem::take).unwrap_or_default();
                 if let Some(last) = tokens.last_mut() {
                     last.text.push_str(&end.tail);
                 }
@@ -179,7 +185,8 @@ fn response(
     let winner = sequences.remove(best);
     let generated_text = wanted.prefix.clone() + &winner.end.text;
     let details = wanted.details.then(|| {
-        let others = sequences.into_iter().map(|other| best_of_sequence(&wanted, &prefill, other, seed)).collect();
+        let others =
+            sequences.into_iter().map(|other| best_of_sequence(&wanted, &prefill, other, seed)).collect();
         Details {
             finish_reason: convert::finish_reason(winner.end.reason),
             generated_tokens: winner.end.generated_tokens,
@@ -193,7 +200,12 @@ fn response(
     GenerateResponse { generated_text, details }
 }
 
-fn best_of_sequence(wanted: &Wanted, prefill: &[PrefillToken], other: Finished, seed: Option<u64>) -> BestOfSequence {
+fn best_of_sequence(
+    wanted: &Wanted,
+    prefill: &[PrefillToken],
+    other: Finished,
+    seed: Option<u64>,
+) -> BestOfSequence {
     BestOfSequence {
         generated_text: wanted.prefix.clone() + &other.end.text,
         finish_reason: convert::finish_reason(other.end.reason),
@@ -268,31 +280,4 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
 pub(super) async fn metrics(State(state): State<AppState>) -> Response {
     let text = state.service.metrics.render(&state.service.engine.stats());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
-}
-
-fn compute_headers(characters: usize) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(HeaderName::from_static("x-compute-type"), HeaderValue::from_static(COMPUTE_TYPE));
-    headers.insert(HeaderName::from_static("x-compute-characters"), HeaderValue::from(characters));
-    headers
-}
-
-fn figure_headers(headers: &mut HeaderMap, generation: &Generation, started: Instant) {
-    let figures = generation.figures();
-    let total = started.elapsed();
-    let milliseconds = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    if let Ok(seconds) = HeaderValue::try_from(total.as_secs_f64().to_string()) {
-        headers.insert(HeaderName::from_static("x-compute-time"), seconds);
-    }
-    for (name, value) in [
-        ("x-prompt-tokens", generation.facts.prompt.len() as u64),
-        ("x-generated-tokens", u64::from(figures.generated_tokens)),
-        ("x-total-time", milliseconds(total)),
-        ("x-validation-time", milliseconds(figures.validation)),
-        ("x-queue-time", milliseconds(figures.queue)),
-        ("x-inference-time", milliseconds(figures.inference)),
-        ("x-time-per-token", milliseconds(figures.time_per_token())),
-    ] {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
-    }
 }

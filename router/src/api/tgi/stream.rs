@@ -34,7 +34,13 @@ struct TokenStream {
 }
 
 /// The response. Validation happens inside the stream, so its errors are events of a 200, as in TGI.
-pub(super) fn respond(state: AppState, request: Request, account: Account, options: StreamOptions, headers: HeaderMap) -> Response {
+pub(super) fn respond(
+    state: AppState,
+    request: Request,
+    account: Account,
+    options: StreamOptions,
+    headers: HeaderMap,
+) -> Response {
     let stage = Stage::Validate { state, request: Box::new(request), account };
     let tokens = TokenStream { stage, options, index: 0 };
     let events = stream::unfold(tokens, |mut tokens| async move {
@@ -43,7 +49,9 @@ pub(super) fn respond(state: AppState, request: Request, account: Account, optio
     });
     let mut response = Sse::new(events).keep_alive(KeepAlive::default()).into_response();
     response.headers_mut().extend(headers);
-    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
 }
 
@@ -67,10 +75,12 @@ impl TokenStream {
     }
 
     async fn advance(&mut self) -> Result<Option<SseEvent>, ServiceError> {
-        if let Stage::Validate { state, request, account } = std::mem::replace(&mut self.stage, Stage::Done) {
-            let generation = state.service.generate(*request, account).await?;
-            self.stage = Stage::Generate(Box::new(generation));
-        }
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Validate { state, request, account } => {
+                Stage::Generate(Box::new(state.service.generate(*request, account).await?))
+            }
+            stage => stage,
+        };
         let Stage::Generate(generation) = &mut self.stage else { return Ok(None) };
         while let Some(event) = generation.next().await {
             match event? {

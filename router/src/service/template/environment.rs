@@ -37,9 +37,9 @@ pub(super) fn from_json(value: &serde_json::Value) -> Value {
         serde_json::Value::Bool(b) => Value::from(*b),
         serde_json::Value::String(s) => Value::from(s.as_str()),
         serde_json::Value::Array(items) => Value::from(items.iter().map(from_json).collect::<Vec<_>>()),
-        serde_json::Value::Object(map) => {
-            Value::from_pairs(map.iter().map(|(key, value)| (key.clone(), from_json(value))).collect::<Vec<_>>())
-        }
+        serde_json::Value::Object(map) => Value::from_pairs(
+            map.iter().map(|(key, value)| (key.clone(), from_json(value))).collect::<Vec<_>>(),
+        ),
         serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
             (Some(n), _, _) => Value::from(n),
             (_, Some(n), _) => Value::from(n),

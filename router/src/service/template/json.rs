@@ -50,7 +50,10 @@ fn write_value(out: &mut String, value: &Value, style: &Style, depth: usize) -> 
         ValueKind::Seq | ValueKind::Iterable => write_list(out, value, style, depth)?,
         ValueKind::Map => write_map(out, value, style, depth)?,
         kind => {
-            return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {kind} is not JSON serializable")));
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!("tojson: {kind} is not JSON serializable"),
+            ));
         }
     }
     Ok(())

@@ -63,9 +63,12 @@ impl ChatTemplate {
     /// The prompt text of a conversation.
     pub fn render(&self, conversation: &Conversation) -> Result<String, TemplateError> {
         let environment = self.pick(conversation.tools.is_some())?;
-        let template =
-            environment.get_template(environment::TEMPLATE_NAME).map_err(|error| TemplateError::Jinja(error.to_string()))?;
-        let text = template.render(self.context(conversation)).map_err(|error| TemplateError::Jinja(message(&error)))?;
+        let template = environment
+            .get_template(environment::TEMPLATE_NAME)
+            .map_err(|error| TemplateError::Jinja(error.to_string()))?;
+        let text = template
+            .render(self.context(conversation))
+            .map_err(|error| TemplateError::Jinja(message(&error)))?;
         if conversation.continue_final_message { continue_final(text, conversation) } else { Ok(text) }
     }
 
@@ -79,16 +82,22 @@ impl ChatTemplate {
     }
 
     fn context(&self, conversation: &Conversation) -> Value {
-        let messages: Vec<Value> =
-            conversation.messages.iter().map(|message| from_json(&serde_json::Value::Object(message.clone()))).collect();
-        let tools = conversation.tools.as_ref().map(|tools| tools.iter().map(from_json).collect::<Vec<Value>>());
+        let messages: Vec<Value> = conversation
+            .messages
+            .iter()
+            .map(|message| from_json(&serde_json::Value::Object(message.clone())))
+            .collect();
+        let tools =
+            conversation.tools.as_ref().map(|tools| tools.iter().map(from_json).collect::<Vec<Value>>());
         let mut variables = vec![
             ("messages".to_owned(), Value::from(messages)),
             ("tools".to_owned(), tools.map_or(Value::from(()), Value::from)),
             ("documents".to_owned(), Value::from(())),
             ("add_generation_prompt".to_owned(), Value::from(!conversation.continue_final_message)),
         ];
-        variables.extend(self.special_tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.as_str()))));
+        variables.extend(
+            self.special_tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.as_str()))),
+        );
         Value::from_pairs(variables)
     }
 }
@@ -102,7 +111,8 @@ fn message(error: &minijinja::Error) -> String {
 
 /// Cuts the prompt right after the last message's text, so that the model goes on writing it.
 fn continue_final(text: String, conversation: &Conversation) -> Result<String, TemplateError> {
-    let last = conversation.messages.last().and_then(|message| message.get("content")?.as_str()).unwrap_or_default();
+    let last =
+        conversation.messages.last().and_then(|message| message.get("content")?.as_str()).unwrap_or_default();
     let last = last.trim();
     match text.rfind(last) {
         Some(at) => Ok(text.get(..at + last.len()).unwrap_or(&text).trim_end().to_owned()),

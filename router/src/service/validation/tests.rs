@@ -48,7 +48,10 @@ fn rules_1_to_13_have_tgis_texts() {
         (refused(|p| p.top_p = Some(1.0)), "`top_p` must be > 0.0 and < 1.0"),
         (refused(|p| p.typical_p = Some(0.0)), "`typical_p` must be > 0.0 and < 1.0"),
         (refused(|p| p.top_k = Some(0)), "`top_k` must be strictly positive"),
-        (refused(|p| p.max_new_tokens = MaxNewTokens::Given(0)), "`max_new_tokens` must be strictly positive"),
+        (
+            refused(|p| p.max_new_tokens = MaxNewTokens::Given(0)),
+            "`max_new_tokens` must be strictly positive",
+        ),
         (refused(|p| p.stop = vec!["a".into(); 5]), "`stop` supports up to 4 stop sequences. Given: 5"),
         (
             refused(|p| (p.best_of, p.do_sample, p.seed) = (Some(2), true, Some(1))),
@@ -95,7 +98,10 @@ fn the_first_broken_rule_is_reported() {
 #[test]
 fn what_tgi_does_not_have_is_bounded() {
     assert_eq!(refused(|p| p.min_p = Some(1.5)), "`min_p` must be >= 0.0 and <= 1.0. Given: 1.5");
-    assert_eq!(refused(|p| p.presence_penalty = Some(-3.0)), "`presence_penalty` must be >= -2.0 and <= 2.0. Given: -3");
+    assert_eq!(
+        refused(|p| p.presence_penalty = Some(-3.0)),
+        "`presence_penalty` must be >= -2.0 and <= 2.0. Given: -3"
+    );
     assert_eq!(refused(|p| p.choices = 1_000_000), "`n` must be >= 1 and <= 8. Given: 1000000");
     assert_eq!(refused(|p| p.min_new_tokens = 11), "`min_tokens` must be >= 0 and <= 10. Given: 11");
     assert_eq!(
@@ -148,7 +154,10 @@ fn lengths_follow_tgis_arithmetic() {
     assert_eq!(check(MaxNewTokens::Default(100), 90), Ok(30));
     assert_eq!(check(MaxNewTokens::Open, 90), Ok(30));
     let wide = Validator { max_total_tokens: 2000, ..validator() };
-    assert_eq!(wide.check_lengths(&request(|p| p.max_new_tokens = MaxNewTokens::Given(100_000)).parameters, 50), Ok(1950));
+    assert_eq!(
+        wide.check_lengths(&request(|p| p.max_new_tokens = MaxNewTokens::Given(100_000)).parameters, 50),
+        Ok(1950)
+    );
     assert_eq!(
         validator().check_lengths(&request(|p| p.grammar = true).parameters, 5).unwrap_err().to_string(),
         "grammar is not supported"
@@ -164,7 +173,8 @@ fn greedy_and_sampled_requests_are_lowered() {
     assert_eq!(&*greedy.stop.stop_tokens, [7]);
     let sampled = lower(
         &request(|p| {
-            (p.top_p, p.seed, p.ignore_eos, p.best_of, p.watermark) = (Some(0.5), Some(5), true, Some(2), true);
+            (p.top_p, p.seed, p.ignore_eos, p.best_of, p.watermark) =
+                (Some(0.5), Some(5), true, Some(2), true);
         })
         .parameters,
     );

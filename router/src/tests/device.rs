@@ -1,0 +1,92 @@
+//! A device that writes a script.
+
+use std::sync::{Arc, Condvar, Mutex};
+
+use weirgate_engine::{Batch, Executor, ExecutorError, ExecutorLimits, StepResult};
+use weirgate_kernels::Sampled;
+
+/// Lets a test hold the device between two steps.
+#[derive(Clone)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open() -> Self {
+        Self(Arc::new((Mutex::new(true), Condvar::new())))
+    }
+
+    pub fn shut(&self) {
+        *self.0.0.lock().unwrap() = false;
+    }
+
+    pub fn reopen(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let opened = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(opened, |open| !*open).unwrap());
+    }
+}
+
+/// Draw number `d` of a greedy sequence is the script's byte `d`, with log-probability `-(d + 1)`. Sequences that sample
+/// differ by their seeds: their log-probabilities are scaled by it, and all but `OWN_SEED`'s are in capitals.
+pub struct Device {
+    script: Vec<u32>,
+    end: u32,
+    limits: ExecutorLimits,
+    gate: Gate,
+    result: StepResult,
+}
+
+impl Device {
+    pub fn new(script: Vec<u32>, end: u32, blocks: usize, block_size: usize, gate: Gate) -> Self {
+        let limits = ExecutorLimits {
+            blocks,
+            block_size,
+            max_step_tokens: 64,
+            max_seqs: 16,
+            vocab_size: 258,
+            max_seq_len: 200,
+        };
+        Self { script, end, limits, gate, result: StepResult::default() }
+    }
+
+    fn draw(&self, batch: &Batch, at: usize) -> Sampled {
+        let sample = &batch.samples[at];
+        let history = &batch.history[sample.history.clone()];
+        let number = history.len() - sample.prompt_len;
+        let mut token = self.script.get(number).copied().unwrap_or(self.end);
+        if sample.banned.as_deref().unwrap_or_default().contains(&token) {
+            token = u32::from(b'~');
+        }
+        if let Some((biased, _)) = sample.params.logit_bias.first() {
+            token = *biased;
+        }
+        let seed = sample.params.seed.unwrap_or(super::OWN_SEED);
+        if seed != super::OWN_SEED && token < 256 {
+            token = u32::from((token as u8).to_ascii_uppercase());
+        }
+        let logprob = -(number as f32 + 1.0) * (1.0 + (seed % super::OWN_SEED) as f32 / 1000.0);
+        let top = (0..sample.params.top_n).map(|n| (token + n, logprob - n as f32)).collect();
+        Sampled { token, logprob, top }
+    }
+}
+
+impl Executor for Device {
+    fn limits(&self) -> ExecutorLimits {
+        self.limits
+    }
+
+    fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
+        self.gate.pass();
+        self.result.sampled = (0..batch.samples.len()).map(|at| self.draw(batch, at)).collect();
+        self.result.scores = batch.scores.iter().map(|score| -(score.target as f32)).collect();
+        Ok(())
+    }
+
+    fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError> {
+        std::mem::swap(out, &mut self.result);
+        Ok(())
+    }
+}

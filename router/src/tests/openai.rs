@@ -1,0 +1,298 @@
+use super::*;
+
+fn chat(more: Value) -> Value {
+    let mut body =
+        json!({"messages": [{"role": "user", "content": "Hi"}], "temperature": 0.0, "max_tokens": 5});
+    for (key, value) in more.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+fn completion(more: Value) -> Value {
+    let mut body = json!({"prompt": "Say: ", "temperature": 0.0, "max_tokens": 5});
+    for (key, value) in more.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+#[tokio::test]
+async fn a_chat_has_openais_shape() {
+    let server = TestServer::new();
+    let answer = server.post("/v1/chat/completions", chat(json!({"model": "tgi"}))).await;
+    assert_eq!(answer.headers["x-compute-characters"], "user: Hi\nbot: ".len().to_string());
+    let mut answer = answer.json();
+    assert!(answer["id"].as_str().unwrap().starts_with("chatcmpl-"));
+    assert!(answer["created"].as_u64().unwrap() > 1_700_000_000);
+    answer["id"] = json!("");
+    answer["created"] = json!(0);
+    assert_eq!(
+        answer,
+        json!({
+            "id": "", "object": "chat.completion", "created": 0, "model": "test/model",
+            "system_fingerprint": "0.1.0-native",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "logprobs": null,
+                         "finish_reason": "length"}],
+            "usage": {"prompt_tokens": 14, "completion_tokens": 5, "total_tokens": 19},
+        })
+    );
+}
+
+#[tokio::test]
+async fn the_stop_string_is_removed_and_the_reason_is_stop() {
+    let server = TestServer::new();
+    for stop in [json!("wö"), json!(["x", "wö"])] {
+        let answer =
+            server.post("/v1/chat/completions", chat(json!({"stop": stop, "max_tokens": 50}))).await.json();
+        assert_eq!(answer["choices"][0]["message"]["content"], "Hello, ");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    }
+    let ended = server.post("/v1/chat/completions", chat(json!({"max_tokens": 50}))).await.json();
+    assert_eq!(
+        (&ended["choices"][0]["message"]["content"], &ended["choices"][0]["finish_reason"]),
+        (&json!(SCRIPT), &json!("stop"))
+    );
+}
+
+#[tokio::test]
+async fn a_stream_says_the_role_once_and_ends_with_usage_and_done() {
+    let server = TestServer::new();
+    let body = chat(
+        json!({"stream": true, "max_tokens": 50, "stop": ["o, x", "wör"], "stream_options": {"include_usage": true}}),
+    );
+    let mut events = server.post("/v1/chat/completions", body).await.events();
+    assert_eq!(events.pop().as_deref(), Some("[DONE]"));
+    let mut chunks: Vec<Value> = events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+    let usage = chunks.pop().unwrap();
+    assert_eq!(usage["choices"], json!([]));
+    assert_eq!(usage["usage"], json!({"prompt_tokens": 14, "completion_tokens": 11, "total_tokens": 25}));
+    let roles = chunks.iter().filter(|chunk| chunk["choices"][0]["delta"].get("role").is_some()).count();
+    assert_eq!((roles, &chunks[0]["choices"][0]["delta"]), (1, &json!({"role": "assistant", "content": ""})));
+    let deltas: Vec<&str> =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+    // "o, " is held back until it cannot become "o, x" any more; "wör" never appears.
+    assert_eq!(deltas, ["", "H", "e", "l", "l", "o, "]);
+    let reasons: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]["finish_reason"]).collect();
+    assert_eq!(reasons.last(), Some(&&json!("stop")));
+    assert!(reasons[..reasons.len() - 1].iter().all(|reason| reason.is_null()));
+    let ids: std::collections::HashSet<&str> =
+        chunks.iter().map(|chunk| chunk["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 1);
+}
+
+#[tokio::test]
+async fn n_choices_come_in_order() {
+    let server = TestServer::new();
+    let body = chat(json!({"n": 3, "temperature": 1.0, "seed": OWN_SEED, "top_p": 1.0}));
+    let answer = server.post("/v1/chat/completions", body.clone()).await.json();
+    let choices: Vec<(u64, &str)> = answer["choices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|choice| (choice["index"].as_u64().unwrap(), choice["message"]["content"].as_str().unwrap()))
+        .collect();
+    assert_eq!(choices, [(0, "Hello"), (1, "HELLO"), (2, "HELLO")]);
+    assert_eq!(answer["usage"]["completion_tokens"], 15);
+    let mut stream = body;
+    stream["stream"] = json!(true);
+    let mut texts = [const { String::new() }; 3];
+    let events = server.post("/v1/chat/completions", stream).await.events();
+    for event in &events[..events.len() - 1] {
+        let choice = &serde_json::from_str::<Value>(event).unwrap()["choices"][0];
+        texts[choice["index"].as_u64().unwrap() as usize] +=
+            choice["delta"]["content"].as_str().unwrap_or("");
+    }
+    assert_eq!(texts, ["Hello", "HELLO", "HELLO"]);
+    server.idle().await;
+}
+
+#[tokio::test]
+async fn logprobs_tell_token_and_alternatives() {
+    let server = TestServer::new();
+    let answer = server
+        .post("/v1/chat/completions", chat(json!({"logprobs": true, "top_logprobs": 2, "max_tokens": 1})))
+        .await;
+    assert_eq!(
+        answer.json()["choices"][0]["logprobs"],
+        json!({"content": [{"token": "H", "logprob": -1.0, "bytes": [72], "top_logprobs": [
+            {"token": "H", "logprob": -1.0, "bytes": [72]}, {"token": "I", "logprob": -2.0, "bytes": [73]}]}]})
+    );
+}
+
+#[tokio::test]
+async fn logit_bias_is_a_map_or_an_array() {
+    let server = TestServer::new();
+    let mut array = vec![0.0; 91];
+    array[90] = 100.0;
+    for bias in [json!({"90": 100}), json!(array)] {
+        let answer = server
+            .post("/v1/chat/completions", chat(json!({"logit_bias": bias, "max_tokens": 2})))
+            .await
+            .json();
+        assert_eq!(answer["choices"][0]["message"]["content"], "ZZ");
+    }
+}
+
+#[tokio::test]
+async fn completions_take_text_lists_and_token_ids() {
+    let server = TestServer::new();
+    let texts = |answer: &Value| -> Vec<String> {
+        let choices = answer["choices"].as_array().unwrap();
+        assert!(choices.iter().enumerate().all(|(at, choice)| choice["index"] == at));
+        choices.iter().map(|choice| choice["text"].as_str().unwrap().to_owned()).collect()
+    };
+    for (prompt, echoed, tokens) in [
+        (json!("ab"), vec!["abHello"], 2),
+        (json!(["ab", "c"]), vec!["abHello", "cHello"], 3),
+        (json!([97, 98]), vec!["abHello"], 2),
+        (json!([[97, 98], [99], [100]]), vec!["abHello", "cHello", "dHello"], 4),
+    ] {
+        let answer =
+            server.post("/v1/completions", completion(json!({"prompt": prompt, "echo": true}))).await.json();
+        assert_eq!(texts(&answer), echoed);
+        assert_eq!(answer["usage"]["prompt_tokens"], tokens);
+        assert!(answer["id"].as_str().unwrap().starts_with("cmpl-"));
+    }
+}
+
+#[tokio::test]
+async fn completions_stream_every_prompt_and_choice() {
+    let server = TestServer::new();
+    let body = completion(
+        json!({"prompt": ["a", "b"], "n": 2, "temperature": 1.0, "seed": OWN_SEED, "stream": true, "echo": true}),
+    );
+    let mut events = server.post("/v1/completions", body).await.events();
+    assert_eq!(events.pop().as_deref(), Some("[DONE]"));
+    let mut texts = [const { String::new() }; 4];
+    let mut ends = 0;
+    for event in events {
+        let choice = &serde_json::from_str::<Value>(&event).unwrap()["choices"][0];
+        texts[choice["index"].as_u64().unwrap() as usize] += choice["text"].as_str().unwrap();
+        ends += usize::from(choice["finish_reason"] == "length");
+    }
+    assert_eq!((texts, ends), (["aHello", "aHELLO", "bHello", "bHELLO"].map(str::to_owned), 4));
+}
+
+#[tokio::test]
+async fn completion_logprobs_are_parallel_lists() {
+    let server = TestServer::new();
+    let answer = server
+        .post(
+            "/v1/completions",
+            completion(json!({"prompt": "ab", "logprobs": 1, "echo": true, "max_tokens": 1})),
+        )
+        .await;
+    assert_eq!(
+        answer.json()["choices"][0]["logprobs"],
+        json!({"tokens": ["a", "b", "H"], "token_logprobs": [null, -98.0, -1.0],
+               "top_logprobs": [null, null, {"H": -1.0}], "text_offset": [0, 1, 2]})
+    );
+}
+
+#[tokio::test]
+async fn best_of_keeps_the_likeliest() {
+    let server = TestServer::new();
+    let body = completion(json!({"best_of": 4, "n": 1, "temperature": 1.0, "seed": OWN_SEED}));
+    let answer = server.post("/v1/completions", body).await.json();
+    // No seed makes a token likelier than OWN_SEED does.
+    assert_eq!(answer["choices"].as_array().unwrap().len(), 1);
+    assert_eq!(answer["choices"][0]["text"], "Hello");
+    assert_eq!(answer["usage"]["completion_tokens"], 20);
+}
+
+#[tokio::test]
+async fn refusals_have_openais_object_and_tgis_type() {
+    let server = TestServer::new();
+    for (path, body, message, param, error_type) in [
+        (
+            "chat/completions",
+            chat(json!({"n": 0})),
+            "Input validation error: `n` must be >= 1 and <= 8. Given: 0",
+            "n",
+            "validation",
+        ),
+        (
+            "chat/completions",
+            chat(json!({"logit_bias": {"258": 1}})),
+            "Input validation error: `logit_bias`: token id 258 is not below the vocabulary size 258",
+            "logit_bias",
+            "validation",
+        ),
+        (
+            "chat/completions",
+            json!({"messages": []}),
+            "Input validation error: messages: cannot be empty",
+            "messages",
+            "validation",
+        ),
+        (
+            "completions",
+            completion(json!({"suffix": "x"})),
+            "Suffix is not supported and can be achieved by preprocessing the prompt.",
+            "suffix",
+            "suffix not supported",
+        ),
+        (
+            "completions",
+            completion(json!({"prompt": ["a", "b", "c", "d"]})),
+            "Number of prompts exceeds the maximum allowed batch size of 3",
+            "prompt",
+            "batch size exceeded",
+        ),
+        (
+            "completions",
+            completion(json!({"prompt": [-1]})),
+            "Input validation error: `prompt`: token id -1 is not below the vocabulary size 258",
+            "prompt",
+            "validation",
+        ),
+    ] {
+        let answer = server.post(&format!("/v1/{path}"), body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        let error =
+            json!({"message": message, "type": "invalid_request_error", "param": param, "code": null});
+        assert_eq!(answer.json(), json!({"error": error, "error_type": error_type}));
+    }
+    // Before a stream begins, too.
+    let answer = server.post("/v1/chat/completions", chat(json!({"stream": true, "top_p": 2.0}))).await;
+    assert_eq!((answer.status, &answer.json()["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("top_p")));
+}
+
+#[tokio::test]
+async fn what_needs_a_grammar_is_refused_and_not_ignored() {
+    let server = TestServer::new();
+    let tool = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
+    for body in [json!({"tools": tool}), json!({"response_format": {"type": "json_object"}})] {
+        let answer = server.post("/v1/chat/completions", chat(body)).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert_eq!(answer.json()["error"]["message"], "Input validation error: grammar is not supported");
+    }
+    for body in [
+        json!({"tools": tool, "tool_choice": "none"}),
+        json!({"response_format": {"type": "text"}}),
+        json!({"tools": []}),
+    ] {
+        assert_eq!(server.post("/v1/chat/completions", chat(body)).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn messages_may_come_in_parts_but_not_with_images() {
+    let server = TestServer::new();
+    let parts = |parts: Value| chat(json!({"messages": [{"role": "user", "content": parts}]}));
+    let text = json!([{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]);
+    let answer = server.post("/v1/chat/completions", parts(text)).await.json();
+    assert_eq!(answer["usage"]["prompt_tokens"], 14);
+    let image = json!([{"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}]);
+    let answer = server.post("/v1/chat/completions", parts(image)).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert!(answer.json()["error"]["message"].as_str().unwrap().contains("invalid image content"));
+}
+
+#[tokio::test]
+async fn models_names_the_one_that_is_served() {
+    let server = TestServer::new();
+    let model = json!({"id": "test/model", "object": "model", "created": 0, "owned_by": "test/model"});
+    assert_eq!(server.get("/v1/models").await.json(), json!({"object": "list", "data": [model]}));
+}
