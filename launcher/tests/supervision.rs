@@ -21,10 +21,15 @@ struct Launcher {
 
 impl Launcher {
     fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new(env!("CARGO_BIN_EXE_weirgate"))
             .env_clear()
             .env("HOME", "/nowhere")
+            .envs(variables.iter().copied())
             .args(["--hostname", "127.0.0.1", "--port", &port.to_string(), "--threads", "1"])
             .args(arguments)
             .stdout(Stdio::null())
@@ -122,4 +127,31 @@ fn no_router_outlives_a_killed_launcher() {
     launcher.signal(Signal::KILL);
     launcher.wait();
     until("the router ends", || is_gone(router));
+}
+
+#[test]
+fn a_stalled_router_is_replaced() {
+    let launcher = Launcher::start(&["--watchdog-timeout", "1", "--fault-stall-after-steps", "3"]);
+    launcher.until_healthy();
+    let first = launcher.router().unwrap();
+    let mut client = TcpStream::connect(("127.0.0.1", launcher.port)).unwrap();
+    let body = r#"{"inputs":"Once upon a time","parameters":{"max_new_tokens":20}}"#;
+    let length = body.len();
+    write!(client, "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
+        .unwrap();
+    until("another router", || launcher.router().is_some_and(|router| router != first));
+    launcher.until_healthy();
+}
+
+#[test]
+fn a_download_can_be_interrupted() {
+    // Accepts and never answers.
+    let hub = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", hub.local_addr().unwrap());
+    let cache = tempfile::tempdir().unwrap();
+    let variables = [("HF_ENDPOINT", endpoint.as_str()), ("HF_HOME", cache.path().to_str().unwrap())];
+    let mut launcher = Launcher::start_with(&["--model-id", "org/name"], &variables);
+    let _connection = hub.accept().unwrap();
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.wait().code(), Some(128 + 15));
 }
