@@ -75,6 +75,14 @@ def test_launcher_gives_the_router_a_new_life_each_time(start_server):
     assert len(seen) == 3
 
 
+def test_launcher_killed_leaves_no_router(start_server):
+    server = start_server()
+    server.process.kill()
+    server.process.wait()
+    wait_for(lambda: not server.survivors(), 2, "the router ends with its launcher")
+    assert server.health() is None
+
+
 def test_terminate_under_load_finishes_what_is_in_flight(start_server):
     server = start_server()
     expected = [
