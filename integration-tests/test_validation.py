@@ -4,6 +4,7 @@ import json
 
 import pytest
 from harness.client import Client
+from harness.server import Server
 
 MAX_INPUT, MAX_TOTAL = 48, 64
 
@@ -11,8 +12,6 @@ MAX_INPUT, MAX_TOTAL = 48, 64
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A server with limits small enough to run into."""
-    from harness.server import Server
-
     args = ["--max-input-tokens", str(MAX_INPUT), "--max-total-tokens", str(MAX_TOTAL), "--payload-limit", "20000"]
     server = Server(tmp_path_factory.mktemp("validation") / "log", *args)
     try:
