@@ -1,4 +1,5 @@
 //! The prefix cache: what may be shared, when, and with whom.
+#![allow(clippy::expect_used, clippy::panic)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The engine thread through its handle, on fake executors.
+#![allow(clippy::expect_used, clippy::panic)]
 
 mod support;
 
@@ -60,10 +61,9 @@ impl Gate {
         self.permits.send(()).expect("the engine lives");
     }
 
+    /// Lets all further steps pass; the engine may end before it has used all permits.
     fn open(&self) {
-        for _ in 0..1000 {
-            self.let_one_pass();
-        }
+        let _ = (0..1000).try_for_each(|_| self.permits.send(()));
     }
 }
 

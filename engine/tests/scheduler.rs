@@ -1,11 +1,14 @@
 //! The scheduler's rules, one by one, on the fake device.
+#![allow(clippy::expect_used, clippy::panic)]
 
 mod support;
 
 use std::sync::Arc;
 
-use support::{Rig, Rotary, cached_of, expected, expected_scores, finish_of, limits, request, tokens_of};
-use weirgate_engine::{ExecutorLimits, StepResult, ValidRequest};
+use support::{
+    Rig, Rotary, cached_of, config, expected, expected_scores, finish_of, limits, request, tokens_of,
+};
+use weirgate_engine::{ExecutorLimits, Scheduler, SchedulerConfig, StepResult, ValidRequest};
 use weirgate_types::{
     Finish, GenerateRequest, RejectReason, RequestId, Selection, SeqOutput, SeqUpdate, StopRules,
 };
@@ -171,13 +174,19 @@ fn siblings_of_a_prompt_that_ends_with_a_block_share_it_again_after_rewriting_it
 
 #[test]
 fn waiting_siblings_lose_their_shared_blocks_before_anybody_is_preempted() {
-    let mut rig = Rig::new(ExecutorLimits { max_seqs: 1, ..limits(3, 4) }, Rotary::Fixed);
-    let asked = GenerateRequest { n: 2, ..request(0, &prompt(6, 0), 6) };
-    rig.submit(asked.clone());
-    let outputs = rig.run();
-    let tokens = expected(&asked, Rotary::Fixed, VOCAB).0;
-    assert_eq!([0, 1].map(|index| tokens_of(&outputs, 0, index)), [tokens.clone(), tokens]);
-    assert_eq!(rig.scheduler.stats().preemptions, 0);
+    let limits = ExecutorLimits { max_seqs: 1, ..limits(3, 4) };
+    for prefix_cache in [true, false] {
+        let config = SchedulerConfig { prefix_cache, ..config(limits, Rotary::Fixed) };
+        let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+        let asked = GenerateRequest { n: 2, ..request(0, &prompt(6, 0), 6) };
+        rig.submit(asked.clone());
+        let outputs = rig.run();
+        let tokens = expected(&asked, Rotary::Fixed, VOCAB).0;
+        assert_eq!([0, 1].map(|index| tokens_of(&outputs, 0, index)), [tokens.clone(), tokens]);
+        assert_eq!(rig.scheduler.stats().preemptions, 0);
+        // Sequence 0 took the last block, so sequence 1 starts from what the cache has, or from nothing.
+        assert_eq!(rig.prefill_tokens, if prefix_cache { 6 + 2 } else { 6 + 6 });
+    }
 }
 
 #[test]

@@ -13,8 +13,7 @@
 //!   when a place, a token and the blocks for its present tokens are there. Nothing is reserved for tokens to come.
 //! - **Out of blocks**: first the forks that still wait lose the blocks they share; then the last running sequence
 //!   behind the one in need is preempted: it gives back its blocks and is recomputed later, from whatever of its prefix
-//!   is then still cached. The last one itself takes a smaller chunk or pauses for the step. After a preemption nobody
-//!   is admitted in that step.
+//!   is then still cached. The last one itself takes a smaller chunk or pauses for the step.
 //! - **`n > 1`**: the siblings of sequence 0 stand in the queue right behind it until its prompt is computed; then
 //!   they share its blocks and recompute the prompt's last token, so each draws its own first token.
 //!

@@ -137,8 +137,6 @@ impl Scheduler {
             return false;
         }
         let Some(mut victim) = self.running.pop() else { return false };
-        pass.spare += usize::from(victim.work() == 1);
-        pass.admitting = false;
         pass.preemptions += 1;
         self.pool.release(&mut victim.table);
         victim.computed = 0;

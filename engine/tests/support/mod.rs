@@ -173,7 +173,7 @@ impl FakeDevice {
         assert!(batch.ids.iter().all(|&id| (id as usize) < self.limits.vocab_size));
     }
 
-    fn table<'a>(batch: &'a Batch, s: usize) -> &'a [u32] {
+    fn table(batch: &Batch, s: usize) -> &[u32] {
         &batch.block_tables[batch.block_offsets[s] as usize..batch.block_offsets[s + 1] as usize]
     }
 
@@ -189,7 +189,7 @@ impl FakeDevice {
         assert_eq!(table.len(), kv_len.div_ceil(self.limits.block_size), "blocks for {kv_len} tokens");
         let (from, to) = (batch.cu_q[s] as usize, batch.cu_q[s + 1] as usize);
         assert!(from < to, "sequence {s} has no tokens");
-        for row in from..to {
+        for (row, out) in rows.iter_mut().enumerate().take(to).skip(from) {
             let position = kv_len - (to - row);
             assert_eq!(batch.positions[row] as usize, position);
             let slot = self.slot_of(table, position);
@@ -205,7 +205,7 @@ impl FakeDevice {
             let fingerprint = mix(mix(before, u64::from(batch.ids[row])), class);
             assert!(written.insert(slot), "slot {slot} is written twice in one step");
             self.slots[slot] = Some(Slot { position, fingerprint, step: self.steps });
-            rows[row] = fingerprint;
+            *out = fingerprint;
         }
     }
 
