@@ -52,7 +52,10 @@ fn cold_equals_warm() {
         let cached: u32 = warm.values().map(|sequence| sequence.cached_tokens).sum();
         let lengths = requests.iter().map(|request| request.prompt.len());
         let full: usize = lengths.map(|len| (len / 16 * 16).min(len - 1)).sum();
-        assert_eq!(cached as usize, full, "every full block is found the second time, but for the last token");
+        assert_eq!(
+            cached as usize, full,
+            "every full block is found the second time, but for the last token"
+        );
         engine.finish();
         println!("proof: cold equals warm, {}: 100 prompts, {cached} cached tokens", model.name);
     }
