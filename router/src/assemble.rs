@@ -12,7 +12,7 @@ use crate::config::RouterConfig;
 use crate::error::RouterError;
 use crate::load::Loaded;
 use crate::metrics::Metrics;
-use crate::service::{Dispatcher, Health, Service, Validator, Vocabulary, WorkerPool};
+use crate::service::{Dispatcher, Health, Service, Tenant, Validator, Vocabulary, WorkerPool};
 use crate::sizing::BLOCK_SIZE;
 
 /// A model with its engine running.
@@ -65,7 +65,8 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         validator,
     };
     let settings = settings(config, &service.validator);
-    let state = AppState { service: Arc::new(service), settings: Arc::new(settings) };
+    let state =
+        AppState { service: Arc::new(service), settings: Arc::new(settings), tenant: Tenant::default() };
     Ok(Assembled { state, outputs })
 }
 

@@ -9,6 +9,10 @@ use crate::error::RouterError;
 pub(crate) const BLOCK_SIZE: usize = 16;
 /// Share of the free memory the KV pool may take, in percent.
 const MEMORY_PERCENT: u64 = 50;
+/// Bytes of the KV pool beyond which a CPU gains nothing: it could not decode so many tokens at a useful speed.
+const MAX_POOL_BYTES: u64 = 2 << 30;
+/// Requests are this many times shorter than the longest on average; the engine preempts when they are not.
+const LENGTH_RATIO: usize = 4;
 /// A step's default token budget on the CPU: beyond it prefill gains nothing and running sequences wait longer.
 const STEP_TOKENS: usize = 256;
 /// Default for sequences in one step.
@@ -105,12 +109,15 @@ impl Sizing {
     }
 }
 
-/// Half the free memory, but no more than all admitted requests can use at once.
+/// What all admitted requests use at their average length, but at least one request at full length, and no more than
+/// half the free memory and [`MAX_POOL_BYTES`] (or one request at full length, where that is more).
 fn blocks_from_memory(total_tokens: usize, requests: usize, measured: Measured) -> usize {
-    let useful = total_tokens.div_ceil(BLOCK_SIZE).saturating_mul(requests.max(1));
-    let Some(free) = measured.free_bytes else { return total_tokens.div_ceil(BLOCK_SIZE) };
-    let affordable = free / 100 * MEMORY_PERCENT / measured.block_bytes.max(1) as u64;
-    useful.min(usize::try_from(affordable).unwrap_or(usize::MAX))
+    let longest = total_tokens.div_ceil(BLOCK_SIZE);
+    let Some(free) = measured.free_bytes else { return longest };
+    let blocks =
+        |bytes: u64| usize::try_from(bytes / measured.block_bytes.max(1) as u64).unwrap_or(usize::MAX);
+    let useful = longest.saturating_mul(requests.max(1)) / LENGTH_RATIO;
+    useful.min(blocks(MAX_POOL_BYTES)).max(longest).min(blocks(free / 100 * MEMORY_PERCENT))
 }
 
 #[cfg(test)]
@@ -119,7 +126,7 @@ mod tests {
 
     fn limits() -> Limits {
         Limits {
-            max_concurrent_requests: 4,
+            max_concurrent_requests: 8,
             max_best_of: 2,
             max_stop_sequences: 4,
             max_top_n_tokens: 5,
@@ -145,11 +152,22 @@ mod tests {
         Measured { model_tokens: 100, block_bytes: 1000, free_bytes: Some(1_000_000), processors: 3 };
 
     #[test]
-    fn plenty_of_memory_serves_every_request_at_full_length() {
+    fn plenty_of_memory_serves_every_request_at_average_length() {
         let sizing = Sizing::resolve(&limits(), &engine(), MEASURED).unwrap();
         assert_eq!((sizing.max_total_tokens, sizing.max_input_tokens), (100, 99));
-        // Four requests of 100 tokens, seven blocks each.
-        assert_eq!((sizing.blocks, sizing.threads), (28, 3));
+        // Eight requests of 100 tokens would take seven blocks each; a quarter of that.
+        assert_eq!((sizing.blocks, sizing.threads), (14, 3));
+    }
+
+    #[test]
+    fn one_request_at_full_length_always_has_room() {
+        let few = Limits { max_concurrent_requests: 1, ..limits() };
+        assert_eq!(Sizing::resolve(&few, &engine(), MEASURED).unwrap().blocks, 7);
+        let vast =
+            Measured { model_tokens: 160, block_bytes: 1 << 30, free_bytes: Some(1 << 40), processors: 1 };
+        assert_eq!(Sizing::resolve(&limits(), &engine(), vast).unwrap().blocks, 10);
+        let short = Measured { model_tokens: 16, ..vast };
+        assert_eq!(Sizing::resolve(&limits(), &engine(), short).unwrap().blocks, 2);
     }
 
     #[test]
@@ -165,7 +183,7 @@ mod tests {
     fn given_values_are_kept_or_refused() {
         let wanted = Limits { max_total_tokens: Some(64), max_input_tokens: Some(32), ..limits() };
         let sizing = Sizing::resolve(&wanted, &engine(), MEASURED).unwrap();
-        assert_eq!((sizing.max_total_tokens, sizing.max_input_tokens, sizing.blocks), (64, 32, 16));
+        assert_eq!((sizing.max_total_tokens, sizing.max_input_tokens, sizing.blocks), (64, 32, 8));
         let tiny = EngineSettings { max_batch_total_tokens: Some(48), ..engine() };
         let error = Sizing::resolve(&wanted, &tiny, MEASURED).unwrap_err().to_string();
         assert_eq!(error, "`max_total_tokens` must be <= `max_batch_total_tokens`. Given: 64 and 48");

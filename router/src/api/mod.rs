@@ -8,13 +8,30 @@ pub(crate) mod tgi;
 
 use std::sync::Arc;
 
-use crate::service::Service;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use crate::service::{Service, Tenant};
 
 /// What the handlers share.
 #[derive(Clone)]
 pub(crate) struct AppState {
     pub service: Arc<Service>,
     pub settings: Arc<Settings>,
+    /// Who asks; set per request by [`Caller`].
+    pub tenant: Tenant,
+}
+
+/// The state as a request's handler sees it: with the tenant that the key layer found.
+pub(crate) struct Caller(pub AppState);
+
+impl FromRequestParts<AppState> for Caller {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Self::Rejection> {
+        let tenant = parts.extensions.get().copied().unwrap_or_default();
+        Ok(Self(AppState { tenant, ..state.clone() }))
+    }
 }
 
 /// What the handlers need to know of the configuration.

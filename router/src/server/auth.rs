@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::api::openai;
+use crate::service::Tenant;
 
 /// Open to all, as in TGI: what probes, scrapers and listings read.
 const OPEN: [&str; 8] = ["/", "/health", "/ping", "/livez", "/readyz", "/metrics", "/info", "/v1/models"];
@@ -23,10 +24,12 @@ impl ApiKeys {
         Self(keys.iter().map(|key| digest(key.as_bytes())).collect())
     }
 
-    fn accept(&self, given: &[u8]) -> bool {
+    /// Who a key belongs to: the tenant is the key's digest cut to 64 bits.
+    fn tenant(&self, given: &[u8]) -> Option<Tenant> {
         let given = digest(given);
         let matches = self.0.iter().fold(Choice::from(0), |found, key| found | key.ct_eq(&given));
-        matches.into()
+        let salt = given.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        bool::from(matches).then_some(Tenant(salt))
     }
 }
 
@@ -35,13 +38,20 @@ fn digest(key: &[u8]) -> [u8; 32] {
 }
 
 /// Lets a request through if no key is set, the route is open, or it brings a key.
-pub(super) async fn check(State(keys): State<ApiKeys>, request: Request, next: Next) -> Response {
+pub(super) async fn check(State(keys): State<ApiKeys>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let open = request.method() == Method::GET && OPEN.contains(&path);
-    if keys.0.is_empty() || open || bearer(&request).is_some_and(|key| keys.accept(key)) {
+    if keys.0.is_empty() || open {
         return next.run(request).await;
     }
-    if path.starts_with("/v1/") { openai::unauthorized() } else { StatusCode::UNAUTHORIZED.into_response() }
+    match bearer(&request).and_then(|key| keys.tenant(key)) {
+        Some(tenant) => {
+            request.extensions_mut().insert(tenant);
+            next.run(request).await
+        }
+        None if path.starts_with("/v1/") => openai::unauthorized(),
+        None => StatusCode::UNAUTHORIZED.into_response(),
+    }
 }
 
 /// The key of the one `Authorization: Bearer …` header.

@@ -59,7 +59,9 @@ impl Account {
         }
         self.ended = Some(Instant::now());
         self.generated_tokens = generated_tokens;
-        self.metrics.request_succeeded(&self.figures());
+        let figures = self.figures();
+        tracing::debug!(?figures, "a request ended well");
+        self.metrics.request_succeeded(&figures);
     }
 
     pub fn fail(&mut self, error: &ServiceError) {
@@ -67,6 +69,7 @@ impl Account {
             return;
         }
         self.ended = Some(Instant::now());
+        tracing::debug!(%error, "a request failed");
         self.metrics.request_failed(kind(error));
     }
 

@@ -28,7 +28,7 @@ pub(crate) use dispatcher::Dispatcher;
 pub(crate) use error::{Failure, ServiceError, ValidationError};
 pub(crate) use generation::{Event, Facts, Generation, SequenceEnd, StopReason, Token, TopToken};
 pub(crate) use health::{Health, State};
-pub(crate) use request::{MaxNewTokens, Parameters, Prompt, Request, TextOptions};
+pub(crate) use request::{MaxNewTokens, Parameters, Prompt, Request, Tenant, TextOptions};
 use stop_strings::StopSet;
 pub(crate) use template::{ChatTemplate, Conversation};
 use text::SequenceText;
@@ -134,7 +134,7 @@ impl Service {
         let max_new_tokens = self.validator.check_lengths(&request.parameters, prompt.tokens.len())?;
         account.validated(prompt.tokens.len(), max_new_tokens);
         let id = self.engine.next_id();
-        let generate = self.validator.lower(id, &request.parameters, prompt.tokens.into(), max_new_tokens);
+        let generate = self.validator.lower(id, request, prompt.tokens.into(), max_new_tokens);
         Ok((generate, prompt.characters))
     }
 

@@ -14,7 +14,13 @@ pub(crate) struct Request {
     /// The most `top_n_tokens` this dialect allows.
     pub max_top_n_tokens: u32,
     pub text: TextOptions,
+    /// Requests of different tenants share no cached prefixes.
+    pub tenant: Tenant,
 }
+
+/// Who asks, as far as the API key tells; all the same without keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tenant(pub u64);
 
 #[derive(Debug, Clone)]
 pub(crate) enum Prompt {

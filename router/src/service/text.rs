@@ -38,6 +38,13 @@ impl Vocabulary {
         self.special.contains(&id)
     }
 
+    /// The text of a token after another one: with the leading space that a text's beginning would lose.
+    pub fn piece(&self, id: TokenId) -> String {
+        let once = self.text(id);
+        let twice = self.tokenizer.decode(&[id, id], false).unwrap_or_default();
+        twice.get(once.len()..).map_or(once, str::to_owned)
+    }
+
     /// The text of a token by itself.
     pub fn text(&self, id: TokenId) -> String {
         self.tokenizer.decode(&[id], false).unwrap_or_default()
@@ -125,7 +132,7 @@ impl SequenceText {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_tokenizers::byte_level;
+    use crate::test_tokenizers::{byte_level, metaspace};
 
     const SHOWN: TextOptions = TextOptions { keep_stop: true, special_pieces: true };
     const CLEAN: TextOptions = TextOptions { keep_stop: false, special_pieces: false };
@@ -145,6 +152,14 @@ mod tests {
         }
         pieces.push(sequence.finish());
         (pieces, sequence.full().to_owned(), false)
+    }
+
+    #[test]
+    fn a_token_has_its_space_after_another_one() {
+        let words = Vocabulary::new(metaspace(), &[]);
+        assert_eq!((words.text(2), words.piece(2)), ("world".into(), " world".into()));
+        let bytes = Vocabulary::new(byte_level(), &[]);
+        assert_eq!((bytes.piece(97), bytes.piece(0xe2)), ("a".into(), "\u{fffd}".into()));
     }
 
     #[test]

@@ -136,10 +136,11 @@ impl Validator {
     pub fn lower(
         &self,
         id: RequestId,
-        p: &Parameters,
+        request: &Request,
         prompt: Arc<[TokenId]>,
         max_new_tokens: u32,
     ) -> GenerateRequest {
+        let p = &request.parameters;
         let stop_tokens = if p.ignore_eos { Arc::default() } else { self.eos_tokens.clone() };
         GenerateRequest {
             id,
@@ -154,7 +155,7 @@ impl Validator {
             logprobs: Logprobs { top_n: p.top_n_tokens, prompt: p.prompt_logprobs },
             priority: 0,
             deadline: None,
-            cache_salt: 0,
+            cache_salt: request.tenant.0,
         }
     }
 

@@ -249,6 +249,25 @@ async fn a_metric_counts_tokens_in_and_out() {
     assert_eq!(server.metric("weirgate_kv_blocks_used{model=\"test/model\"}").await, 0.0);
 }
 
+#[tokio::test]
+async fn keys_share_no_cached_prefixes() {
+    let mut config = config();
+    config.api_keys = vec!["A".into(), "B".into()];
+    let server = TestServer::with(config);
+    let hits = async |key: &str| {
+        let before = server.state.service.engine.stats().prefix_hits;
+        let mut request =
+            post("/generate", &json!({"inputs": "x".repeat(100), "parameters": {"max_new_tokens": 1}}));
+        request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+        assert_eq!(server.send(request).await.status, StatusCode::OK);
+        server.idle().await;
+        server.state.service.engine.stats().prefix_hits - before
+    };
+    assert_eq!(hits("A").await, 0);
+    assert!(hits("A").await > 0);
+    assert_eq!(hits("B").await, 0);
+}
+
 /// Sends bytes to a real socket and gives what comes back until the server closes.
 async fn exchange(address: std::net::SocketAddr, request: &[u8]) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

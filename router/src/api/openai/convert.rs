@@ -10,8 +10,8 @@ use super::types::{
 };
 use crate::api::Settings;
 use crate::service::{
-    Conversation, MaxNewTokens, Parameters, Prompt, Request, ServiceError, StopReason, TextOptions, Token,
-    ValidationError, Vocabulary,
+    Conversation, MaxNewTokens, Parameters, Prompt, Request, ServiceError, StopReason, Tenant, TextOptions,
+    Token, ValidationError, Vocabulary,
 };
 
 /// OpenAI removes the stop string and shows no special tokens.
@@ -114,7 +114,7 @@ fn prompts(input: PromptInput) -> Vec<Prompt> {
 
 fn request(prompt: Prompt, parameters: Parameters, settings: &Settings) -> Request {
     let max_top_n_tokens = settings.max_top_n_tokens.max(MAX_TOP_LOGPROBS);
-    Request { prompt, truncate: None, parameters, max_top_n_tokens, text: TEXT }
+    Request { prompt, truncate: None, parameters, max_top_n_tokens, text: TEXT, tenant: Tenant::default() }
 }
 
 fn shape(common: Common, settings: &Settings, logprobs: bool) -> Shape {
@@ -217,8 +217,8 @@ pub(super) fn chat_logprob(token: &Token, vocabulary: &Vocabulary) -> ChatLogpro
     let likely =
         |text: String, logprob: f32| LikelyToken { bytes: text.clone().into_bytes(), token: text, logprob };
     ChatLogprob {
-        token: likely(vocabulary.text(token.id), token.logprob),
-        top_logprobs: token.top.iter().map(|top| likely(top.text.clone(), top.logprob)).collect(),
+        token: likely(vocabulary.piece(token.id), token.logprob),
+        top_logprobs: token.top.iter().map(|top| likely(vocabulary.piece(top.id), top.logprob)).collect(),
     }
 }
 
@@ -229,8 +229,8 @@ pub(super) fn push_text_logprob(
     vocabulary: &Vocabulary,
     offset: &mut usize,
 ) {
-    let text = vocabulary.text(token.id);
-    let top = token.top.iter().map(|top| (top.text.clone(), Value::from(top.logprob))).collect();
+    let text = vocabulary.piece(token.id);
+    let top = token.top.iter().map(|top| (vocabulary.piece(top.id), Value::from(top.logprob))).collect();
     list.text_offset.push(*offset);
     *offset += text.chars().count();
     list.tokens.push(text);
@@ -247,7 +247,7 @@ pub(super) fn prompt_logprobs(
 ) -> TextLogprobs {
     let mut list = TextLogprobs::default();
     for (id, logprob) in prompt.iter().zip(logprobs) {
-        let text = vocabulary.text(*id);
+        let text = vocabulary.piece(*id);
         list.text_offset.push(*offset);
         *offset += text.chars().count();
         list.tokens.push(text);

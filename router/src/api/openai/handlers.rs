@@ -9,22 +9,22 @@ use super::types::{
     AssistantMessage, ChatChoice, ChatLogprobs, ChatRequest, CompletionRequest, Envelope, ModelInfo,
     ModelList, PromptTokensDetails, TextChoice, TextLogprobs, Usage,
 };
-use crate::api::AppState;
 use crate::api::extract::Body;
 use crate::api::headers::{compute_headers, figure_headers};
+use crate::api::{AppState, Caller};
 use crate::service::{Event, Generation, Prompt, SequenceEnd, ServiceError, Token, random};
 
 /// TGI's form: the version, and where the build comes from.
 const FINGERPRINT: &str = concat!(env!("CARGO_PKG_VERSION"), "-native");
 
-pub(super) async fn chat_completions(State(state): State<AppState>, body: Body<ChatRequest>) -> Response {
+pub(super) async fn chat_completions(Caller(state): Caller, body: Body<ChatRequest>) -> Response {
     respond(match body.0 {
         Ok(body) => chat(state, body).await,
         Err(error) => Err(error.into()),
     })
 }
 
-pub(super) async fn completions(State(state): State<AppState>, body: Body<CompletionRequest>) -> Response {
+pub(super) async fn completions(Caller(state): Caller, body: Body<CompletionRequest>) -> Response {
     respond(match body.0 {
         Ok(body) => complete(state, body).await,
         Err(error) => Err(error.into()),
@@ -37,7 +37,8 @@ fn respond(result: Result<Response, ApiError>) -> Response {
 
 async fn chat(state: AppState, body: ChatRequest) -> Result<Response, ApiError> {
     let converted = convert::chat(body, &state.settings);
-    let (request, shape) = converted.inspect_err(|error| state.service.refuse(error))?;
+    let (mut request, shape) = converted.inspect_err(|error| state.service.refuse(error))?;
+    request.tenant = state.tenant;
     let account = state.service.admit_one()?;
     let mut generation = state.service.generate(request, account).await?;
     if shape.stream {
@@ -73,7 +74,8 @@ async fn complete(state: AppState, body: CompletionRequest) -> Result<Response, 
     let accounts = state.service.admit(requests.len())?;
     let mut echoes = Vec::new();
     let mut generations = Vec::new();
-    for (request, account) in requests.into_iter().zip(accounts) {
+    for (mut request, account) in requests.into_iter().zip(accounts) {
+        request.tenant = state.tenant;
         let text = match &request.prompt {
             Prompt::Text(text) if shape.echo => Some(text.clone()),
             _ => None,

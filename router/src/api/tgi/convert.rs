@@ -5,7 +5,8 @@ use weirgate_types::Frequency;
 use super::types::{self, FinishReason, GenerateRequest};
 use crate::api::Settings;
 use crate::service::{
-    self, MaxNewTokens, Parameters, Prompt, Request, ServiceError, StopReason, TextOptions, ValidationError,
+    self, MaxNewTokens, Parameters, Prompt, Request, ServiceError, StopReason, Tenant, TextOptions,
+    ValidationError,
 };
 
 /// TGI keeps the stop string and shows special tokens token by token.
@@ -48,6 +49,7 @@ pub(super) fn request(body: GenerateRequest, settings: &Settings) -> Result<Requ
         parameters,
         max_top_n_tokens: settings.max_top_n_tokens,
         text: TEXT,
+        tenant: Tenant::default(),
     })
 }
 

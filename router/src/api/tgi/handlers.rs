@@ -12,13 +12,13 @@ use super::types::{
 };
 use crate::api::extract::Body;
 use crate::api::headers::{compute_headers, figure_headers};
-use crate::api::{AppState, Settings};
+use crate::api::{AppState, Caller, Settings};
 use crate::service::{Event, Generation, SequenceEnd, ServiceError};
 
 /// What TGI's router calls itself; clients tell TGI by it.
 const ROUTER: &str = "text-generation-router";
 
-pub(super) async fn generate(State(state): State<AppState>, body: Body<GenerateRequest>) -> Response {
+pub(super) async fn generate(Caller(state): Caller, body: Body<GenerateRequest>) -> Response {
     match body.0 {
         Ok(body) => generate_response(state, body)
             .await
@@ -29,7 +29,7 @@ pub(super) async fn generate(State(state): State<AppState>, body: Body<GenerateR
     }
 }
 
-pub(super) async fn generate_stream(State(state): State<AppState>, body: Body<GenerateRequest>) -> Response {
+pub(super) async fn generate_stream(Caller(state): Caller, body: Body<GenerateRequest>) -> Response {
     match body.0 {
         Ok(body) => stream_response(state, body),
         Err(error) => error.into_response(),
@@ -37,7 +37,7 @@ pub(super) async fn generate_stream(State(state): State<AppState>, body: Body<Ge
 }
 
 /// `/`: either of the two by `stream`, an array where it does not stream, and the full text by default.
-pub(super) async fn compatible(State(state): State<AppState>, body: Body<GenerateRequest>) -> Response {
+pub(super) async fn compatible(Caller(state): Caller, body: Body<GenerateRequest>) -> Response {
     let mut body = match body.0 {
         Ok(body) => body,
         Err(error) => return error.into_response(),
@@ -58,7 +58,8 @@ fn stream_response(state: AppState, body: GenerateRequest) -> Response {
     let options = StreamOptions { details: body.parameters.details, prefix };
     let headers = compute_headers(body.inputs.chars().count());
     let request = convert::request(body, &state.settings);
-    let checked = request.and_then(|request| {
+    let checked = request.and_then(|mut request| {
+        request.tenant = state.tenant;
         state.service.validator.check_streaming(&request.parameters)?;
         Ok(request)
     });
@@ -92,6 +93,7 @@ async fn generate_response(
     let characters = body.inputs.chars().count();
     let mut request =
         convert::request(body, &state.settings).inspect_err(|error| state.service.refuse(error))?;
+    request.tenant = state.tenant;
     request.parameters.prompt_logprobs &= state.settings.enable_prefill_logprobs;
     let checked = state.service.validator.check_best_of(&request.parameters).map_err(ServiceError::from);
     checked.inspect_err(|error| state.service.refuse(error))?;

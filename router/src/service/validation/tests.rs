@@ -1,5 +1,5 @@
 use super::*;
-use crate::service::request::TextOptions;
+use crate::service::request::{Tenant, TextOptions};
 
 fn validator() -> Validator {
     Validator {
@@ -22,6 +22,7 @@ fn request(change: impl FnOnce(&mut Parameters)) -> Request {
         parameters,
         max_top_n_tokens: 5,
         text: TextOptions { keep_stop: true, special_pieces: true },
+        tenant: Tenant(9),
     }
 }
 
@@ -167,19 +168,16 @@ fn lengths_follow_tgis_arithmetic() {
 #[test]
 fn greedy_and_sampled_requests_are_lowered() {
     let validator = validator();
-    let lower = |p: &Parameters| validator.lower(RequestId(3), p, Arc::from([1, 2]), 10);
-    let greedy = lower(&request(|p| p.seed = Some(5)).parameters);
+    let lower = |request: &Request| validator.lower(RequestId(3), request, Arc::from([1, 2]), 10);
+    let greedy = lower(&request(|p| p.seed = Some(5)));
     assert_eq!((greedy.sampling.selection, greedy.n), (Selection::Greedy, 1));
     assert_eq!(&*greedy.stop.stop_tokens, [7]);
-    let sampled = lower(
-        &request(|p| {
-            (p.top_p, p.seed, p.ignore_eos, p.best_of, p.watermark) =
-                (Some(0.5), Some(5), true, Some(2), true);
-        })
-        .parameters,
-    );
+    let sampled = lower(&request(|p| {
+        (p.top_p, p.seed, p.ignore_eos, p.best_of, p.watermark) = (Some(0.5), Some(5), true, Some(2), true);
+    }));
     assert_eq!((sampled.sampling.selection, sampled.n), (Selection::Random { seed: 5 }, 2));
     assert_eq!((sampled.sampling.top_p, sampled.sampling.temperature), (0.5, 1.0));
     assert_eq!(sampled.sampling.watermark, Some(Watermark { gamma: 0.5, delta: 2.0 }));
     assert!(sampled.stop.stop_tokens.is_empty());
+    assert_eq!(sampled.cache_salt, 9);
 }
