@@ -1,10 +1,9 @@
 //! How near the CPU device comes to what the machine can do, at the shapes of Qwen2.5-0.5B.
 //!
-//! `cargo bench -p weirgate-kernels --profile release --bench cpu -- [threads]`
+//! `cargo bench -p weirgate-kernels --profile release --bench cpu -- [threads] [filter]`
 //!
 //! Both ceilings are measured in the same run: reading memory in many streams, and fused multiply-adds from registers.
-//! Every time is the least of several, as a machine is seldom quiet. With one thread, processor time is taken instead
-//! of wall time, which leaves out what other processes did in between.
+//! Every time is the least of several, as a machine is seldom quiet. `filter` picks the matrices by name.
 #![allow(clippy::unwrap_used)]
 
 use std::hint::black_box;
@@ -25,7 +24,9 @@ const BLOCK: usize = 16;
 const COLD_BYTES: usize = 256 << 20;
 
 fn main() {
-    let threads = std::env::args().find_map(|arg| arg.parse().ok());
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let threads = args.first().and_then(|arg| arg.parse().ok());
+    let filter = args.get(1).map_or("", String::as_str);
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let mut device = CpuBackend::new(threads);
     let isa = device.isa();
@@ -36,34 +37,26 @@ fn main() {
     println!("multiply-adds from registers: {flops:.0} GFLOP/s\n");
     println!("{:<34}{:>6}{:>12}{:>12}{:>9}", "op", "rows", "time", "rate", "ceiling");
     for dtype in [DType::BF16, DType::F16, DType::F32] {
-        linear(&mut device, dtype, bandwidth, flops);
+        linear(&mut device, dtype, filter, (bandwidth, flops));
     }
-    attention(&mut device, flops);
-    small_ops(&mut device);
+    if filter.is_empty() {
+        attention(&mut device, flops);
+        small_ops(&mut device);
+    }
 }
 
 /// The least time of `work(i)` over about a second.
-fn least(threads: usize, mut work: impl FnMut(usize)) -> Duration {
+fn least(mut work: impl FnMut(usize)) -> Duration {
     let started = Instant::now();
-    let now = || if threads == 1 { processor_time() } else { started.elapsed() };
     let mut best = Duration::MAX;
     let mut i = 0;
     while i < 3 || started.elapsed() < Duration::from_millis(1000) {
-        let start = now();
+        let start = Instant::now();
         work(i);
-        best = best.min(now() - start);
+        best = best.min(start.elapsed());
         i += 1;
     }
     best
-}
-
-/// Processor time of this process so far.
-#[allow(unsafe_code)]
-fn processor_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a valid pointer to write to.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn row(op: &str, rows: usize, time: Duration, rate: f64, unit: &str, ceiling: f64) {
@@ -91,7 +84,7 @@ fn matrices(device: &CpuBackend, dtype: DType, rows: usize, cols: usize) -> Vec<
     (0..copies).map(|_| device.matrix(&[WeightView { dtype, rows, cols, bytes: &bytes }]).unwrap()).collect()
 }
 
-fn linear(device: &mut CpuBackend, dtype: DType, bandwidth: f64, flops: f64) {
+fn linear(device: &mut CpuBackend, dtype: DType, filter: &str, (bandwidth, flops): (f64, f64)) {
     let shapes = [
         ("qkv", QKV, HIDDEN),
         ("output", HIDDEN, HEADS * HEAD_DIM),
@@ -100,17 +93,18 @@ fn linear(device: &mut CpuBackend, dtype: DType, bandwidth: f64, flops: f64) {
         ("head", VOCAB, HIDDEN),
     ];
     for (name, outputs, cols) in shapes {
-        let w = matrices(device, dtype, outputs, cols);
         let label = format!("{name} {outputs}x{cols} {dtype:?}");
+        if !label.contains(filter) {
+            continue;
+        }
+        let w = matrices(device, dtype, outputs, cols);
         for rows in [1, 4, 16, 128, 512] {
             if name == "head" && rows > 16 {
                 continue;
             }
             let x = device.vector(&noise(rows * cols)).unwrap();
             let mut out = device.buffer(rows * outputs).unwrap();
-            let time = least(device.threads(), |i| {
-                device.linear(&mut out, &x, &w[i % w.len()], None, rows).unwrap()
-            });
+            let time = least(|i| device.linear(&mut out, &x, &w[i % w.len()], None, rows).unwrap());
             let seconds = time.as_secs_f64() * 1e9;
             if rows <= 4 {
                 let rate = (outputs * cols * dtype.size()) as f64 / seconds;
@@ -132,8 +126,7 @@ fn attention(device: &mut CpuBackend, flops: f64) {
         let qkv = device.vector(&noise(rows * QKV)).unwrap();
         let mut out: CpuBuf = device.buffer(rows * HEADS * HEAD_DIM).unwrap();
         let params = AttentionParams { heads: HEADS, scale: 0.125, softcap: None, window: None };
-        let time =
-            least(device.threads(), |_| device.attention(&mut out, &qkv, &cache, &step, 0, &params).unwrap());
+        let time = least(|_| device.attention(&mut out, &qkv, &cache, &step, 0, &params).unwrap());
         let seen = (context - queries) * queries + queries * (queries + 1) / 2;
         let work = (4 * seqs * seen * HEADS * HEAD_DIM) as f64 / (time.as_secs_f64() * 1e9);
         row(&format!("attention, {name} at {context}"), rows, time, work, "GF/s", flops);
@@ -172,22 +165,20 @@ fn small_ops(device: &mut CpuBackend) {
         let gate_up = device.vector(&noise(rows * 2 * INTERMEDIATE)).unwrap();
         let mut out = device.buffer(rows * INTERMEDIATE).unwrap();
         for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
-            let time = least(device.threads(), |_| {
-                device.gated(&mut out, &gate_up, act, rows, INTERMEDIATE).unwrap()
-            });
+            let time = least(|_| device.gated(&mut out, &gate_up, act, rows, INTERMEDIATE).unwrap());
             row(&format!("gated {act:?}"), rows, time, 0.0, "", 0.0);
         }
         let x = device.vector(&noise(rows * HIDDEN)).unwrap();
         let weight = device.vector(&noise(HIDDEN)).unwrap();
         let mut out = device.buffer(rows * HIDDEN).unwrap();
-        let time = least(device.threads(), |_| device.rms_norm(&mut out, &x, &weight, 1e-6, rows).unwrap());
+        let time = least(|_| device.rms_norm(&mut out, &x, &weight, 1e-6, rows).unwrap());
         row("rms_norm", rows, time, 0.0, "", 0.0);
-        let time = least(device.threads(), |_| device.add(&mut out, &x, rows * HIDDEN).unwrap());
+        let time = least(|_| device.add(&mut out, &x, rows * HIDDEN).unwrap());
         row("add", rows, time, 0.0, "", 0.0);
     }
     let logits = device.vector(&noise(VOCAB)).unwrap();
     let mut scores = Vec::new();
-    let time = least(device.threads(), |_| {
+    let time = least(|_| {
         scores.clear();
         device.score(&logits, VOCAB, &[1], &mut scores).unwrap();
     });
@@ -200,18 +191,28 @@ mod ceiling {
 
     const STREAMS: usize = 8;
 
+    /// `work` on all threads at once; the sum of what each reached at its best.
+    fn together(threads: usize, work: impl Fn(usize) -> f64 + Sync) -> f64 {
+        let work = &work;
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).sum()
+        })
+    }
+
     /// GB/s of all threads together, each reading its share of a large array in [`STREAMS`] streams.
     pub fn read_bandwidth(threads: usize) -> f64 {
         let data = vec![1_u64; COLD_BYTES / 8];
         let share = data.len() / threads;
-        let time = least(threads, |_| {
-            std::thread::scope(|scope| {
-                for part in data.chunks_exact(share) {
-                    scope.spawn(move || black_box(read(part)));
-                }
+        // Pieces short enough to be read without being interrupted.
+        let piece = share / 16;
+        together(threads, |thread| {
+            let share = &data[thread * share..][..share];
+            let time = least(|i| {
+                black_box(read(&share[i % 16 * piece..][..piece]));
             });
-        });
-        (share * threads * 8) as f64 / (time.as_secs_f64() * 1e9)
+            (piece * 8) as f64 / (time.as_secs_f64() * 1e9)
+        })
     }
 
     fn read(part: &[u64]) -> u64 {
@@ -231,20 +232,16 @@ mod ceiling {
 
     /// GFLOP/s of all threads together with the widest fused multiply-add of `isa`; 0 where there is none.
     pub fn multiply_adds(threads: usize, isa: Isa) -> f64 {
-        const ROUNDS: usize = 4_000_000;
+        const ROUNDS: usize = 100_000;
         let flops_per_round = match isa {
             Isa::Avx512 => 12 * 16 * 2,
             Isa::Avx2 => 12 * 8 * 2,
             Isa::Portable => return 0.0,
         };
-        let time = least(threads, |_| {
-            std::thread::scope(|scope| {
-                for _ in 0..threads {
-                    scope.spawn(move || chains(isa, ROUNDS));
-                }
-            });
-        });
-        (threads * ROUNDS * flops_per_round) as f64 / (time.as_secs_f64() * 1e9)
+        together(threads, |_| {
+            let time = least(|_| chains(isa, ROUNDS));
+            (ROUNDS * flops_per_round) as f64 / (time.as_secs_f64() * 1e9)
+        })
     }
 
     #[cfg(not(target_arch = "x86_64"))]

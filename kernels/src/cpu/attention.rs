@@ -284,7 +284,7 @@ impl<W: Element> Piece<'_, W> {
         let panel = panel_len(head_dim);
         let keys = segments.map(|segment| self.keys[segment.keys..][..panel].as_ptr());
         // SAFETY: queries of `head_dim` elements and whole panels, both taken by checked slicing.
-        let acc = unsafe { accumulate::<S, W, R, P, false>(s, [[s.splat(0.0); P]; R], q, keys, head_dim) };
+        let acc = unsafe { accumulate::<S, W, R, P, 0>(s, [[s.splat(0.0); P]; R], (q, keys), head_dim, []) };
         for (scores, acc) in self.scratch.scores.iter_mut().zip(acc) {
             for (scores, acc) in scores[at..].iter_mut().zip(acc) {
                 s.store(acc, scores);
@@ -362,7 +362,7 @@ impl<W: Element> Piece<'_, W> {
                 self.values[start..][..columns].as_ptr()
             });
             // SAFETY: `to - from` weights and that many columns of each panel, both taken by checked slicing.
-            acc = unsafe { accumulate::<S, W, R, P, false>(s, acc, weights, values, to - from) };
+            acc = unsafe { accumulate::<S, W, R, P, 0>(s, acc, (weights, values), to - from, []) };
         }
         for (r, acc) in acc.iter().enumerate() {
             for (p, &acc) in acc.iter().enumerate() {

@@ -12,7 +12,7 @@ use super::isa::{Dispatch, Kernel, Simd, load_part, store_part};
 use super::matrix::Matrix;
 use super::panel::{Element, LANES, panel_len, with_panels};
 use super::pool::{Pool, Shards};
-use super::tile::{self, MAX_ROWS, accumulate, with_rows};
+use super::tile::{self, accumulate, with_rows};
 use super::{check, check_room};
 use crate::KernelError;
 
@@ -22,6 +22,10 @@ const BLOCK: usize = 256;
 const ROWS_IN_CACHE: usize = 192;
 /// Panels whose blocks are in the cache together.
 const PANELS_IN_CACHE: usize = 32;
+/// With few rows, prefetch this many bytes ahead in each panel.
+const AHEAD: usize = 2048;
+/// With many rows, columns between prefetches.
+const STRETCH: usize = 16;
 
 /// One call, its shapes checked.
 struct Linear<'a> {
@@ -64,9 +68,8 @@ pub(crate) fn linear(
 
 /// Enough chunks to keep all threads busy to the end, yet whole tiles in each.
 fn panels_per_chunk(panels: usize, threads: usize, rows: usize) -> usize {
-    let (tile, most) = if rows <= MAX_ROWS { (8, 64) } else { (4, PANELS_IN_CACHE) };
-    let share = panels / (threads * 8);
-    if share < tile { 4 } else { (share / tile * tile).min(most) }
+    let most = if rows <= 4 { 64 } else { PANELS_IN_CACHE };
+    (panels / (threads * 8) / 4 * 4).clamp(4, most)
 }
 
 /// The part of a call that one thread takes: all rows, some panels.
@@ -79,107 +82,187 @@ struct Chunk<'a, W> {
 impl<W: Element> Kernel for Chunk<'_, W> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let rows = self.job.rows;
-        if rows <= MAX_ROWS {
-            with_rows!(rows, R => self.stream::<S, R>(s));
-        } else {
-            self.blocked(s);
+        match self.job.rows {
+            1 => self.stream::<S, 1>(s),
+            2 => self.stream::<S, 2>(s),
+            3 => self.stream::<S, 3>(s),
+            4 => self.stream::<S, 4>(s),
+            _ => self.blocked(s),
         }
     }
 }
 
 impl<W: Element> Chunk<'_, W> {
-    /// Few rows: every group of panels through all columns.
+    /// Few rows: every group of panels through all columns, prefetched a little ahead.
     #[inline(always)]
     fn stream<S: Simd, const R: usize>(&self, s: S) {
         let mut panel = self.panels.start;
         while panel < self.panels.end {
-            let left = self.panels.end - panel;
-            let step = if S::WIDE && R <= 2 && left >= 8 {
-                self.columns::<S, R, 8>(s, panel);
-                8
-            } else if (S::WIDE || R == 1) && left >= 4 {
-                self.columns::<S, R, 4>(s, panel);
-                4
-            } else {
-                self.columns::<S, R, 1>(s, panel);
-                1
-            };
-            panel += step;
+            let four = (S::WIDE || R == 1) && self.panels.end - panel >= 4;
+            for col in (0..self.job.cols).step_by(BLOCK) {
+                if four {
+                    let ahead = |p| self.weights(panel + p, col).wrapping_byte_add(AHEAD);
+                    let zero = [[s.splat(0.0); 4]; R];
+                    let sums =
+                        self.dot(s, zero, (0, panel), self.block(col), std::array::from_fn::<_, 4, _>(ahead));
+                    self.finish(s, sums, (0, panel), col);
+                } else {
+                    let sums = self.dot(s, [[s.splat(0.0)]; R], (0, panel), self.block(col), []);
+                    self.finish(s, sums, (0, panel), col);
+                }
+            }
+            panel += if four { 4 } else { 1 };
         }
     }
 
-    #[inline(always)]
-    fn columns<S: Simd, const R: usize, const P: usize>(&self, s: S, panel: usize) {
-        for col in (0..self.job.cols).step_by(BLOCK) {
-            self.tile::<S, R, P, true>(s, 0, panel, col);
-        }
-    }
-
-    /// Many rows: block by block.
+    /// Many rows: block by block. While the first rows go through one block of weights, the next one is prefetched.
     #[inline(always)]
     fn blocked<S: Simd>(&self, s: S) {
         for col in (0..self.job.cols).step_by(BLOCK) {
             for first_row in (0..self.job.rows).step_by(ROWS_IN_CACHE) {
-                let rows = ROWS_IN_CACHE.min(self.job.rows - first_row);
+                let rows = first_row..self.job.rows.min(first_row + ROWS_IN_CACHE);
                 let mut panel = self.panels.start;
                 while panel < self.panels.end {
-                    let whole = S::WIDE && self.panels.end - panel >= 4;
-                    for (row, count) in tile::row_groups(rows) {
-                        let row = first_row + row;
-                        if whole {
-                            with_rows!(count, R => self.tile::<S, R, 4, false>(s, row, panel, col));
-                        } else {
-                            with_rows!(count, R => self.tile::<S, R, 1, false>(s, row, panel, col));
-                        }
-                    }
-                    panel += if whole { 4 } else { 1 };
+                    let four = S::WIDE && self.panels.end - panel >= 4;
+                    let after = panel + if four { 4 } else { 1 };
+                    let next =
+                        if after < self.panels.end { (after, col) } else { (self.panels.start, col + BLOCK) };
+                    self.rows(s, rows.clone(), (panel, four), col, next);
+                    panel = after;
                 }
             }
         }
     }
 
-    /// One block of columns of `R` rows and `P` panels, added to `out`.
+    /// One block of columns of one panel, or four, for `rows`.
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const P: usize, const STREAM: bool>(
+    fn rows<S: Simd>(
         &self,
         s: S,
-        row: usize,
-        panel: usize,
+        rows: Range<usize>,
+        (panel, four): (usize, bool),
         col: usize,
+        next: (usize, usize),
     ) {
-        let job = self.job;
-        let len = BLOCK.min(job.cols - col);
-        // SAFETY: `linear` is called with `x` of `rows * cols` elements and `w` of whole panels; `row + R <= rows`,
-        // `panel + P <= self.panels.end` and `col + len <= cols`; `BLOCK` is even, so `col` starts a pair.
-        let acc = unsafe {
-            let a = std::array::from_fn(|r| job.x.as_ptr().add((row + r) * job.cols + col));
-            let b =
-                std::array::from_fn(|p| self.w.as_ptr().add((panel + p) * panel_len(job.cols) + col * LANES));
-            accumulate::<S, W, R, P, STREAM>(s, [[s.splat(0.0); P]; R], a, b, len)
+        let groups = tile::row_groups(rows.len());
+        let mut fetch = Fetch {
+            start: self.weights(next.0, next.1),
+            panel_len: panel_len(self.job.cols),
+            // The rows before these have fetched it already.
+            line: if rows.start == 0 { 0 } else { Fetch::<W>::LINES },
+            step: Fetch::<W>::LINES.div_ceil(groups.len() * (BLOCK / STRETCH)),
         };
-        let last = col + len == job.cols;
-        for (r, acc) in acc.iter().enumerate() {
-            for (p, &acc) in acc.iter().enumerate() {
-                self.finish(s, acc, row + r, (panel + p) * LANES, (col == 0, last));
+        for (row, count) in groups {
+            let at = (rows.start + row, panel);
+            if four {
+                with_rows!(count, R => self.tile::<S, R, 4>(s, at, col, &mut fetch));
+            } else {
+                with_rows!(count, R => self.tile::<S, R, 1>(s, at, col, &mut fetch));
             }
         }
     }
 
-    /// Adds one vector of partial sums to `out`: stores the `first`, adds the bias to the `last`.
+    /// One block of columns of `R` rows and `P` panels.
     #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, sum: S::V, row: usize, output: usize, (first, last): (bool, bool)) {
+    fn tile<S: Simd, const R: usize, const P: usize>(
+        &self,
+        s: S,
+        at: (usize, usize),
+        col: usize,
+        fetch: &mut Fetch<W>,
+    ) {
+        let mut sums = [[s.splat(0.0); P]; R];
+        let block = self.block(col);
+        for from in block.clone().step_by(STRETCH) {
+            fetch.some(s);
+            sums = self.dot(s, sums, at, from..block.end.min(from + STRETCH), []);
+        }
+        self.finish(s, sums, at, col);
+    }
+
+    /// The block of columns that starts at `col`.
+    #[inline(always)]
+    fn block(&self, col: usize) -> Range<usize> {
+        col..self.job.cols.min(col + BLOCK)
+    }
+
+    /// Where column `col` of panel `panel` lies, or would lie.
+    #[inline(always)]
+    fn weights(&self, panel: usize, col: usize) -> *const W {
+        self.w.as_ptr().wrapping_add(panel * panel_len(self.job.cols) + col * LANES)
+    }
+
+    /// Adds the dot products over `cols`, which start at an even one, to `sums`.
+    #[inline(always)]
+    fn dot<S: Simd, const R: usize, const P: usize, const N: usize>(
+        &self,
+        s: S,
+        sums: [[S::V; P]; R],
+        (row, panel): (usize, usize),
+        cols: Range<usize>,
+        next: [*const W; N],
+    ) -> [[S::V; P]; R] {
         let job = self.job;
-        let len = LANES.min(job.outputs - output);
-        // SAFETY: `row < rows` and `output + len <= outputs`; only this chunk has these outputs.
-        let out = unsafe { job.out.slice(row * job.outputs + output, len) };
-        let mut sum = sum;
-        if !first {
-            sum = s.add(load_part(s, out), sum);
+        // SAFETY: `linear` checked that `x` has `rows * cols` elements, and `w` has whole panels; all callers stay
+        // within the rows, the chunk's panels and the columns, and start at even columns.
+        unsafe {
+            let a = std::array::from_fn(|r| job.x.as_ptr().add((row + r) * job.cols + cols.start));
+            let b = std::array::from_fn(|p| self.weights(panel + p, cols.start));
+            accumulate::<S, W, R, P, N>(s, sums, (a, b), cols.len(), next)
         }
-        if let (true, Some(bias)) = (last, job.bias) {
-            sum = s.add(sum, load_part(s, bias.get(output..output + len).unwrap_or_default()));
+    }
+
+    /// Adds the sums over the block of columns at `col` to `out`, and the bias with the last block.
+    #[inline(always)]
+    fn finish<S: Simd, const R: usize, const P: usize>(
+        &self,
+        s: S,
+        sums: [[S::V; P]; R],
+        (row, panel): (usize, usize),
+        col: usize,
+    ) {
+        let job = self.job;
+        let last = self.block(col).end == job.cols;
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (p, mut sum) in sums.into_iter().enumerate() {
+                let output = (panel + p) * LANES;
+                let len = LANES.min(job.outputs - output);
+                // SAFETY: `row + r < rows` and `output + len <= outputs`; only this chunk has these outputs.
+                let out = unsafe { job.out.slice((row + r) * job.outputs + output, len) };
+                if col > 0 {
+                    sum = s.add(load_part(s, out), sum);
+                }
+                if let (true, Some(bias)) = (last, job.bias) {
+                    sum = s.add(sum, load_part(s, bias.get(output..output + len).unwrap_or_default()));
+                }
+                store_part(s, sum, out);
+            }
         }
-        store_part(s, sum, out);
+    }
+}
+
+/// Prefetches a block of four panels little by little.
+struct Fetch<W> {
+    start: *const W,
+    panel_len: usize,
+    /// The next line to fetch.
+    line: usize,
+    /// Lines to fetch at a time.
+    step: usize,
+}
+
+impl<W> Fetch<W> {
+    const PER_LINE: usize = 64 / size_of::<W>();
+    const LINES_PER_PANEL: usize = BLOCK * LANES / Self::PER_LINE;
+    const LINES: usize = 4 * Self::LINES_PER_PANEL;
+
+    #[inline(always)]
+    fn some<S: Simd>(&mut self, s: S) {
+        let end = Self::LINES.min(self.line + self.step);
+        for line in self.line..end {
+            let (panel, line) = (line / Self::LINES_PER_PANEL, line % Self::LINES_PER_PANEL);
+            s.prefetch(self.start.wrapping_add(panel * self.panel_len + line * Self::PER_LINE));
+        }
+        self.line = end;
     }
 }

@@ -10,38 +10,34 @@ use super::panel::{Element, LANES};
 /// Most rows in a tile; with four panels that takes 24 of 32 vector registers.
 pub(crate) const MAX_ROWS: usize = 6;
 
-/// Prefetch this many bytes ahead in each panel.
-pub(crate) const AHEAD: usize = 2048;
-
-/// `acc[r][p] += a[r][..len] · b[p][..len]` for sixteen rows of each panel. With `STREAM`, panels come from memory and
-/// are prefetched.
+/// `acc[r][p] += a[r][..len] · b[p][..len]` for sixteen rows of each panel. Meanwhile as many columns from each of
+/// `next` on are brought nearer; those are addresses of any kind.
 ///
 /// # Safety
 /// Every `a` can be read for `len` elements, every `b` for `len` rounded up to even columns of a panel.
 #[inline(always)]
-pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: usize, const STREAM: bool>(
+pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: usize, const N: usize>(
     s: S,
     mut acc: [[S::V; P]; R],
-    a: [*const f32; R],
-    b: [*const W; P],
+    (a, b): ([*const f32; R], [*const W; P]),
     len: usize,
+    next: [*const W; N],
 ) -> [[S::V; P]; R] {
     let zero = s.splat(0.0);
     let load = |p: usize, pair: usize| {
         // SAFETY: `pair` is below `len / 2` rounded up; the caller vouches for that many columns.
-        let columns = unsafe { b[p].cast::<[[W; LANES]; 2]>().add(pair) };
-        if STREAM {
-            s.prefetch(columns.wrapping_byte_add(AHEAD));
-            if size_of::<W>() == 4 {
-                s.prefetch(columns.wrapping_byte_add(AHEAD + 64));
-            }
-        }
-        // SAFETY: as above.
-        W::load_pair(s, unsafe { &*columns })
+        W::load_pair(s, unsafe { &*b[p].cast::<[[W; LANES]; 2]>().add(pair) })
     };
     // SAFETY: `col` is below `len`.
     let splat = |r: usize, col: usize| s.splat(unsafe { *a[r].add(col) });
     for pair in 0..len / 2 {
+        for next in next {
+            let pair = next.wrapping_add(pair * 2 * LANES);
+            s.prefetch(pair);
+            if size_of::<W>() == 4 {
+                s.prefetch(pair.wrapping_add(LANES));
+            }
+        }
         let mut columns = [(zero, zero); P];
         for p in 0..P {
             columns[p] = load(p, pair);
@@ -72,7 +68,7 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: us
 
 /// Cuts `0..rows` into as few groups of at most [`MAX_ROWS`] as possible, of even sizes: `(first row, rows)`.
 #[inline(always)]
-pub(crate) fn row_groups(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(crate) fn row_groups(rows: usize) -> impl ExactSizeIterator<Item = (usize, usize)> {
     let groups = rows.div_ceil(MAX_ROWS).max(1);
     (0..groups).map(move |g| {
         let first = g * rows / groups;

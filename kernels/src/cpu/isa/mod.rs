@@ -95,6 +95,7 @@ pub(crate) trait Simd: Copy {
     fn load_f16(self, from: &[f16; 16]) -> Self::V;
     /// Sixteen pairs of bf16, back to back: the first of every pair, the second of every pair.
     fn load_bf16_pairs(self, from: &[[bf16; 16]; 2]) -> (Self::V, Self::V);
+    /// Brings the cache line at `at` into the second-level cache.
     fn prefetch<T>(self, at: *const T);
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
