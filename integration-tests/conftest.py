@@ -51,4 +51,3 @@ def start_server(tmp_path):
 def reference():
     """The demo model's tokenizer and chat template as other software reads them."""
     return ReferenceModel(DEMO_MODEL)
-

@@ -24,7 +24,16 @@ def guarded(tmp_path_factory):
 @pytest.mark.parametrize("path", GUARDED)
 @pytest.mark.parametrize(
     "value",
-    [None, "Bearer wrong", f"Bearer {KEY.lower()}", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", KEY, f"Basic {KEY}", "Bearer "],
+    [
+        None,
+        "Bearer wrong",
+        f"Bearer {KEY.lower()}",
+        f"Bearer {KEY}x",
+        f"Bearer {KEY[:-1]}",
+        KEY,
+        f"Basic {KEY}",
+        "Bearer ",
+    ],
 )
 def test_without_the_key(guarded, path, value):
     headers = {"Authorization": value} if value is not None else {}

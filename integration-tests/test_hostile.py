@@ -156,7 +156,8 @@ def test_mutated_bodies(client, route):
         b"GET /health HTTP/9.9\r\n\r\n",
         b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
         b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-        b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\nzz\r\n",
+        b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        b"Content-Type: application/json\r\n\r\nzz\r\n",
         b"GET /health HTTP/1.1\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(500)) + b"\r\n",
         b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /%00%ff/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -189,7 +190,9 @@ def test_a_body_that_never_comes_holds_no_place(start_server):
 
 def test_clients_that_come_and_go(start_server):
     """400 requests of all kinds, most of them abandoned at a random moment: the books are right afterwards."""
-    server = start_server("--max-batch-total-tokens", "2048", "--max-total-tokens", "1024", "--max-concurrent-requests", "64")
+    server = start_server(
+        "--max-batch-total-tokens", "2048", "--max-total-tokens", "1024", "--max-concurrent-requests", "64"
+    )
     generator = random.Random(7)
 
     async def visit(http):
@@ -197,7 +200,12 @@ def test_clients_that_come_and_go(start_server):
         prompt = "Once upon a time " * generator.randint(1, 40)
         tokens = generator.randint(1, 200)
         if route.startswith("/v1"):
-            body = {"prompt": prompt, "max_tokens": tokens, "n": generator.randint(1, 3), "stream": generator.random() < 0.5}
+            body = {
+                "prompt": prompt,
+                "max_tokens": tokens,
+                "n": generator.randint(1, 3),
+                "stream": generator.random() < 0.5,
+            }
         else:
             body = {"inputs": prompt, "parameters": {"max_new_tokens": tokens, "ignore_eos": True}}
         send = load.stream if route.endswith("stream") else load.plain
@@ -211,6 +219,7 @@ def test_clients_that_come_and_go(start_server):
 
     async def crowd():
         async with load.session() as http:
+
             async def one_after_another():
                 for _ in range(10):
                     await visit(http)

@@ -1,4 +1,4 @@
-"""Models by hub id: from a local server with the hub's layout, from the cache without it, and what is said with neither."""
+"""Models by hub id: from a local server with the hub's layout, from the cache alone, and with neither."""
 
 import pytest
 from harness import fake_hub

@@ -85,9 +85,7 @@ def test_launcher_killed_leaves_no_router(start_server):
 
 def test_terminate_under_load_finishes_what_is_in_flight(start_server):
     server = start_server()
-    expected = [
-        Client(server.port).post_ok("/generate", body(prompt))["generated_text"] for prompt in PROMPTS
-    ]
+    expected = [Client(server.port).post_ok("/generate", body(prompt))["generated_text"] for prompt in PROMPTS]
     streams, plains, refused = asyncio.run(_terminate_under_load(server))
     assert server.wait_exit(20) == 0
     assert [stream.generated_text for stream in streams] == expected
@@ -118,7 +116,9 @@ async def _terminate_under_load(server: Server):
 
 def test_terminate_cuts_what_does_not_fit_the_timeout(start_server):
     # A stalled engine stands for a request that would never end.
-    server = start_server("--graceful-termination-timeout", "1", "--fault-stall-after-steps", "20", "--watchdog-timeout", "0")
+    server = start_server(
+        "--graceful-termination-timeout", "1", "--fault-stall-after-steps", "20", "--watchdog-timeout", "0"
+    )
 
     async def stalled():
         record = load.Stream()

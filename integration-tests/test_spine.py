@@ -63,7 +63,10 @@ def test_greedy_is_deterministic(client):
 
 def test_a_seed_repeats_and_another_differs(client):
     def texts(seed):
-        body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 40, "do_sample": True, "temperature": 2.0, "seed": seed}}
+        body = {
+            "inputs": PROMPT,
+            "parameters": {"max_new_tokens": 40, "do_sample": True, "temperature": 2.0, "seed": seed},
+        }
         return client.post_ok("/generate", body)["generated_text"]
 
     assert texts(1) == texts(1)

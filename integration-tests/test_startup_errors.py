@@ -1,4 +1,4 @@
-"""What does not start: exit code, how soon, and a message that names the culprit. And what start-up prints when it goes well."""
+"""What does not start: exit code, how soon, and whether the message names the culprit. And what a good start prints."""
 
 import json
 import socket
@@ -185,7 +185,9 @@ BAD_FLAGS = [
 ]
 
 
-@pytest.mark.parametrize("args, code, text", BAD_FLAGS, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    "args, code, text", BAD_FLAGS, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_bad_flags(args, code, text):
     got, output, _ = run_to_exit([*args, "--port", str(free_port())])
     assert got == code, output
@@ -232,6 +234,12 @@ def test_variables_mean_what_flags_mean(start_server):
 def test_help_lists_every_flag_of_the_reference():
     code, output, _ = run_to_exit(["--help"])
     assert code == 0
-    for flag in ("model-id", "max-concurrent-requests", "watermark-gamma", "payload-limit", "graceful-termination-timeout"):
+    for flag in (
+        "model-id",
+        "max-concurrent-requests",
+        "watermark-gamma",
+        "payload-limit",
+        "graceful-termination-timeout",
+    ):
         assert f"--{flag}" in output
     assert "fault-stall" not in output

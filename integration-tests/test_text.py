@@ -59,7 +59,10 @@ def test_stop_strings_match_wherever_tokens_begin(client):
         assert events.pop() == DONE
         assert "".join(event["choices"][0]["text"] for event in events) == kept, f"stop {stop!r}"
         assert events[-1]["choices"][0]["finish_reason"] == "stop"
-        _, events = client.stream("/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 40, "stop": [stop], "details": True}})
+        _, events = client.stream(
+            "/generate_stream",
+            {"inputs": PROMPT, "parameters": {"max_new_tokens": 40, "stop": [stop], "details": True}},
+        )
         assert events[-1]["generated_text"] == kept + stop
         assert events[-1]["details"]["finish_reason"] == "stop_sequence"
 

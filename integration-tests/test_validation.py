@@ -41,7 +41,10 @@ GENERATE = [
     ({"best_of": 2, "do_sample": True, "seed": 1}, "`seed` must not be set when `best_of` > 1"),
     ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
     ({"truncate": 0}, f"`truncate` must be strictly positive and less than {MAX_INPUT}. Given: 0"),
-    ({"truncate": MAX_INPUT + 1}, f"`truncate` must be strictly positive and less than {MAX_INPUT}. Given: {MAX_INPUT + 1}"),
+    (
+        {"truncate": MAX_INPUT + 1},
+        f"`truncate` must be strictly positive and less than {MAX_INPUT}. Given: {MAX_INPUT + 1}",
+    ),
     ({"best_of": 3, "do_sample": True}, "`best_of` must be > 0 and <= 2. Given: 3"),
     ({"grammar": {"type": "regex", "value": "a+"}}, "grammar is not supported"),
     # Two faults at once: TGI's order decides which is told.
@@ -54,13 +57,19 @@ def refusal(text: str) -> dict:
     return {"error": f"Input validation error: {text}", "error_type": "validation"}
 
 
-@pytest.mark.parametrize("parameters, text", GENERATE, ids=lambda value: json.dumps(value) if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    "parameters, text", GENERATE, ids=lambda value: json.dumps(value) if isinstance(value, dict) else ""
+)
 def test_generate_refuses(small, parameters, text):
     response = small.post("/generate", {"inputs": "Once", "parameters": parameters})
     assert (response.status, response.json()) == (422, refusal(text))
 
 
-@pytest.mark.parametrize("parameters, text", [case for case in GENERATE if "best_of" not in case[0]], ids=lambda value: json.dumps(value) if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    "parameters, text",
+    [case for case in GENERATE if "best_of" not in case[0]],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
 def test_generate_stream_refuses_inside_the_stream(small, parameters, text):
     _, events = small.stream("/generate_stream", {"inputs": "Once", "parameters": parameters})
     assert events == [refusal(text)]
@@ -126,7 +135,12 @@ def test_truncate_keeps_the_last_tokens(small, reference):
         (b"{", None, 400, "Failed to parse the request body as JSON"),
         (b"{}", None, 422, "Failed to deserialize the JSON body into the target type: missing field `inputs`"),
         (b'{"inputs": 3}', None, 422, "Failed to deserialize the JSON body into the target type: inputs"),
-        (b'{"inputs": "a"}', {"Content-Type": "text/plain"}, 415, "Expected request with `Content-Type: application/json`"),
+        (
+            b'{"inputs": "a"}',
+            {"Content-Type": "text/plain"},
+            415,
+            "Expected request with `Content-Type: application/json`",
+        ),
         (b'{"inputs": "' + b"a" * 20000 + b'"}', None, 413, "length limit exceeded"),
     ],
     ids=["syntax", "missing", "type", "content-type", "too-large"],
@@ -202,7 +216,9 @@ def test_v1_refuses(small, path, body, error_type, param, text, stream):
     assert answer["error"]["param"] == param
 
 
-@pytest.mark.parametrize("body", [b"{", b"{}", b'{"messages": 3}', b'{"messages": [{"content": "no role"}]}', b'{"messages": []}'])
+@pytest.mark.parametrize(
+    "body", [b"{", b"{}", b'{"messages": 3}', b'{"messages": [{"content": "no role"}]}', b'{"messages": []}']
+)
 def test_v1_bodies_that_are_no_request(small, body):
     response = small.post("/v1/chat/completions", body)
     assert response.status == 400

@@ -1,4 +1,4 @@
-"""A local HTTP server with the model hub's layout, serving one folder as one repository, and recording who asked for what."""
+"""A local HTTP server with the model hub's layout: one folder as one repository. It records what was asked for."""
 
 import hashlib
 import json
@@ -54,7 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
         for revision in ("main", COMMIT):
             prefix = f"/api/models/{repository}/tree/{revision}"
             if path == prefix:
-                tree = [{"type": "file", "path": n, "size": len(d), "oid": _git_id(d)} for n, d in self.server.files.items()]
+                tree = [
+                    {"type": "file", "path": n, "size": len(d), "oid": _git_id(d)} for n, d in self.server.files.items()
+                ]
                 return self._send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
             name = path.removeprefix(f"/{repository}/resolve/{revision}/")
             if name in self.server.files:
@@ -71,7 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
             headers |= {"ETag": f'"{_git_id(data)}"'}
         requested = self.headers.get("Range", "")
         if not requested.startswith("bytes="):
-            return self._send(200, data, headers, self.server.cut_after.pop(name, None) if self.command == "GET" else None)
+            return self._send(
+                200, data, headers, self.server.cut_after.pop(name, None) if self.command == "GET" else None
+            )
         first, _, last = requested.removeprefix("bytes=").partition("-")
         begin, end = int(first), min(int(last) if last else len(data) - 1, len(data) - 1)
         if begin > end:

@@ -1,7 +1,7 @@
 """The README's examples: what is run and what it must print.
 
-A block is run when the line before its ```sh fence is `<!-- test -->` or `<!-- test: contains -->`; the fenced block that
-follows it (```text or ```json) is what it prints. `contains` asks only that each of its lines occurs in the output.
+A block is run when the line before its ```sh fence is `<!-- test -->` or `<!-- test: contains -->`; the fenced block
+that follows it (```text or ```json) is what it prints. `contains` asks only that each of its lines occurs in it.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Writes a checkpoint of Qwen2.5-0.5B's shape with random bf16 weights, for measuring speed where nothing can be downloaded.
+"""Writes a checkpoint of Qwen2.5-0.5B's shape with random bf16 weights, to measure speed without any download.
 
     make_random_model.py [FOLDER]      default: out/random-qwen2-0.5b
 
