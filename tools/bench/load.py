@@ -3,8 +3,8 @@
     load.py --url http://127.0.0.1:3000 --concurrency 16 --requests 64 --prompt-tokens 128 --output-tokens 64
 
 Every prompt differs, so that the prefix cache cannot help; `truncate` makes it exactly as long as asked, and the
-end-of-sequence token is ignored, so that every answer has exactly the tokens asked for. Prints one JSON object; times are
-seconds seen by the client.
+end-of-sequence token is ignored, so that every answer has exactly the tokens asked for. Prints one JSON object; times
+are seconds seen by the client.
 """
 
 import argparse

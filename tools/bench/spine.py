@@ -19,8 +19,8 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "integration-tests"))
 
-from harness.server import DEMO_MODEL, Server  # noqa: E402
 import make_random_model  # noqa: E402
+from harness.server import DEMO_MODEL, Server  # noqa: E402
 
 BENCH = ROOT / "tools/bench"
 EVIDENCE = ROOT / "docs/evidence/throughput.md"
@@ -98,10 +98,11 @@ def report(measured: dict, load_average: float, arguments: argparse.Namespace) -
     head = subprocess.run([ROOT / "tools/prove/header.sh", "Throughput"], check=True, stdout=subprocess.PIPE, text=True)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
     lines = [
-        f"{PROMPT_TOKENS} prompt tokens, {OUTPUT_TOKENS} output tokens, bf16 weights, {arguments.threads} threads; medians "
-        f"of {arguments.runs} interleaved runs (each the middle of {REPEATS} repeats); load average {load_average:.1f} at "
-        f"the start. The other side is {versions}, a bare greedy loop on one padded batch without a server. Decode counts "
-        "the tokens made while every request is decoding; overall is output tokens by wall time, prompts included.",
+        f"{PROMPT_TOKENS} prompt tokens, {OUTPUT_TOKENS} output tokens, bf16 weights, {arguments.threads} threads; "
+        f"medians of {arguments.runs} interleaved runs (each the middle of {REPEATS} repeats); load average "
+        f"{load_average:.1f} at the start. The other side is {versions}, a bare greedy loop on one padded batch "
+        "without a server. Decode counts the tokens made while every request is decoding; overall is output tokens by "
+        "wall time, prompts included.",
         "",
         "| model | concurrent | decode tokens/s | transformers | ratio | overall tokens/s | transformers "
         "| first token ms, ours / theirs | gap ms p50 / p99 |",

@@ -2,8 +2,8 @@
 
     transformers_decode.py FOLDER --batch 1 --batch 16 --threads 2
 
-Prints one JSON object for each batch size and repeat. The loop is the bare one (no `generate`, no sampling, no stopping),
-which is the fastest form of this reference.
+Prints one JSON object for each batch size and repeat. The loop is the bare one (no `generate`, no sampling, no
+stopping), which is the fastest form of this reference.
 """
 
 import argparse
