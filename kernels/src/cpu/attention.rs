@@ -21,8 +21,8 @@ use super::panel::{Element, LANES, panel_len, with_panels};
 use super::pool::{Pool, Shards};
 use super::step::Step;
 use super::tile::{self, MAX_ROWS, accumulate, with_rows};
-use super::{check, check_room, shape_error};
-use crate::{AttentionParams, KernelError, KvShape};
+use super::{check, check_room, product, qkv_width, shape_error};
+use crate::{AttentionParams, HeadCounts, KernelError, KvShape};
 
 const OP: &str = "attention";
 /// Panels per tile.
@@ -56,7 +56,7 @@ impl Default for Scratch {
 impl Scratch {
     /// Makes room for heads of `head_dim`.
     pub(crate) fn fit(&mut self, head_dim: usize) -> Result<(), KernelError> {
-        let len = head_dim.next_multiple_of(LANES).saturating_mul(PIECE);
+        let len = head_dim.div_ceil(LANES).saturating_mul(LANES * PIECE);
         if self.out.len() < len {
             self.out = Memory::zeroed("attention scratch", len)?;
         }
@@ -92,9 +92,9 @@ pub(crate) fn attention(
         return Err(shape_error(OP, "query heads or window", 0, 1));
     }
     let tokens = step.tokens();
-    let width = (params.heads + 2 * shape.kv_heads) * shape.head_dim;
-    check_room(OP, "elements of qkv", tokens * width, qkv.len())?;
-    check_room(OP, "elements of out", tokens * params.heads * shape.head_dim, out.len())?;
+    let heads = HeadCounts { q: params.heads, kv: shape.kv_heads };
+    check_room(OP, "elements of qkv", product(&[tokens, qkv_width(heads, shape.head_dim)]), qkv.len())?;
+    check_room(OP, "elements of out", product(&[tokens, params.heads, shape.head_dim]), out.len())?;
     let layout = KvLayout::new(shape);
     let job = Attention { out: Shards::new(out), qkv, step, params, shape, layout, layer };
     let group = params.heads / shape.kv_heads;

@@ -4,7 +4,7 @@ use super::isa::{Dispatch, Kernel, Simd, load_part, store_part};
 use super::math::{erf, exp, tanh};
 use super::panel::LANES;
 use super::pool::Pool;
-use super::{check_room, shape_error};
+use super::{check_room, product, shape_error};
 use crate::{Activation, KernelError};
 
 /// `acc += x` over `len` elements.
@@ -21,7 +21,7 @@ pub(crate) fn add(pool: &Pool, acc: &mut [f32], x: &[f32], len: usize) -> Result
 /// `out[i] = x[rows[i]]`, rows of `cols` elements.
 pub(crate) fn gather_rows(out: &mut [f32], x: &[f32], rows: &[u32], cols: usize) -> Result<(), KernelError> {
     const OP: &str = "gather_rows";
-    check_room(OP, "elements of out", rows.len() * cols, out.len())?;
+    check_room(OP, "elements of out", product(&[rows.len(), cols]), out.len())?;
     let available = x.len() / cols.max(1);
     if let Some(&row) = rows.iter().find(|&&row| row as usize >= available) {
         return Err(shape_error(OP, "row", row as usize, available));
@@ -42,8 +42,8 @@ pub(crate) fn gated(
     (rows, width): (usize, usize),
 ) -> Result<(), KernelError> {
     const OP: &str = "gated";
-    check_room(OP, "elements of out", rows * width, out.len())?;
-    check_room(OP, "elements of gate_up", 2 * rows * width, gate_up.len())?;
+    check_room(OP, "elements of out", product(&[rows, width]), out.len())?;
+    check_room(OP, "elements of gate_up", product(&[2, rows, width]), gate_up.len())?;
     pool.for_rows(&mut out[..rows * width], width, pool.grain(rows, 2 * width), |_, first, rows| {
         for (i, out) in rows.chunks_exact_mut(width.max(1)).enumerate() {
             let (gate, up) = gate_up[(first + i) * 2 * width..][..2 * width].split_at(width);

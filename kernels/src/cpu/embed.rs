@@ -4,7 +4,7 @@ use super::matrix::Matrix;
 use super::panel::{Element, LANES, panel_len, with_panels};
 use super::pool::Pool;
 use super::step::Step;
-use super::{check_room, shape_error};
+use super::{check_room, product, shape_error};
 use crate::KernelError;
 
 /// `out[t] = table[ids[t]] * scale`.
@@ -17,7 +17,7 @@ pub(crate) fn embed(
 ) -> Result<(), KernelError> {
     const OP: &str = "embed";
     let (tokens, hidden) = (step.tokens(), table.cols());
-    check_room(OP, "elements of out", tokens * hidden, out.len())?;
+    check_room(OP, "elements of out", product(&[tokens, hidden]), out.len())?;
     if let Some(&id) = step.ids().iter().find(|&&id| id as usize >= table.rows()) {
         return Err(shape_error(OP, "token id", id as usize, table.rows()));
     }

@@ -29,8 +29,8 @@ pub(crate) struct KvLayout {
 
 impl KvLayout {
     pub(crate) fn new(shape: KvShape) -> Self {
-        let keys = shape.block_size.div_ceil(LANES) * panel_len(shape.head_dim);
-        let values = shape.head_dim.div_ceil(LANES) * panel_len(shape.block_size);
+        let keys = shape.block_size.div_ceil(LANES).saturating_mul(panel_len(shape.head_dim));
+        let values = shape.head_dim.div_ceil(LANES).saturating_mul(panel_len(shape.block_size));
         Self { shape, keys, values }
     }
 

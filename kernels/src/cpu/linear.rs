@@ -13,7 +13,7 @@ use super::matrix::Matrix;
 use super::panel::{Element, LANES, panel_len, with_panels};
 use super::pool::{Pool, Shards};
 use super::tile::{self, accumulate, with_rows};
-use super::{check, check_room};
+use super::{check, check_room, product};
 use crate::KernelError;
 
 /// Columns per partial sum. Part of the result's definition.
@@ -49,8 +49,8 @@ pub(crate) fn linear(
 ) -> Result<(), KernelError> {
     const OP: &str = "linear";
     let (outputs, cols) = (w.rows(), w.cols());
-    check_room(OP, "elements of x", rows * cols, x.len())?;
-    check_room(OP, "elements of out", rows * outputs, out.len())?;
+    check_room(OP, "elements of x", product(&[rows, cols]), x.len())?;
+    check_room(OP, "elements of out", product(&[rows, outputs]), out.len())?;
     if let Some(bias) = bias {
         check(OP, "elements of bias", bias.len(), outputs)?;
     }

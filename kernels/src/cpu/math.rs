@@ -74,3 +74,101 @@ pub(crate) fn erf<S: Simd>(s: S, x: S::V) -> S::V {
     let y = s.select_lt(a, s.splat(1.0), small, large);
     s.select_lt(x, zero, s.sub(zero, y), y)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::isa::{Dispatch, Isa, Kernel, Simd};
+
+    /// Applies a function of this module to sixteen values.
+    struct Apply<'a>(Function, &'a mut [f32; 16]);
+
+    #[derive(Clone, Copy, Debug)]
+    enum Function {
+        Exp,
+        Tanh,
+        Erf,
+    }
+
+    impl Kernel for Apply<'_> {
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let x = s.load(self.1);
+            let y = match self.0 {
+                Function::Exp => super::exp(s, x),
+                Function::Tanh => super::tanh(s, x),
+                Function::Erf => super::erf(s, x),
+            };
+            s.store(y, self.1);
+        }
+    }
+
+    /// `check(instruction set, x, f(x))` over `xs` on every instruction set.
+    fn apply(function: Function, xs: &[f32], check: impl Fn(Isa, f32, f32)) {
+        for isa in Isa::available() {
+            for part in xs.chunks(16) {
+                let mut lanes = [0.0; 16];
+                lanes[..part.len()].copy_from_slice(part);
+                Dispatch::new(isa).run(Apply(function, &mut lanes));
+                part.iter().zip(lanes).for_each(|(&x, y)| check(isa, x, y));
+            }
+        }
+    }
+
+    fn range(from: f32, to: f32) -> Vec<f32> {
+        (0..200_000).map(|i| from + (to - from) * (i as f32 / 200_000.0)).collect()
+    }
+
+    #[test]
+    fn exp_is_accurate() {
+        apply(Function::Exp, &range(-87.29, 88.7), |isa, x, y| {
+            let error = f64::from(y) / f64::from(x).exp() - 1.0;
+            assert!(error.abs() < 2e-7, "{isa:?}: exp({x}) is {y}, off by {error:e}");
+        });
+    }
+
+    #[test]
+    fn exp_at_the_ends() {
+        let xs = [0.0, -0.0, f32::NEG_INFINITY, f32::MIN, -1000.0, 1000.0, f32::INFINITY, f32::NAN];
+        let want = [1.0, 1.0, 0.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY, f32::NAN];
+        apply(Function::Exp, &xs, |isa, x, y| {
+            let want = want[xs.iter().position(|v| v.to_bits() == x.to_bits()).unwrap()];
+            assert!(y == want || (y.is_nan() && want.is_nan()), "{isa:?}: exp({x}) is {y}");
+        });
+    }
+
+    #[test]
+    fn tanh_is_accurate() {
+        for xs in [range(-12.0, 12.0), range(-0.6, 0.6), range(-1e-5, 1e-5), vec![-1e30, 1e30]] {
+            apply(Function::Tanh, &xs, |isa, x, y| {
+                let want = f64::from(x).tanh();
+                let error = (f64::from(y) - want).abs();
+                assert!(error <= 1e-6 * want.abs(), "{isa:?}: tanh({x}) is {y}, off by {error:e}");
+            });
+        }
+    }
+
+    /// Values of erf from published tables.
+    #[test]
+    fn erf_is_accurate() {
+        let table = [
+            (0.0, 0.0),
+            (0.1, 0.112_462_916_018_284_9),
+            (0.5, 0.520_499_877_813_046_5),
+            (0.9, 0.796_908_212_422_832),
+            (1.0, 0.842_700_792_949_714_9),
+            (1.1, 0.880_205_069_574_081_7),
+            (1.5, 0.966_105_146_475_310_8),
+            (2.0, 0.995_322_265_018_952_7),
+            (3.0, 0.999_977_909_503_001_4),
+            (6.0, 1.0),
+            (1e20, 1.0),
+        ];
+        for (x, want) in table {
+            apply(Function::Erf, &[x, -x], |isa, x, y| {
+                let error = (f64::from(y.abs()) - want).abs();
+                assert!(error < 5e-7, "{isa:?}: erf({x}) is {y}, off by {error:e}");
+                assert!(want == 0.0 || y.is_sign_negative() == x.is_sign_negative());
+            });
+        }
+    }
+}

@@ -30,6 +30,9 @@ impl Matrix {
         const OP: &str = "matrix";
         let first = parts.first().ok_or(shape_error(OP, "number of parts", 0, 1))?;
         for part in parts {
+            if part.rows == 0 || part.cols == 0 {
+                return Err(shape_error(OP, "rows or columns of a part", 0, 1));
+            }
             check(OP, "columns of a part", part.cols, first.cols)?;
             check(OP, "same dtype in all parts", usize::from(part.dtype == first.dtype), 1)?;
             let bytes = part.rows.checked_mul(part.cols).and_then(|n| n.checked_mul(part.dtype.size()));
@@ -37,9 +40,6 @@ impl Matrix {
         }
         let rows: usize = parts.iter().map(|part| part.rows).sum();
         let cols = first.cols;
-        if rows == 0 || cols == 0 {
-            return Err(shape_error(OP, "rows or columns", 0, 1));
-        }
         let len = rows.div_ceil(LANES).saturating_mul(panel_len(cols));
         let mut data = Panels::zeroed("weights", first.dtype, len)?;
         with_panels!(&mut data, data => pack_rows(pool, data, parts, cols))?;

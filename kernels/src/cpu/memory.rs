@@ -42,7 +42,7 @@ unsafe impl<T: Sync> Sync for Memory<T> {}
 impl<T: Plain> Memory<T> {
     /// Memory for `len` elements; `what` names it in the error.
     pub(crate) fn zeroed(what: &'static str, len: usize) -> Result<Self, KernelError> {
-        let bytes = len.checked_mul(size_of::<T>()).unwrap_or(usize::MAX);
+        let bytes = len.saturating_mul(size_of::<T>());
         let out_of_memory = || KernelError::OutOfMemory { what, bytes };
         let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { LINE };
         // The allocator is asked for no alignment of its own: only then does it take large blocks zeroed from the
@@ -133,5 +133,23 @@ impl std::ops::Deref for CpuBuf {
 impl std::ops::DerefMut for CpuBuf {
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_zeroed_and_aligned() {
+        for len in [0, 1, 1000, HUGE_PAGE / 4, HUGE_PAGE / 4 + 1, 3 * HUGE_PAGE] {
+            for memory in [Memory::<f32>::zeroed("test", len), Memory::committed("test", len)] {
+                let memory = memory.unwrap();
+                assert_eq!(memory.len(), len);
+                assert!(memory.iter().all(|v| v.to_bits() == 0));
+                let align = if len * 4 >= HUGE_PAGE { HUGE_PAGE } else { LINE };
+                assert_eq!(memory.as_ptr().addr() % align, 0);
+            }
+        }
     }
 }

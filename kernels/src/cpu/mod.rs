@@ -89,6 +89,16 @@ fn check(op: &'static str, what: &'static str, got: usize, expected: usize) -> R
     if got == expected { Ok(()) } else { Err(shape_error(op, what, got, expected)) }
 }
 
+/// The product of sizes; too large to pass any check where it overflows.
+fn product(sizes: &[usize]) -> usize {
+    sizes.iter().fold(1, |product, &size| product.saturating_mul(size))
+}
+
+/// Elements of one token's queries, keys and values.
+fn qkv_width(heads: HeadCounts, head_dim: usize) -> usize {
+    product(&[heads.q.saturating_add(heads.kv.saturating_mul(2)), head_dim])
+}
+
 /// `needed` must fit into `room`.
 fn check_room(op: &'static str, what: &'static str, needed: usize, room: usize) -> Result<()> {
     if needed <= room { Ok(()) } else { Err(shape_error(op, what, room, needed)) }
@@ -226,7 +236,7 @@ impl Backend for CpuBackend {
         out: &mut Vec<Sampled>,
     ) -> Result<()> {
         const OP: &str = "sample";
-        check_room(OP, "elements of logits", rows.len() * vocab, logits.len())?;
+        check_room(OP, "elements of logits", product(&[rows.len(), vocab]), logits.len())?;
         if vocab == 0 {
             return Err(shape_error(OP, "vocab", 0, 1));
         }

@@ -3,7 +3,7 @@
 use super::isa::{Dispatch, Kernel, Simd, load_part};
 use super::panel::LANES;
 use super::pool::Pool;
-use super::{check, check_room};
+use super::{check, check_room, product, qkv_width};
 use crate::{HeadCounts, KernelError};
 
 /// `out = x / rms(x) * weight` for rows of `weight.len()` elements.
@@ -17,8 +17,8 @@ pub(crate) fn rms_norm(
 ) -> Result<(), KernelError> {
     const OP: &str = "rms_norm";
     let cols = weight.len();
-    check_room(OP, "elements of out", rows * cols, out.len())?;
-    check_room(OP, "elements of x", rows * cols, x.len())?;
+    check_room(OP, "elements of out", product(&[rows, cols]), out.len())?;
+    check_room(OP, "elements of x", product(&[rows, cols]), x.len())?;
     let out = &mut out[..rows * cols];
     pool.for_rows(out, cols, pool.grain(rows, cols), |_, first, rows| {
         rows.copy_from_slice(&x[first * cols..][..rows.len()]);
@@ -38,8 +38,8 @@ pub(crate) fn norm_heads(
     const OP: &str = "norm_heads";
     let head_dim = q_weight.len();
     check(OP, "elements of k_weight", k_weight.len(), head_dim)?;
-    let width = (heads.q + 2 * heads.kv) * head_dim;
-    check_room(OP, "elements of qkv", rows * width, qkv.len())?;
+    let width = qkv_width(heads, head_dim);
+    check_room(OP, "elements of qkv", product(&[rows, width]), qkv.len())?;
     pool.for_rows(&mut qkv[..rows * width], width, pool.grain(rows, width), |_, _, rows| {
         for row in rows.chunks_exact_mut(width.max(1)) {
             let (queries, rest) = row.split_at_mut(heads.q * head_dim);

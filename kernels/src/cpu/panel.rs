@@ -22,9 +22,9 @@ use crate::{DType, KernelError};
 /// Rows in a panel.
 pub(crate) const LANES: usize = 16;
 
-/// Elements in one panel of a matrix with `cols` columns.
+/// Elements in one panel of a matrix with `cols` columns; too large to be had where that overflows.
 pub(crate) const fn panel_len(cols: usize) -> usize {
-    LANES * cols.next_multiple_of(2)
+    cols.div_ceil(2).saturating_mul(2 * LANES)
 }
 
 /// An element type of panels.

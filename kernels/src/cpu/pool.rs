@@ -277,3 +277,79 @@ impl<'a, T> Shards<'a, T> {
         unsafe { self.start.add(index).write(value) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chunk_runs_once() {
+        for threads in [1, 2, 3, 8] {
+            let pool = Pool::new(threads);
+            assert_eq!(pool.threads(), threads);
+            for chunks in [0, 1, 2, 7, 100, 0, 1000] {
+                let counts: Vec<_> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(chunks, &|participant, chunk| {
+                    assert!(participant < threads);
+                    counts[chunk].fetch_add(1, Ordering::Relaxed);
+                })
+                .unwrap();
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    /// Many short jobs, with and without time for the workers to fall asleep in between.
+    #[test]
+    fn jobs_in_a_row() {
+        let pool = Pool::new(3);
+        let sum = AtomicUsize::new(0);
+        for job in 0..5000 {
+            if job % 100 == 0 {
+                std::thread::sleep(4 * SPIN);
+            }
+            pool.run(5, &|_, chunk| {
+                sum.fetch_add(chunk, Ordering::Relaxed);
+            })
+            .unwrap();
+            assert_eq!(sum.swap(0, Ordering::Relaxed), 10);
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_the_pool_goes_on() {
+        for threads in [1, 2, 4] {
+            let pool = Pool::new(threads);
+            for guilty in 0..20 {
+                let result = pool.run(20, &|_, chunk| assert!(chunk != guilty, "on purpose"));
+                assert!(matches!(result, Err(KernelError::Device { device: "cpu", .. })));
+            }
+            pool.run(20, &|_, _| {}).unwrap();
+        }
+    }
+
+    #[test]
+    fn rows_are_cut_without_gaps() {
+        let pool = Pool::new(3);
+        for (rows, width, grain) in [(0, 3, 1), (1, 1, 1), (10, 3, 4), (100, 7, 1), (5, 2, 0), (9, 4, 100)] {
+            let mut data = vec![0.0; rows * width];
+            pool.for_rows(&mut data, width, grain, |_, first, rows| {
+                for (i, value) in rows.iter_mut().enumerate() {
+                    *value += (first * width + i) as f32 + 1.0;
+                }
+            })
+            .unwrap();
+            assert!(data.iter().enumerate().all(|(i, &value)| value == i as f32 + 1.0));
+        }
+    }
+
+    /// All workers end up asleep (this hangs if one does not).
+    #[test]
+    fn an_idle_pool_sleeps() {
+        let pool = Pool::new(4);
+        pool.run(100, &|_, _| {}).unwrap();
+        while pool.shared.sleepers.load(Ordering::SeqCst) < 3 {
+            std::thread::yield_now();
+        }
+    }
+}

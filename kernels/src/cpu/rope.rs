@@ -5,8 +5,8 @@ use super::kv::{KvCache, KvLayout};
 use super::panel::{Element, LANES, panel_len, with_panels};
 use super::pool::{Pool, Shards};
 use super::step::{Rotary, Step};
-use super::{check_room, shape_error};
-use crate::{KernelError, KvShape};
+use super::{check_room, product, qkv_width, shape_error};
+use crate::{HeadCounts, KernelError, KvShape};
 
 const OP: &str = "rope_and_store";
 
@@ -25,8 +25,8 @@ pub(crate) fn rope_and_store(
     let rotary = step.rope().get(rope).ok_or(shape_error(OP, "rotary table", rope, step.rope().len()))?;
     let half = rotary.cos.len() / tokens.max(1);
     check_room(OP, "rotary_dim", 2 * half, shape.head_dim)?;
-    let width = (heads + 2 * shape.kv_heads) * shape.head_dim;
-    check_room(OP, "elements of qkv", tokens * width, qkv.len())?;
+    let width = qkv_width(HeadCounts { q: heads, kv: shape.kv_heads }, shape.head_dim);
+    check_room(OP, "elements of qkv", product(&[tokens, width]), qkv.len())?;
     let (values_at, qkv) = (cache.values_at(), &mut qkv[..tokens * width]);
     with_panels!(cache.data_mut(), data => {
         let (keys, values) = data.split_at_mut(values_at);

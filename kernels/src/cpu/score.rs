@@ -4,7 +4,7 @@ use super::isa::{Dispatch, Kernel, Simd, load_part};
 use super::math::exp;
 use super::panel::LANES;
 use super::pool::Pool;
-use super::{check_room, shape_error};
+use super::{check_room, product, shape_error};
 use crate::KernelError;
 
 /// Appends `log softmax(logits[r])[targets[r]]` to `out`, for rows of `vocab` logits.
@@ -17,7 +17,7 @@ pub(crate) fn score(
     out: &mut Vec<f32>,
 ) -> Result<(), KernelError> {
     const OP: &str = "score";
-    check_room(OP, "elements of logits", targets.len() * vocab, logits.len())?;
+    check_room(OP, "elements of logits", product(&[targets.len(), vocab]), logits.len())?;
     if let Some(&target) = targets.iter().find(|&&target| target as usize >= vocab) {
         return Err(shape_error(OP, "target", target as usize, vocab));
     }

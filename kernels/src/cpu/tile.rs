@@ -15,6 +15,8 @@ pub(crate) const MAX_ROWS: usize = 6;
 ///
 /// # Safety
 /// Every `a` can be read for `len` elements, every `b` for `len` rounded up to even columns of a panel.
+// Counted loops unroll into registers, whatever iterators would do.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: usize, const N: usize>(
     s: S,

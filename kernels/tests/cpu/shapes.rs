@@ -176,7 +176,7 @@ fn row_ops() {
     refused("score", device.score(&eight, 4, &[0, 4], &mut Vec::new()));
     refused("score", device.score(&seven, 4, &[0, 1], &mut Vec::new()));
     let params = SampleParams::default();
-    let row = SampleRow { params: &params, history: &[1], prompt_len: 1, draw: 0, banned: &[] };
+    let row = SampleRow { params: &params, history: &[1], prompt_len: 1, draw: 0, banned: &[], mask: None };
     refused("sample", device.sample(&mut short, 4, &[row, row], &mut Vec::new()));
     refused("sample", device.sample(&mut out, 0, &[row], &mut Vec::new()));
     let step = uploaded(&mut device, &inputs());
@@ -185,4 +185,41 @@ fn row_ops() {
     device.embed(&mut out, &w, &step, 1.0).unwrap();
     let step = uploaded(&mut device, &StepInputs { ids: &[1, 2, 4], ..inputs() });
     refused("embed", device.embed(&mut out, &w, &step, 1.0));
+}
+
+/// Sizes whose product wraps around to something small.
+#[test]
+fn overflowing_sizes() {
+    const HUGE: usize = 1 << 62;
+    let mut device = CpuBackend::new(2);
+    let x = buffer(&device, &[1.0; 8]);
+    let four = buffer(&device, &[1.0; 4]);
+    let mut out = device.buffer(8).unwrap();
+    let w = matrix(&device, DType::F32, 4, 4, &[0.0; 16]);
+    refused("linear", device.linear(&mut out, &x, &w, None, HUGE));
+    refused("rms_norm", device.rms_norm(&mut out, &x, &four, 1e-5, HUGE));
+    refused("gated", device.gated(&mut out, &x, Activation::Silu, HUGE, 4));
+    refused("gated", device.gated(&mut out, &x, Activation::Silu, 1, HUGE * 2));
+    refused("norm_heads", device.norm_heads(&mut out, &four, &four, HeadCounts { q: HUGE, kv: 0 }, 1e-5, 1));
+    refused("norm_heads", device.norm_heads(&mut out, &four, &four, HeadCounts { q: 0, kv: HUGE }, 1e-5, 1));
+    refused("gather_rows", device.gather_rows(&mut out, &x, &[0, 0, 0, 0], HUGE));
+    refused("score", device.score(&x, HUGE, &[0, 0, 0, 0], &mut Vec::new()));
+    let params = SampleParams::default();
+    let row = SampleRow { params: &params, history: &[1], prompt_len: 1, draw: 0, banned: &[], mask: None };
+    refused("sample", device.sample(&mut out, HUGE, &[row; 4], &mut Vec::new()));
+    let step = uploaded(&mut device, &inputs());
+    let mut cache = device.kv_cache(SHAPE).unwrap();
+    let params = AttentionParams { heads: HUGE, ..PARAMS };
+    let qkv = device.buffer(3 * 32).unwrap();
+    refused("attention", device.attention(&mut out, &qkv, &cache, &step, 0, &params));
+    let mut qkv = qkv;
+    refused("rope_and_store", device.rope_and_store(&mut qkv, &mut cache, &step, 0, HUGE, 0));
+    for shape in [
+        KvShape { head_dim: usize::MAX, ..SHAPE },
+        KvShape { head_dim: HUGE, ..SHAPE },
+        KvShape { block_size: usize::MAX, ..SHAPE },
+        KvShape { kv_heads: HUGE, ..SHAPE },
+    ] {
+        assert!(matches!(device.kv_cache(shape), Err(KernelError::OutOfMemory { .. })), "{shape:?}");
+    }
 }

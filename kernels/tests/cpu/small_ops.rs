@@ -215,6 +215,7 @@ fn sample_takes_rows_in_order() {
                 prompt_len: 1,
                 draw: 0,
                 banned: if row == 5 { &peak } else { &[] },
+                mask: None,
             })
             .collect();
         let mut out = vec![Default::default()];
