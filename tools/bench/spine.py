@@ -28,6 +28,8 @@ CONCURRENCY = (1, 16)
 PROMPT_TOKENS, OUTPUT_TOKENS = 128, 64
 # Each run measures every point this often and keeps the middle one.
 REPEATS = 3
+# Seconds for one side's part of a run; on a machine that is busy with other things no figure is worth waiting for.
+PATIENCE = 900
 # The least share of transformers' decode speed that is accepted at the 0.5B shape.
 FLOOR = 0.5
 
@@ -57,14 +59,16 @@ def middle_of(results: list[dict]) -> dict:
 def load(url: str, concurrency: int, output_tokens: int, seed: int) -> dict:
     command = [ROOT / ".venv/test/bin/python", BENCH / "load.py", "--url", url, "--concurrency", str(concurrency)]
     command += ["--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(output_tokens), "--seed", str(seed)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE).stdout)
 
 
 def transformers(folder: Path, threads: int) -> list[dict]:
     command = [sys.executable, BENCH / "transformers_decode.py", folder, "--threads", str(threads)]
     command += [flag for n in CONCURRENCY for flag in ("--batch", str(n))] + ["--repeats", str(REPEATS)]
     command += ["--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=PATIENCE
+    )
     results = [json.loads(line) for line in done.stdout.splitlines()]
     return [middle_of([result for result in results if result["concurrency"] == n]) for n in CONCURRENCY]
 
