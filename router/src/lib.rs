@@ -21,6 +21,7 @@ mod test_tokenizers;
 mod tests;
 mod watchdog;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::{EngineSettings, Limits, LogSettings, ModelLocation, RopeOverride, RouterConfig};
@@ -28,6 +29,7 @@ pub use error::RouterError;
 
 use assemble::Assembled;
 use server::Server;
+use shutdown::Signals;
 
 /// Exit status after the watchdog found the engine stalled.
 pub const EXIT_STALLED: i32 = 75;
@@ -42,19 +44,33 @@ const MAX_ASYNC_THREADS: usize = 4;
 /// process with [`EXIT_STALLED`].
 pub fn run(config: RouterConfig) -> Result<(), RouterError> {
     logging::init(&config.log);
-    let loaded = load::load(&config)?;
-    let assembled = assemble::assemble(&config, loaded)?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(processors.clamp(2, MAX_ASYNC_THREADS))
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve(&config, assembled));
+    let result = runtime.block_on(load_and_serve(config));
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: &RouterConfig, assembled: Assembled) -> Result<(), RouterError> {
+async fn load_and_serve(config: RouterConfig) -> Result<(), RouterError> {
+    let mut signals = Signals::install()?;
+    let config = Arc::new(config);
+    let loading = tokio::task::spawn_blocking({
+        let config = config.clone();
+        move || assemble::assemble(&config, load::load(&config)?)
+    });
+    tokio::select! {
+        name = signals.caught() => {
+            tracing::info!("{name}: not started");
+            Ok(())
+        }
+        assembled = loading => serve(&config, assembled.map_err(std::io::Error::from)??, signals).await,
+    }
+}
+
+async fn serve(config: &RouterConfig, assembled: Assembled, mut signals: Signals) -> Result<(), RouterError> {
     let Assembled { state, outputs } = assembled;
     let service = state.service.clone();
     let dispatcher = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
@@ -62,8 +78,8 @@ async fn serve(config: &RouterConfig, assembled: Assembled) -> Result<(), Router
     let server = Server::start(config.listen, server::app(config, state)).await?;
     announce(config, &server);
     tokio::select! {
-        caught = shutdown::signalled() => {
-            caught?;
+        name = signals.caught() => {
+            tracing::info!("{name}: finishing what is under way");
             shutdown::drain(&service, server, Duration::from_secs(config.graceful_termination_seconds)).await;
             Ok(())
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::server::Server;
 use crate::service::{Failure, Service, State};
@@ -13,18 +13,26 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// The time responses get to be written once they are complete.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-/// When the signals cannot be caught.
-pub(crate) async fn signalled() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: finishing what is under way"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: finishing what is under way"),
+/// SIGTERM and SIGINT, caught from the moment of installation on: one that comes before anybody waits is not lost.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// # Errors
+    /// When the signals cannot be caught.
+    pub fn install() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Waits for either; its name.
+    pub async fn caught(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// Takes no new requests, gives those under way `patience` to finish, ends the rest with an error, and closes.
@@ -52,4 +60,17 @@ async fn idle(service: &Service, patience: Duration) -> bool {
     let everything = u32::try_from(service.places).unwrap_or(u32::MAX);
     let all = service.permits.acquire_many(everything);
     tokio::time::timeout(patience, all).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_before_anybody_waits_is_not_lost() {
+        let mut signals = Signals::install().unwrap();
+        let own = std::process::id().to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &own]).status().unwrap().success());
+        assert_eq!(signals.caught().await, "SIGTERM");
+    }
 }
