@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Clones the repository into a fresh folder, serves it as a new user would, and writes how long that took and what the README's
-# examples print to docs/evidence/clean-clone.md. Cargo's download cache is the machine's; the build itself starts from nothing.
+# examples print to docs/evidence/clean-clone.md. Cargo's downloads are kept; the build itself starts from nothing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -31,13 +31,13 @@ seconds() { python3 -c "print(f'{$2 - $1:.0f}')"; }
 built=$(sed -nE 's/.*Finished .* in (.*)$/\1/p' "$fresh/log" | tail -1)
 
 {
-    "$root/tools/prove/header.sh" "From a clean clone"
+    tools/prove/header.sh "From a clean clone"
     echo "\`make serve\` in a fresh clone served after $(seconds "$begin" "$ready") s, $built of it the build with all dependencies."
     echo
     echo "What it printed from the first line of the server on:"
     echo
     echo '```text'
-    sed -E '1,/Finished/d; s/\x1b\[[0-9;]*m//g' "$fresh/log"
+    sed -E '0,/Finished/d; s/\x1b\[[0-9;]*m//g' "$fresh/log"
     echo '```'
     echo
     echo "The README's examples (on another port than 3000):"
