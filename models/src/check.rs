@@ -61,10 +61,7 @@ impl ModelSpec {
                     let dtype = tensors.tensor(name)?.dtype;
                     let expected = *first.get_or_insert(dtype);
                     if dtype != expected {
-                        return Err(error(
-                            name,
-                            format!("is {dtype:?}, the tensors beside it are {expected:?}"),
-                        ));
+                        return Err(error(name, format!("is {dtype}, the tensors beside it are {expected}")));
                     }
                 }
             }

@@ -6,18 +6,22 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use crate::gguf::Gguf;
 use crate::{ModelError, mmap};
 
 /// Files above this size are memory-mapped, smaller ones are read.
 const MAP_ABOVE: u64 = 1 << 20;
 
-/// The files of one checkpoint: a folder, or a table built into the binary. Cheap to clone.
+/// The files of one checkpoint: a folder, a GGUF file, or a table built into the binary. Cheap to clone.
+///
+/// A GGUF file shows its metadata as the small JSON files that a folder would have.
 #[derive(Debug, Clone)]
 pub struct ModelFiles(Source);
 
 #[derive(Debug, Clone)]
 enum Source {
     Folder(PathBuf),
+    Gguf(Arc<Gguf>),
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
 
@@ -30,6 +34,12 @@ enum Inner {
     Static(&'static [u8]),
     Owned(Arc<[u8]>),
     Mapped(Arc<Mmap>),
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Inner::Owned(bytes.into()))
+    }
 }
 
 impl Deref for Bytes {
@@ -45,12 +55,16 @@ impl Deref for Bytes {
 }
 
 impl ModelFiles {
-    /// The checkpoint in folder `path`.
+    /// The checkpoint in folder or GGUF file `path`.
     ///
     /// # Errors
-    /// When `path` is not a folder that can be listed.
+    /// When `path` is neither a folder that can be listed nor a sound GGUF file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         let path = path.as_ref();
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && !path.is_dir()
+        {
+            return Ok(Self::from(Gguf::open(path)?));
+        }
         match fs::read_dir(path) {
             Ok(_) => Ok(Self(Source::Folder(path.to_path_buf()))),
             Err(error) => Err(file_error(path.display().to_string(), error.to_string())),
@@ -66,7 +80,15 @@ impl ModelFiles {
     pub fn folder(&self) -> Option<&Path> {
         match &self.0 {
             Source::Folder(path) => Some(path),
-            Source::Embedded(_) => None,
+            Source::Gguf(_) | Source::Embedded(_) => None,
+        }
+    }
+
+    /// The GGUF checkpoint, where it is one.
+    pub fn gguf(&self) -> Option<&Arc<Gguf>> {
+        match &self.0 {
+            Source::Gguf(gguf) => Some(gguf),
+            Source::Folder(_) | Source::Embedded(_) => None,
         }
     }
 
@@ -74,6 +96,7 @@ impl ModelFiles {
     pub fn label(&self) -> String {
         match &self.0 {
             Source::Folder(path) => path.display().to_string(),
+            Source::Gguf(gguf) => gguf.label().into(),
             Source::Embedded(_) => "the embedded model".into(),
         }
     }
@@ -82,6 +105,7 @@ impl ModelFiles {
     pub(crate) fn label_of(&self, name: &str) -> String {
         match &self.0 {
             Source::Folder(path) => path.join(name).display().to_string(),
+            Source::Gguf(gguf) => format!("{} (as {name})", gguf.label()),
             Source::Embedded(_) => format!("{name} of the embedded model"),
         }
     }
@@ -99,6 +123,7 @@ impl ModelFiles {
                 .iter()
                 .find(|(known, _)| *known == name)
                 .map(|(_, bytes)| Bytes(Inner::Static(bytes)))),
+            Source::Gguf(gguf) => Ok(gguf.virtual_file(name)?.map(Bytes::from)),
             Source::Folder(folder) => {
                 read_file(&folder.join(name)).map_err(|message| file_error(self.label_of(name), message))
             }
@@ -110,8 +135,15 @@ impl ModelFiles {
         is_plain_name(name)
             && match &self.0 {
                 Source::Folder(folder) => folder.join(name).is_file(),
+                Source::Gguf(gguf) => gguf.has_virtual_file(name),
                 Source::Embedded(files) => files.iter().any(|(known, _)| *known == name),
             }
+    }
+}
+
+impl From<Gguf> for ModelFiles {
+    fn from(gguf: Gguf) -> Self {
+        Self(Source::Gguf(Arc::new(gguf)))
     }
 }
 
@@ -120,7 +152,8 @@ fn is_plain_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', '\0', ':'])
 }
 
-fn read_file(path: &Path) -> Result<Option<Bytes>, String> {
+/// The file at `path`, mapped if it is large; `None` if there is none.
+pub(crate) fn read_file(path: &Path) -> Result<Option<Bytes>, String> {
     // Asked before opening: to open a named pipe would wait for its other end.
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,

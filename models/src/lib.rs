@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod files;
 mod generation;
+mod gguf;
 mod mmap;
 mod rope;
 mod safetensors;
@@ -17,7 +18,10 @@ pub use arch::read_spec;
 pub use error::ModelError;
 pub use files::{Bytes, ModelFiles};
 pub use generation::GenerationConfig;
+pub use gguf::{
+    Gguf, GgufFile, GgufSource, GgufValue, GgufWriter, Metadata, TensorInfo, TensorType, dequantize, to_gguf,
+};
 pub use rope::{Rope, RopeOverride, RopeScaling, RopeSpec};
 pub use safetensors::SafetensorsSource;
 pub use spec::{Activation, LayerSpec, LayerTensors, ModelSpec, TensorNames};
-pub use tensor::{DType, TensorSource, TensorView};
+pub use tensor::{DType, TensorSource, TensorView, open_tensors};

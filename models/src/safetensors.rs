@@ -143,7 +143,7 @@ impl TensorSource for SafetensorsSource {
             .get(entry.shard)
             .and_then(|shard| shard.bytes.get(entry.range.clone()))
             .ok_or_else(|| self.error(name, "lies outside its file"))?;
-        Ok(TensorView { dtype, shape: entry.shape.clone(), bytes })
+        Ok(TensorView { dtype, shape: entry.shape.clone(), bytes: bytes.into() })
     }
 
     fn contains(&self, name: &str) -> bool {

@@ -1,30 +1,123 @@
-use crate::ModelError;
+use std::borrow::Cow;
+use std::fmt;
 
-/// Element type of a stored tensor.
+use crate::gguf::dequantize;
+use crate::{GgufSource, ModelError, ModelFiles, SafetensorsSource};
+
+/// Element type of a stored tensor. The quantized ones are those of ggml.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
     F32,
     F16,
     BF16,
+    Q8_0,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+    Iq4Nl,
+    Iq4Xs,
+    Mxfp4,
 }
 
 impl DType {
-    /// Bytes per element.
-    pub const fn size(self) -> usize {
+    pub const ALL: [DType; 16] = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::Q8_0,
+        DType::Q4_0,
+        DType::Q4_1,
+        DType::Q5_0,
+        DType::Q5_1,
+        DType::Q2K,
+        DType::Q3K,
+        DType::Q4K,
+        DType::Q5K,
+        DType::Q6K,
+        DType::Iq4Nl,
+        DType::Iq4Xs,
+        DType::Mxfp4,
+    ];
+
+    /// Elements per block: how many neighbours in a row are stored together. 1 for floats.
+    pub const fn block_elements(self) -> usize {
+        match self {
+            DType::F32 | DType::F16 | DType::BF16 => 1,
+            DType::Q2K | DType::Q3K | DType::Q4K | DType::Q5K | DType::Q6K | DType::Iq4Xs => 256,
+            _ => 32,
+        }
+    }
+
+    /// Bytes per block.
+    pub const fn block_bytes(self) -> usize {
         match self {
             DType::F32 => 4,
             DType::F16 | DType::BF16 => 2,
+            DType::Q8_0 => 34,
+            DType::Q4_0 | DType::Iq4Nl => 18,
+            DType::Q4_1 => 20,
+            DType::Q5_0 => 22,
+            DType::Q5_1 => 24,
+            DType::Q2K => 84,
+            DType::Q3K => 110,
+            DType::Q4K => 144,
+            DType::Q5K => 176,
+            DType::Q6K => 210,
+            DType::Iq4Xs => 136,
+            DType::Mxfp4 => 17,
+        }
+    }
+
+    /// Bytes of `elements` elements; `None` when they are no whole number of blocks, or too many to count.
+    pub const fn bytes_of(self, elements: usize) -> Option<usize> {
+        if !elements.is_multiple_of(self.block_elements()) {
+            return None;
+        }
+        (elements / self.block_elements()).checked_mul(self.block_bytes())
+    }
+
+    /// ggml's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "F32",
+            DType::F16 => "F16",
+            DType::BF16 => "BF16",
+            DType::Q8_0 => "Q8_0",
+            DType::Q4_0 => "Q4_0",
+            DType::Q4_1 => "Q4_1",
+            DType::Q5_0 => "Q5_0",
+            DType::Q5_1 => "Q5_1",
+            DType::Q2K => "Q2_K",
+            DType::Q3K => "Q3_K",
+            DType::Q4K => "Q4_K",
+            DType::Q5K => "Q5_K",
+            DType::Q6K => "Q6_K",
+            DType::Iq4Nl => "IQ4_NL",
+            DType::Iq4Xs => "IQ4_XS",
+            DType::Mxfp4 => "MXFP4",
         }
     }
 }
 
-/// One tensor where it lies: row-major, little-endian, no alignment promised.
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One tensor: row-major, little-endian, no alignment promised.
 #[derive(Debug, Clone)]
 pub struct TensorView<'a> {
     pub dtype: DType,
     pub shape: Vec<usize>,
-    /// Exactly `shape.product() * dtype.size()` bytes.
-    pub bytes: &'a [u8],
+    /// Exactly `dtype.bytes_of(shape.product())` bytes: where they lie in the file, or rearranged.
+    pub bytes: Cow<'a, [u8]>,
 }
 
 /// Named tensors, whichever container they come in.
@@ -38,19 +131,20 @@ pub trait TensorSource: Send + Sync {
     fn total_bytes(&self) -> u64;
 }
 
+/// Opens the weights of `files`, whichever container they come in.
+///
+/// # Errors
+/// See [`SafetensorsSource::open`] and [`GgufSource::open`].
+pub fn open_tensors(files: &ModelFiles) -> Result<Box<dyn TensorSource>, ModelError> {
+    Ok(match files.gguf() {
+        Some(_) => Box::new(GgufSource::open(files)?),
+        None => Box::new(SafetensorsSource::open(files)?),
+    })
+}
+
 impl TensorView<'_> {
-    /// The elements widened to f32.
+    /// The elements in f32.
     pub fn to_f32(&self) -> Vec<f32> {
-        match self.dtype {
-            DType::F32 => {
-                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
-            DType::F16 => {
-                self.bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-            }
-            DType::BF16 => {
-                self.bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-            }
-        }
+        dequantize(self.dtype, &self.bytes)
     }
 }

@@ -48,11 +48,11 @@ fn reads_one_file() {
             .unwrap();
     let a = source.tensor("a").unwrap();
     assert_eq!(
-        (a.dtype, &a.shape[..], a.bytes),
+        (a.dtype, &a.shape[..], &*a.bytes),
         (DType::F32, &[2, 2][..], &(0..16).collect::<Vec<u8>>()[..])
     );
     let b = source.tensor("b").unwrap();
-    assert_eq!((b.dtype, b.bytes), (DType::BF16, &[16, 17, 18, 19, 20, 21][..]));
+    assert_eq!((b.dtype, &*b.bytes), (DType::BF16, &[16, 17, 18, 19, 20, 21][..]));
     assert_eq!(source.tensor("c").unwrap().dtype, DType::F16);
     assert_eq!(source.total_bytes(), 24);
     assert!(source.contains("a") && !source.contains("d"));
@@ -95,7 +95,7 @@ fn every_damaged_byte_is_an_error_or_harmless() {
                     if let Ok(view) = source.tensor(name) {
                         assert_eq!(
                             view.bytes.len(),
-                            view.shape.iter().product::<usize>() * view.dtype.size()
+                            view.shape.iter().product::<usize>() * view.dtype.block_bytes()
                         );
                     }
                 }

@@ -61,6 +61,7 @@ impl RandomCheckpoint {
             DType::F32 => Dtype::F32,
             DType::F16 => Dtype::F16,
             DType::BF16 => Dtype::BF16,
+            other => return Err(io::Error::other(format!("{other} is not written"))),
         };
         let views = self
             .tensors
@@ -77,7 +78,7 @@ impl TensorSource for RandomCheckpoint {
     fn tensor(&self, name: &str) -> Result<TensorView<'_>, ModelError> {
         match (self.tensors.get(name), self.shapes.get(name)) {
             (Some(bytes), Some(shape)) => {
-                Ok(TensorView { dtype: self.definition.dtype, shape: shape.clone(), bytes })
+                Ok(TensorView { dtype: self.definition.dtype, shape: shape.clone(), bytes: bytes.into() })
             }
             _ => Err(ModelError::Tensor {
                 file: self.definition.name.clone(),
@@ -120,7 +121,7 @@ mod tests {
             checkpoint.spec().check_tensors(&source).unwrap();
             assert_eq!(source.total_bytes(), checkpoint.total_bytes());
             for name in checkpoint.tensors.keys() {
-                assert_eq!(source.tensor(name).unwrap().bytes, checkpoint.tensors[name]);
+                assert_eq!(*source.tensor(name).unwrap().bytes, checkpoint.tensors[name][..]);
             }
         }
     }

@@ -35,7 +35,7 @@ pub fn tensor_bytes(
     dtype: DType,
 ) -> Vec<u8> {
     const HALF_RANGE: f32 = (1 << 23) as f32;
-    let mut bytes = Vec::with_capacity(count * dtype.size());
+    let mut bytes = Vec::with_capacity(count * dtype.block_bytes());
     for word in stream(seed, name).take(count) {
         let uniform = ((word >> 40) as f32 - HALF_RANGE) / HALF_RANGE;
         let value = center + scale * uniform;
@@ -43,6 +43,8 @@ pub fn tensor_bytes(
             DType::F32 => bytes.extend(value.to_le_bytes()),
             DType::F16 => bytes.extend(half::f16::from_f32(value).to_le_bytes()),
             DType::BF16 => bytes.extend(half::bf16::from_f32(value).to_le_bytes()),
+            // Checkpoints are generated in floats only.
+            _ => return Vec::new(),
         }
     }
     bytes

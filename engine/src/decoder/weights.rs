@@ -10,6 +10,8 @@ pub enum LoadError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error("{file}: tensor '{tensor}': weights of type {dtype} are not supported on this device")]
+    DType { file: String, tensor: String, dtype: weirgate_models::DType },
 }
 
 /// One layer's parameters on the device.
@@ -96,7 +98,11 @@ impl<B: Backend> Loader<'_, B> {
     fn matrix(&self, names: &[String]) -> Result<B::Matrix, LoadError> {
         let tensors =
             names.iter().map(|name| self.tensors.tensor(name)).collect::<Result<Vec<_>, ModelError>>()?;
-        let views: Vec<_> = tensors.iter().map(weight_view).collect();
+        let views = names
+            .iter()
+            .zip(&tensors)
+            .map(|(name, tensor)| weight_view(self.tensors, name, tensor))
+            .collect::<Result<Vec<_>, LoadError>>()?;
         Ok(self.backend.matrix(&views)?)
     }
 
@@ -113,25 +119,34 @@ impl<B: Backend> Loader<'_, B> {
     }
 }
 
-fn weight_view<'a>(tensor: &'a TensorView<'_>) -> WeightView<'a> {
-    let rows = tensor.shape.first().copied().unwrap_or(0);
-    WeightView {
-        dtype: kernel_dtype(tensor.dtype),
-        rows,
+fn weight_view<'a>(
+    tensors: &dyn TensorSource,
+    name: &str,
+    tensor: &'a TensorView<'_>,
+) -> Result<WeightView<'a>, LoadError> {
+    Ok(WeightView {
+        dtype: kernel_dtype(tensors, name, tensor.dtype)?,
+        rows: tensor.shape.first().copied().unwrap_or(0),
         cols: tensor.shape.iter().skip(1).product(),
-        bytes: tensor.bytes,
-    }
+        bytes: &tensor.bytes,
+    })
 }
 
 /// The type most of the checkpoint's weights are stored in, judged by the embedding.
 pub(crate) fn stored_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<DType, LoadError> {
-    Ok(kernel_dtype(tensors.tensor(&spec.tensors.embedding)?.dtype))
+    let name = &spec.tensors.embedding;
+    kernel_dtype(tensors, name, tensors.tensor(name)?.dtype)
 }
 
-fn kernel_dtype(dtype: weirgate_models::DType) -> DType {
+fn kernel_dtype(
+    tensors: &dyn TensorSource,
+    name: &str,
+    dtype: weirgate_models::DType,
+) -> Result<DType, LoadError> {
     match dtype {
-        weirgate_models::DType::F32 => DType::F32,
-        weirgate_models::DType::F16 => DType::F16,
-        weirgate_models::DType::BF16 => DType::BF16,
+        weirgate_models::DType::F32 => Ok(DType::F32),
+        weirgate_models::DType::F16 => Ok(DType::F16),
+        weirgate_models::DType::BF16 => Ok(DType::BF16),
+        _ => Err(LoadError::DType { file: tensors.file(name).into(), tensor: name.into(), dtype }),
     }
 }

@@ -13,6 +13,7 @@ mod tests;
 
 use crate::config::Config;
 use crate::files::file_error;
+use crate::gguf::use_gguf_layout;
 use crate::{ModelError, ModelFiles, ModelSpec};
 
 type Reader = fn(&Config) -> Result<ModelSpec, ModelError>;
@@ -28,7 +29,7 @@ const ARCHITECTURES: &[(&str, Reader)] = &[
     ("Phi3ForCausalLM", phi3::read),
 ];
 
-/// Reads `config.json`.
+/// Reads `config.json`; for a GGUF file, what its metadata says in its place.
 ///
 /// # Errors
 /// A missing or malformed file, an architecture that is not supported, or a value that is absent, of the wrong type
@@ -58,5 +59,8 @@ pub fn read_spec(files: &ModelFiles) -> Result<ModelSpec, ModelError> {
     }
     let mut spec = read(&config)?;
     spec.architecture = name.into();
+    if files.gguf().is_some() {
+        use_gguf_layout(&mut spec);
+    }
     Ok(spec)
 }

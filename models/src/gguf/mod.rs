@@ -1,0 +1,26 @@
+//! GGUF, the file format of llama.cpp: one file (or a few) with metadata, tokenizer and weights.
+//!
+//! [`GgufFile`] is one file taken apart and checked; a [`Gguf`] is a checkpoint of one or more of them;
+//! [`GgufSource`] gives its tensors. [`crate::ModelFiles`] shows the metadata as the files that a checkpoint folder
+//! has, so that nothing else needs to know the format. [`GgufWriter`] writes.
+
+mod checkpoint;
+mod config;
+mod convert;
+mod cursor;
+mod dequant;
+mod file;
+mod metadata;
+mod names;
+mod source;
+mod tokenizer;
+mod write;
+
+pub use checkpoint::Gguf;
+pub use convert::to_gguf;
+pub use dequant::dequantize;
+pub use file::{GgufFile, TensorInfo, TensorType};
+pub use metadata::Metadata;
+pub(crate) use names::use_gguf_layout;
+pub use source::GgufSource;
+pub use write::{GgufValue, GgufWriter};
