@@ -1,5 +1,5 @@
 //! What the sampling op takes and gives. The order of the steps is TGI's: watermark, repetition, frequency,
-//! presence, bias, bans, temperature, top-k, top-p, typical-p, min-p, then the choice.
+//! presence, bias, bans and mask, temperature, top-k, top-p, typical-p, min-p, then the choice.
 
 /// Numeric sampling settings of one row; neutral values switch a step off (see `Default`).
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +61,18 @@ pub struct SampleRow<'a> {
     pub draw: u64,
     /// Tokens that cannot be chosen (stop tokens below the minimum length).
     pub banned: &'a [u32],
+    /// `[ceil(vocab / 32)]` bit `i % 32` of word `i / 32` says whether token `i` can be chosen; a token beyond the last
+    /// word cannot. `None` allows all.
+    pub mask: Option<&'a [u32]>,
+}
+
+impl SampleRow<'_> {
+    /// Whether the bans and the mask leave this token.
+    pub fn allows(&self, id: u32) -> bool {
+        let masked =
+            |words: &[u32]| words.get(id as usize / 32).is_none_or(|word| (word >> (id % 32)) & 1 == 0);
+        !self.mask.is_some_and(masked) && !self.banned.contains(&id)
+    }
 }
 
 /// The outcome of one row.

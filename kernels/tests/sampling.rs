@@ -35,7 +35,7 @@ fn random() -> SampleParams {
 }
 
 fn row<'a>(params: &'a SampleParams, history: &'a [u32], prompt_len: usize) -> SampleRow<'a> {
-    SampleRow { params, history, prompt_len, draw: 0, banned: &[] }
+    SampleRow { params, history, prompt_len, draw: 0, banned: &[], mask: None }
 }
 
 fn sample(logits: &[f32], row: &SampleRow<'_>) -> Sampled {
@@ -133,8 +133,11 @@ fn draws_follow_the_definition() {
     const DRAWS: u64 = 20_000;
     let logits = Noise(1).logits(61, 1.7);
     let history = [3, 9, 9, 44, 3, 21, 9, 60, 2, 9, 21, 30];
-    for (name, params) in distribution_cases() {
-        let mut row = SampleRow { banned: &[5, 44], ..row(&params, &history, 5) };
+    // All but tokens 0, 7, 40 and 60.
+    let mask: &[u32] = &[0xffff_ff7e, 0x0fff_feff];
+    let cases = distribution_cases();
+    for ((name, params), mask) in cases.iter().flat_map(|case| [(case, None), (case, Some(mask))]) {
+        let mut row = SampleRow { banned: &[5, 44], mask, ..row(params, &history, 5) };
         let logprobs = oracle::logprobs(&logits, &row);
         let mut counts = vec![0; logits.len()];
         for draw in 0..DRAWS {
@@ -285,9 +288,17 @@ proptest! {
         history in prop::collection::vec(0u32..2050, 1..60),
         cut in 0.0f64..=1.0,
         draw in any::<u64>(),
+        words in prop::option::of(prop::collection::vec(prop_oneof![Just(0), Just(u32::MAX), any::<u32>()], 0..64)),
     ) {
         let prompt_len = (history.len() as f64 * cut) as usize;
-        let row = SampleRow { draw, ..row(&params, &history, prompt_len) };
+        // Something possible is left, or there would be no distribution to compare.
+        let possible = logits.iter().position(|x| x.is_finite()).unwrap();
+        let words = words.map(|mut words| {
+            words.resize(words.len().max(possible / 32 + 1), 0);
+            words[possible / 32] |= 1 << (possible % 32);
+            words
+        });
+        let row = SampleRow { draw, mask: words.as_deref(), ..row(&params, &history, prompt_len) };
         let want = oracle::logprobs(&logits, &row);
         let got = sample(&logits, &row);
 
@@ -412,10 +423,16 @@ fn rows_without_a_distribution_still_answer() {
     for params in
         [SampleParams::default(), random(), SampleParams { top_k: 2, top_p: 0.5, top_n: 3, ..random() }]
     {
-        let answer = |logits: &[f32], banned: &[u32]| {
-            let got = sample(logits, &SampleRow { banned, ..row(&params, &[0], 1) });
+        let masked = |logits: &[f32], banned: &[u32], mask: Option<&[u32]>| {
+            let got = sample(logits, &SampleRow { banned, mask, ..row(&params, &[0], 1) });
             (got.token, got.logprob, got.top.len())
         };
+        let answer = |logits: &[f32], banned: &[u32]| masked(logits, banned, None);
+        // The mask holds where nothing has a probability, and against an infinite logit.
+        assert_eq!(masked(&[nan; 70], &[], Some(&[0, 0b110, 0])), (33, NEG, 0));
+        assert_eq!(masked(&[NEG; 70], &[33], Some(&[0, 0b110, 0])), (34, NEG, 0));
+        assert_eq!(masked(&[f32::INFINITY, 1.0, 2.0], &[], Some(&[0b010])).0, 1);
+        assert_eq!(masked(&[1.0; 70], &[], Some(&[])), (0, NEG, 0));
         assert_eq!(answer(&[nan; 70], &[]), (0, NEG, 0));
         assert_eq!(answer(&[NEG; 70], &[1, 0, 3]), (2, NEG, 0));
         assert_eq!(answer(&[1.0, 2.0, 3.0], &[0, 1, 2, 900]), (0, NEG, 0));

@@ -46,7 +46,10 @@ fn adjusted(logits: &[f32], row: &SampleRow<'_>) -> Vec<f32> {
         for &(biased, bias) in &params.logit_bias {
             x += if biased as usize == id { bias } else { 0.0 };
         }
-        out.push(if row.banned.contains(&(id as u32)) { f32::NEG_INFINITY } else { x });
+        let masked = row.mask.is_some_and(|words| {
+            words.get(id / 32).is_none_or(|word| word.to_le_bytes()[id % 32 / 8] & (1 << (id % 8)) == 0)
+        });
+        out.push(if masked || row.banned.contains(&(id as u32)) { f32::NEG_INFINITY } else { x });
     }
     out
 }

@@ -37,14 +37,14 @@ pub fn sample_logits(logits: &mut [f32], row: &SampleRow<'_>) -> Sampled {
 /// Draws one token from `logits` `[vocab]`, which it overwrites.
 ///
 /// A NaN logit counts as `-inf`. A row without a finite maximum has no distribution: the answer is then its most
-/// likely token if there is one (`+inf`), else the lowest id that is not banned, else 0, with log-probability
+/// likely token if there is one (`+inf`), else the lowest id that the bans and the mask leave, else 0, with log-probability
 /// `-inf` and no top tokens.
 pub(crate) fn sample_row(logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut SampleScratch) -> Sampled {
     let params = row.params;
     adjust(logits, row, scratch);
     let SampleScratch { dist, candidates, .. } = scratch;
     let Some(peak) = dist.scan(logits) else {
-        return no_distribution(lowest_allowed(logits.len(), row.banned));
+        return no_distribution(lowest_allowed(logits.len(), row));
     };
     if !peak.logit.is_finite() {
         return no_distribution(peak.id);
@@ -69,7 +69,7 @@ pub(crate) fn sample_row(logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut 
     Sampled { token: chosen.id, logprob: logprob(chosen.logit), top }
 }
 
-/// The steps that edit single logits: watermark, penalties, bias, bans.
+/// The steps that edit single logits: watermark, penalties, bias, bans, mask.
 fn adjust(logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut SampleScratch) {
     if let (Some((gamma, delta)), Some(&previous)) = (row.params.watermark, row.history.last()) {
         scratch.green.favour(logits, previous, gamma, delta);
@@ -83,6 +83,25 @@ fn adjust(logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut SampleScratch) 
     for &id in row.banned {
         if let Some(logit) = logits.get_mut(id as usize) {
             *logit = f32::NEG_INFINITY;
+        }
+    }
+    if let Some(mask) = row.mask {
+        apply_mask(logits, mask);
+    }
+}
+
+fn apply_mask(logits: &mut [f32], mask: &[u32]) {
+    for (logits, &word) in logits.chunks_mut(32).zip(mask.iter().chain(std::iter::repeat(&0))) {
+        match word {
+            0 => logits.fill(f32::NEG_INFINITY),
+            u32::MAX => {}
+            _ => {
+                for (bit, logit) in logits.iter_mut().enumerate() {
+                    if (word >> bit) & 1 == 0 {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
+            }
         }
     }
 }
@@ -103,9 +122,8 @@ fn filter(logits: &[f32], params: &SampleParams, dist: &mut Distribution, candid
     }
 }
 
-fn lowest_allowed(vocab: usize, banned: &[u32]) -> u32 {
-    // At most `banned.len() + 1` ids have to be tried.
-    (0..vocab as u32).find(|id| !banned.contains(id)).unwrap_or(0)
+fn lowest_allowed(vocab: usize, row: &SampleRow<'_>) -> u32 {
+    (0..vocab as u32).find(|&id| row.allows(id)).unwrap_or(0)
 }
 
 fn no_distribution(token: u32) -> Sampled {
@@ -146,7 +164,14 @@ mod tests {
             let logits: Vec<f32> = (0..vocab).map(logit).collect();
             let history = [draw as u32, 2, 600, 2, 63];
             let params = &settings[draw % 4];
-            let row = SampleRow { params, history: &history, prompt_len: 1, draw: draw as u64, banned: &[] };
+            let row = SampleRow {
+                params,
+                history: &history,
+                prompt_len: 1,
+                draw: draw as u64,
+                banned: &[],
+                mask: None,
+            };
             let reused = sample_row(&mut logits.clone(), &row, &mut scratch);
             assert_eq!(reused, sample_logits(&mut logits.clone(), &row), "row {draw}");
         }
