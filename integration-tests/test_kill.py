@@ -83,14 +83,17 @@ def test_launcher_killed_leaves_no_router(start_server):
     assert server.health() is None
 
 
-def test_terminate_under_load_finishes_what_is_in_flight(start_server):
-    server = start_server()
+@pytest.mark.parametrize(("command", "timeout"), [((), 90), (("serve",), 25)], ids=["plain", "sagemaker"])
+def test_terminate_under_load_finishes_what_is_in_flight(start_server, command, timeout):
+    server = start_server(command=command)
+    assert f"requests in flight get {timeout} s" not in server.output()
     expected = [Client(server.port).post_ok("/generate", body(prompt))["generated_text"] for prompt in PROMPTS]
     streams, plains, refused = asyncio.run(_terminate_under_load(server))
     assert server.wait_exit(20) == 0
     assert [stream.generated_text for stream in streams] == expected
     assert [plain.status for plain in plains] == [200] * len(plains)
     assert refused, "while requests were finishing, new ones were still accepted"
+    assert f"requests in flight get {timeout} s" in server.output()
     assert not server.survivors()
 
 

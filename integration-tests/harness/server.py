@@ -80,10 +80,10 @@ def clean_environment(extra: dict[str, str] | None) -> dict[str, str]:
 class Server:
     """One launcher with its router, in a session of its own, listening on a free loopback port."""
 
-    def __init__(self, log: Path, *args: str, env: dict[str, str] | None = None, port: int | None = None):
+    def __init__(self, log: Path, *args: str, env: dict[str, str] | None = None, port: int | None = None, command=()):
         self.port = port or free_port()
         self.log = log
-        self.args = [str(BINARY), "--hostname", "127.0.0.1", "--port", str(self.port), *args]
+        self.args = [str(BINARY), *command, "--hostname", "127.0.0.1", "--port", str(self.port), *args]
         self.env = clean_environment(env)
         self.process: subprocess.Popen | None = None
 

@@ -7,6 +7,7 @@ mod error;
 mod logging;
 mod model;
 mod runtime_info;
+mod sagemaker;
 mod signals;
 mod supervise;
 mod table;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
             argv.remove(1);
             dispatch(cli::parse_download(argv), download)
         }
+        Some(sagemaker::COMMAND) => dispatch(cli::parse(sagemaker::arguments(&argv, &variable)), serve),
         _ => dispatch(cli::parse(argv), serve),
     }
 }
