@@ -42,6 +42,8 @@ pub struct Sample {
     pub draw: u64,
     /// Stop tokens that cannot be drawn yet.
     pub banned: Option<Arc<[u32]>>,
+    /// `[ceil(vocab / 32)]` what a grammar allows; see [`weirgate_kernels::SampleRow::mask`].
+    pub mask: Option<Arc<[u32]>>,
 }
 
 /// Score `target` under the distribution that follows row `row`.

@@ -10,12 +10,17 @@ use std::time::{Duration, Instant};
 use weirgate_types::{Finish, RejectReason, RequestId, StepOutputs, StepStats};
 
 use crate::handle::Message;
+use crate::mask_pool::MaskPool;
 use crate::stats::Shared;
 use crate::validate::max_total_tokens;
 use crate::{
     Batch, EngineHandle, Executor, ExecutorError, ExecutorLimits, Plan, RopeRule, Scheduler, SchedulerConfig,
     StepResult,
 };
+
+/// How long a step may be put off for masks that are not there yet: an eighth of the last forward pass, within these
+/// bounds. Most masks take a fraction of the lower one; a sequence whose mask takes longer sits out the step.
+const MASK_PATIENCE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(2));
 
 /// How an engine is run.
 pub struct EngineConfig {
@@ -67,14 +72,16 @@ pub fn spawn(
     let (inbox, messages) = flume::unbounded();
     let (outputs, receiver) = flume::unbounded();
     let shared = Arc::new(Shared::new(limits.blocks));
-    let engine =
-        Engine::new(executor, config, limits, Channels { messages, outputs, shared: Arc::clone(&shared) });
+    let channels = Channels { inbox: inbox.downgrade(), messages, outputs, shared: Arc::clone(&shared) };
+    let engine = Engine::new(executor, config, limits, channels);
     let max_waiting = engine.max_waiting;
     std::thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
     Ok((EngineHandle { inbox, shared, limits, max_waiting }, receiver))
 }
 
 struct Channels {
+    /// For the answers of mask jobs; weak, so that the engine ends with its last handle and ticket.
+    inbox: flume::WeakSender<Message>,
     messages: flume::Receiver<Message>,
     outputs: flume::Sender<StepOutputs>,
     shared: Arc<Shared>,
@@ -110,6 +117,9 @@ struct Engine {
     deadlines: BinaryHeap<Reverse<(Instant, RequestId)>>,
     batch: Batch,
     result: StepResult,
+    /// Started with the first constrained request.
+    mask_pool: Option<MaskPool>,
+    forward_time: Duration,
     steps: u64,
     /// Requests received so far, and how many of them were known to have ended and to have started.
     received: usize,
@@ -140,6 +150,8 @@ impl Engine {
             deadlines: BinaryHeap::new(),
             batch: Batch::default(),
             result: StepResult::default(),
+            mask_pool: None,
+            forward_time: Duration::ZERO,
             steps: 0,
             received: 0,
             ended: 0,
@@ -152,6 +164,7 @@ impl Engine {
         let _guard = StopGuard(Arc::clone(&self.channels.shared));
         while self.receive() {
             self.expire_deadlines();
+            self.await_masks();
             let stats = match self.step() {
                 Ok(stats) => stats,
                 Err(error) => {
@@ -172,6 +185,7 @@ impl Engine {
             while let Ok(message) = self.channels.messages.try_recv() {
                 self.handle(message);
             }
+            self.dispatch_masks();
             match self.mode {
                 Mode::Aborting => return false,
                 Mode::Stopping if self.scheduler.is_idle() => return false,
@@ -195,7 +209,7 @@ impl Engine {
 
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Submit(request) => {
+            Message::Submit(request, grammar) => {
                 self.received += 1;
                 if self.mode != Mode::Serving {
                     self.scheduler.reject(request.id(), RejectReason::EngineStopped);
@@ -204,8 +218,12 @@ impl Engine {
                 if let Some(deadline) = request.get().deadline {
                     self.deadlines.push(Reverse((deadline, request.id())));
                 }
-                self.scheduler.submit(&request);
+                match grammar {
+                    Some(grammar) => self.scheduler.submit_constrained(&request, &grammar),
+                    None => self.scheduler.submit(&request),
+                }
             }
+            Message::Mask(answer) => self.scheduler.take_mask(*answer),
             Message::Cancel(id) => self.scheduler.finish(id, Finish::Cancelled),
             Message::Stop if self.mode == Mode::Serving => self.mode = Mode::Stopping,
             Message::Stop => {}
@@ -234,16 +252,58 @@ impl Engine {
         let begun = Instant::now();
         let plan = self.scheduler.plan(&mut self.batch);
         if plan.is_empty() {
-            return Err(StepError::Stuck);
+            return if self.scheduler.draws_blocked() { Ok(self.pause()) } else { Err(StepError::Stuck) };
         }
         let schedule_time = begun.elapsed();
         let launched = Instant::now();
         self.execute()?;
-        let stats = step_stats(&plan, schedule_time, launched.elapsed());
+        self.forward_time = launched.elapsed();
+        let stats = step_stats(&plan, schedule_time, self.forward_time);
         self.scheduler.commit(plan, &mut self.result)?;
+        self.dispatch_masks();
         self.steps += 1;
         self.channels.shared.count_step();
         Ok(Some(stats))
+    }
+
+    /// Has the masks computed that the last messages and the last step made necessary.
+    fn dispatch_masks(&mut self) {
+        for job in self.scheduler.take_mask_jobs() {
+            if self.mask_pool.is_none() {
+                self.mask_pool = MaskPool::start(&self.channels.inbox)
+                    .inspect_err(|error| tracing::error!(%error, "no threads for grammars"))
+                    .ok();
+            }
+            let refused = match &self.mask_pool {
+                Some(pool) => pool.submit(job).err(),
+                None => Some(job),
+            };
+            if let Some(job) = refused {
+                self.scheduler.take_mask(job.run());
+            }
+        }
+    }
+
+    /// Waits a little for the masks without which a sequence would sit out the next step.
+    fn await_masks(&mut self) {
+        if !self.scheduler.draws_blocked() {
+            return;
+        }
+        let patience = (self.forward_time / 8).clamp(MASK_PATIENCE.0, MASK_PATIENCE.1);
+        let until = Instant::now() + patience;
+        while self.scheduler.draws_blocked()
+            && let Ok(message) = self.channels.messages.recv_deadline(until)
+        {
+            self.handle(message);
+        }
+    }
+
+    /// Waits for a message, but not past the next deadline by much: all that is live waits for masks.
+    fn pause(&mut self) -> Option<StepStats> {
+        if let Ok(message) = self.channels.messages.recv_timeout(Duration::from_millis(10)) {
+            self.handle(message);
+        }
+        None
     }
 
     fn execute(&mut self) -> Result<(), StepError> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use weirgate_types::{GenerateRequest, RejectReason, RequestId};
 
 use crate::stats::Shared;
-use crate::{EngineStats, ExecutorLimits, ValidRequest};
+use crate::{EngineStats, ExecutorLimits, GrammarSource, MaskAnswer, ValidRequest};
 
 /// Request ids are unique within the process, over all engines.
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -16,7 +16,9 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// message belongs to a request or a stop. So a cancellation never waits and is never refused.
 #[derive(Debug)]
 pub(crate) enum Message {
-    Submit(Box<ValidRequest>),
+    Submit(Box<ValidRequest>, Option<Arc<dyn GrammarSource>>),
+    /// A mask is ready.
+    Mask(Box<MaskAnswer>),
     Cancel(RequestId),
     /// Finish what was accepted, then end.
     Stop,
@@ -44,6 +46,28 @@ impl EngineHandle {
     /// # Errors
     /// The [`RejectReason`]; then no output will name the request.
     pub fn submit(&self, request: GenerateRequest) -> Result<Ticket, RejectReason> {
+        self.enqueue(request, None)
+    }
+
+    /// Like [`EngineHandle::submit`], with a grammar that every sequence of the request obeys. It ends with
+    /// [`Finish::StopToken`](weirgate_types::Finish::StopToken) where the grammar is final and a stop token is drawn,
+    /// with `GrammarEnd` where it is complete and no stop token can be drawn, and with `GrammarFailed` if it fails.
+    ///
+    /// # Errors
+    /// As for [`EngineHandle::submit`].
+    pub fn submit_constrained(
+        &self,
+        request: GenerateRequest,
+        grammar: Arc<dyn GrammarSource>,
+    ) -> Result<Ticket, RejectReason> {
+        self.enqueue(request, Some(grammar))
+    }
+
+    fn enqueue(
+        &self,
+        request: GenerateRequest,
+        grammar: Option<Arc<dyn GrammarSource>>,
+    ) -> Result<Ticket, RejectReason> {
         let request = ValidRequest::check(request, &self.limits)?;
         let id = request.id();
         if !self.shared.enter(self.max_waiting) {
@@ -53,7 +77,7 @@ impl EngineHandle {
         // Counted first, checked second: an engine thread that sees no live request after it has set `stopping` has
         // missed nobody.
         if self.shared.stopping.load(Ordering::SeqCst)
-            || self.inbox.send(Message::Submit(Box::new(request))).is_err()
+            || self.inbox.send(Message::Submit(Box::new(request), grammar)).is_err()
         {
             self.shared.leave();
             return Err(RejectReason::EngineStopped);

@@ -5,12 +5,15 @@
 
 mod batch;
 mod block_pool;
+mod constraint;
 mod decoder;
 mod engine;
 mod executor;
+mod grammar;
 mod handle;
 mod ledger;
 mod lru;
+mod mask_pool;
 mod model_executor;
 mod scheduler;
 mod sequence;
@@ -22,9 +25,11 @@ pub use block_pool::{
     BlockCounts, BlockHash, BlockId, BlockKey, BlockPool, BlockTable, IntegrityError, Namespace, OutOfBlocks,
     Parent, Prefix, RopeClass,
 };
+pub use constraint::{MaskAnswer, MaskJob};
 pub use decoder::{Decoder, DecoderConfig, LoadError};
 pub use engine::{EngineConfig, spawn};
 pub use executor::{Executor, ExecutorError, ExecutorLimits, StepResult};
+pub use grammar::{Grammar, GrammarFault, GrammarSource};
 pub use handle::{EngineHandle, Ticket};
 pub use model_executor::{LoadOptions, kv_block_bytes, load_cpu};
 pub use scheduler::{Plan, RopeRule, Scheduler, SchedulerConfig, SchedulerStats};

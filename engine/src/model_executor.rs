@@ -121,6 +121,7 @@ impl<B: Backend> Executor for ModelExecutor<B> {
                 prompt_len: sample.prompt_len,
                 draw: sample.draw,
                 banned: sample.banned.as_deref().unwrap_or_default(),
+                mask: sample.mask.as_deref(),
             };
             samples.push((sample.row, row));
         }

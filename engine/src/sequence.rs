@@ -7,6 +7,7 @@ use weirgate_types::{RequestId, TokenId, Usage};
 
 use crate::RopeRule;
 use crate::block_pool::{BlockTable, Namespace, RopeClass};
+use crate::constraint::Constraint;
 use crate::ledger::Account;
 
 /// The order of service, smallest first: priority, then arrival, then the index within the request.
@@ -57,6 +58,8 @@ pub(crate) struct Sequence {
     pub cached_tokens: Option<u32>,
     /// Prompt log-probabilities collected so far, from the second token on; `None` when not asked for or reported.
     pub scores: Option<Vec<f32>>,
+    /// What its tokens must obey.
+    pub constraint: Option<Constraint>,
     /// Siblings wait for this sequence to compute the prompt.
     pub has_unborn: bool,
 }
@@ -76,6 +79,16 @@ impl Sequence {
 
     pub fn work(&self) -> usize {
         self.len() - self.computed
+    }
+
+    /// The mask of its next draw is still being computed.
+    pub fn awaits_mask(&self) -> bool {
+        self.constraint.as_ref().is_some_and(|constraint| constraint.mask().is_none())
+    }
+
+    /// The work that can be done now: the last token is computed together with the draw, hence not before its mask.
+    pub fn ready_work(&self) -> usize {
+        self.work() - usize::from(self.awaits_mask())
     }
 
     pub fn usage(&self) -> Usage {

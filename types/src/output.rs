@@ -52,11 +52,18 @@ pub struct SeqOutput {
 #[derive(Debug, Clone)]
 pub enum SeqUpdate {
     /// The sequence left the queue; `cached_tokens` of its prompt were in the prefix cache.
-    Scheduled { cached_tokens: u32 },
+    Scheduled {
+        cached_tokens: u32,
+    },
     /// Log-probabilities of the prompt's tokens, the first being `None` (nothing precedes it). Index 0 only.
-    Prompt { logprobs: Vec<Option<f32>> },
+    Prompt {
+        logprobs: Vec<Option<f32>>,
+    },
     Token(TokenOut),
-    Finished { reason: Finish, usage: Usage },
+    Finished {
+        reason: Finish,
+        usage: Usage,
+    },
     Rejected(RejectReason),
 }
 
@@ -71,7 +78,7 @@ pub struct TokenOut {
 }
 
 /// Why a sequence ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Finish {
     /// `max_new_tokens` was reached.
     Length,
@@ -81,6 +88,10 @@ pub enum Finish {
     Cancelled,
     /// The request's deadline passed.
     Deadline,
+    /// The request's grammar is complete, nothing can follow, and no stop token can be generated.
+    GrammarEnd,
+    /// The request's grammar met a dead end, exceeded its limits or failed.
+    GrammarFailed,
     /// The engine failed; every request that was in flight ends this way.
     EngineFailed,
 }

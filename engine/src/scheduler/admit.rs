@@ -60,12 +60,23 @@ impl Scheduler {
         first.has_unborn = false;
         let prompt_len = first.prompt_len();
         let blocks = self.pool.blocks_for(prompt_len);
-        let from = SeqKey { index: 1, ..first.key };
+        let from = SeqKey { index: first.key.index + 1, ..first.key };
         let to = SeqKey { index: u32::MAX, ..first.key };
         for (_, sibling) in self.waiting.range_mut(from..=to) {
             sibling.status = SeqStatus::Waiting;
             sibling.table = self.pool.fork(&first.table, blocks);
             sibling.computed = prompt_len - 1;
+        }
+    }
+
+    /// Lets the next sibling compute the prompt in place of one that ended before it had.
+    pub(super) fn promote(&mut self, ended: SeqKey) {
+        let from = SeqKey { index: ended.index + 1, ..ended };
+        let to = SeqKey { index: u32::MAX, ..ended };
+        let mut siblings = self.waiting.range_mut(from..=to).map(|(_, sibling)| sibling);
+        if let Some(next) = siblings.next() {
+            next.status = SeqStatus::Waiting;
+            next.has_unborn = siblings.next().is_some();
         }
     }
 

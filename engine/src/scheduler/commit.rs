@@ -1,13 +1,12 @@
 //! Taking a step's result in.
 
 use weirgate_kernels::Sampled;
-use weirgate_types::{Finish, TokenOut};
 
 use crate::block_pool::Prefix;
 use crate::{ExecutorError, StepResult};
 
-use super::Scheduler;
 use super::plan::{Item, Plan};
+use super::{Scheduler, append_token};
 
 impl Scheduler {
     /// Takes in the result of the step that `plan` stands for: the KV of its tokens is written now, so full blocks are
@@ -57,7 +56,7 @@ impl Scheduler {
             }
         }
         if let Some(token) = token {
-            self.append_token(at, token);
+            self.append_drawn(at, token);
         }
     }
 
@@ -77,31 +76,18 @@ impl Scheduler {
         self.running[at].table = table;
     }
 
-    /// Appends a drawn token; the length is checked before the stop tokens, as in TGI.
-    fn append_token(&mut self, at: usize, Sampled { token, logprob, top }: Sampled) {
+    fn append_drawn(&mut self, at: usize, drawn: Sampled) {
+        let token = drawn.token;
         let sequence = &mut self.running[at];
-        sequence.tokens.push(token);
-        self.ledger.token(&sequence.account, TokenOut { id: token, logprob, top });
-        let reason = if sequence.generated() >= sequence.request.max_new_tokens {
-            Finish::Length
-        } else if sequence.request.stop_tokens.contains(&token) {
-            Finish::StopToken
-        } else {
-            self.follow_rope(at);
+        let end = append_token(sequence, drawn, &mut self.ledger, &self.rope, &mut self.pool);
+        if let Some(reason) = end {
+            let sequence = self.running.remove(at);
+            self.end(sequence, reason);
             return;
-        };
-        let sequence = self.running.remove(at);
-        self.end(sequence, reason);
-    }
-
-    /// Makes a sequence that has grown into another rotary table start over under it, where the model asks for that.
-    fn follow_rope(&mut self, at: usize) {
-        let sequence = &mut self.running[at];
-        let class = |len| (self.rope.class)(len);
-        if self.rope.recompute && class(sequence.len()) != class(sequence.rope_base) {
-            sequence.rope_base = sequence.len();
-            sequence.computed = 0;
-            self.pool.release(&mut sequence.table);
+        }
+        let generated = sequence.generated();
+        if let Some(constraint) = &mut sequence.constraint {
+            self.mask_jobs.extend(constraint.advance(token, generated));
         }
     }
 }

@@ -15,35 +15,41 @@
 //!   behind the one in need is preempted: it gives back its blocks and is recomputed later, from whatever of its prefix
 //!   is then still cached. The last one itself takes a smaller chunk or pauses for the step.
 //! - **`n > 1`**: the siblings of sequence 0 stand in the queue right behind it until its prompt is computed; then
-//!   they share its blocks and recompute the prompt's last token, so each draws its own first token.
+//!   they share its blocks and recompute the prompt's last token, so each draws its own first token. If sequence 0 ends
+//!   before that, the next of them takes its part.
+//! - **A grammar's mask** that is not there yet holds up the draw of its own sequence only: the sequence computes all but
+//!   its last token, and that one when the mask is there.
 //!
 //! # Progress, and a bound on waiting
 //! The first running sequence in the order is never preempted nor paused and computes at least one token in every
-//! step: `max_seqs` is at most the token budget, and a request that needs more than the whole pool is refused. Among
+//! step unless it waits for a mask: `max_seqs` is at most the token budget, and a request that needs more than the whole pool is refused. Among
 //! equal priorities the running sequences are always ahead of the waiting ones, so the first running one is the oldest
 //! of all and stays so until it ends. Hence a sequence waits at most
 //!
 //! > Σ (prompt + max_new_tokens) over the sequences ahead of it
 //!
-//! steps (twice that where a change of the rotary table makes a sequence be recomputed). Each later arrival of a
+//! steps, besides those for which one of these waits for a mask (twice that where a change of the rotary table makes a sequence be recomputed). Each later arrival of a
 //! more urgent priority adds its own such term and may make the sequences behind it repeat theirs once.
 
 mod admit;
 mod commit;
+mod masks;
 mod plan;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use weirgate_kernels::{FrequencyPenalty, SampleParams};
+use weirgate_kernels::{FrequencyPenalty, SampleParams, Sampled};
 use weirgate_types::{
     Finish, Frequency, GenerateRequest, RejectReason, RequestId, SamplingParams, Selection, SeqOutput,
+    TokenOut,
 };
 
 use crate::block_pool::{BlockCounts, BlockPool, BlockTable, IntegrityError, Namespace};
+use crate::constraint::{Constraint, MaskJob};
 use crate::ledger::Ledger;
 use crate::sequence::{Request, SeqKey, SeqStatus, Sequence};
-use crate::{ExecutorLimits, ValidRequest};
+use crate::{ExecutorLimits, GrammarSource, ValidRequest};
 
 pub use plan::Plan;
 
@@ -118,6 +124,8 @@ pub struct Scheduler {
     prefix_queries: u64,
     /// The items of the last plan, kept for their memory.
     spare_items: Vec<plan::Item>,
+    /// Masks to compute, not taken yet.
+    mask_jobs: Vec<MaskJob>,
 }
 
 impl Scheduler {
@@ -147,11 +155,21 @@ impl Scheduler {
             prefix_hits: 0,
             prefix_queries: 0,
             spare_items: Vec::new(),
+            mask_jobs: Vec::new(),
         }
     }
 
     /// Queues all sequences of a request. A second live request of the same id is rejected.
     pub fn submit(&mut self, request: &ValidRequest) {
+        self.queue(request, None);
+    }
+
+    /// Queues a request each of whose sequences obeys a grammar of its own, started from `source`.
+    pub fn submit_constrained(&mut self, request: &ValidRequest, source: &Arc<dyn GrammarSource>) {
+        self.queue(request, Some(source));
+    }
+
+    fn queue(&mut self, request: &ValidRequest, source: Option<&Arc<dyn GrammarSource>>) {
         let request = request.get();
         if self.requests.contains_key(&request.id) {
             let value = request.id.0.to_string();
@@ -174,7 +192,12 @@ impl Scheduler {
         });
         for index in 0..n {
             let key = SeqKey { priority, arrival, index };
-            let sequence = self.new_sequence(key, request, &shared);
+            let mut sequence = self.new_sequence(key, request, &shared);
+            if let Some(source) = source {
+                let (constraint, job) = Constraint::start(key, &shared, source, self.vocab as usize);
+                sequence.constraint = Some(constraint);
+                self.mask_jobs.push(job);
+            }
             self.waiting.insert(key, sequence);
         }
     }
@@ -269,6 +292,7 @@ impl Scheduler {
             rope_base: from.prompt.len(),
             cached_tokens: None,
             scores: (first && from.logprobs.prompt).then(Vec::new),
+            constraint: None,
             has_unborn: first && from.n > 1,
         }
     }
@@ -280,6 +304,9 @@ impl Scheduler {
     /// The only way out: gives the blocks back and closes the account.
     fn end(&mut self, mut sequence: Sequence, reason: Finish) {
         self.pool.release(&mut sequence.table);
+        if sequence.has_unborn {
+            self.promote(sequence.key);
+        }
         let usage = sequence.usage();
         let id = sequence.request.id;
         self.ledger.close(sequence.account, reason, usage);
@@ -291,6 +318,31 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// Appends a token; the length is checked before the stop tokens, as in TGI.
+fn append_token(
+    sequence: &mut Sequence,
+    Sampled { token, logprob, top }: Sampled,
+    ledger: &mut Ledger,
+    rope: &RopeRule,
+    pool: &mut BlockPool,
+) -> Option<Finish> {
+    sequence.tokens.push(token);
+    ledger.token(&sequence.account, TokenOut { id: token, logprob, top });
+    if sequence.generated() >= sequence.request.max_new_tokens {
+        return Some(Finish::Length);
+    }
+    if sequence.request.stop_tokens.contains(&token) {
+        return Some(Finish::StopToken);
+    }
+    // A sequence that has grown into another rotary table starts over under it, where the model asks for that.
+    if rope.recompute && (rope.class)(sequence.len()) != (rope.class)(sequence.rope_base) {
+        sequence.rope_base = sequence.len();
+        sequence.computed = 0;
+        pool.release(&mut sequence.table);
+    }
+    None
 }
 
 /// Stop tokens that the model can generate at all; some checkpoints name ids beyond their vocabulary.

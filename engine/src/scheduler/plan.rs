@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::Batch;
 use crate::batch::{Sample, Score};
+use crate::constraint::Constraint;
 use crate::sequence::{SeqKey, SeqStatus, Sequence};
 
 use super::Scheduler;
@@ -46,7 +47,8 @@ struct Pass {
 }
 
 impl Scheduler {
-    /// Plans the next step into `batch`, which it overwrites. The plan is empty only if nothing is live.
+    /// Plans the next step into `batch`, which it overwrites. The plan is empty only if nothing is live or if all that
+    /// could run wait for their masks (see [`Scheduler::draws_blocked`]); an empty plan needs no commit.
     pub fn plan(&mut self, batch: &mut Batch) -> Plan {
         batch.clear();
         batch.cu_q.push(0);
@@ -54,7 +56,7 @@ impl Scheduler {
         let mut items = std::mem::take(&mut self.spare_items);
         items.clear();
         let mut plan = Plan { items, prefill_tokens: 0, decode_tokens: 0, preemptions: 0 };
-        let single = self.running.iter().filter(|sequence| sequence.work() == 1).count();
+        let single = self.running.iter().filter(|sequence| needs_one(sequence)).count();
         let mut pass = Pass { spare: self.max_step_tokens - single, admitting: true, preemptions: 0 };
         let mut at = 0;
         loop {
@@ -63,7 +65,7 @@ impl Scheduler {
                 break;
             }
             // A token was set aside for each running sequence that needs just one.
-            let reserved = usize::from(!admitted && self.running[at].work() == 1);
+            let reserved = usize::from(!admitted && needs_one(&self.running[at]));
             let tokens = self.secure(at, reserved, &mut pass, batch);
             if tokens > 0 {
                 pass.spare -= tokens - reserved.min(tokens);
@@ -98,7 +100,7 @@ impl Scheduler {
         if self.running[at].table.is_empty() {
             self.attach_running(at);
         }
-        let tokens = self.running[at].work().min(pass.spare + reserved);
+        let tokens = self.running[at].ready_work().min(pass.spare + reserved);
         if tokens == 0 {
             return 0;
         }
@@ -146,6 +148,11 @@ impl Scheduler {
     }
 }
 
+/// Whether a token is set aside for a running sequence.
+fn needs_one(sequence: &Sequence) -> bool {
+    sequence.work() == 1 && sequence.ready_work() == 1
+}
+
 /// Adds the next `tokens` tokens of a sequence to the batch.
 fn append(sequence: &Sequence, tokens: usize, block_size: usize, batch: &mut Batch) -> Item {
     let blocks = sequence.table.as_slice();
@@ -185,5 +192,6 @@ fn push_sample(sequence: &Sequence, batch: &mut Batch) {
         prompt_len: sequence.prompt_len(),
         draw: sequence.generated() as u64,
         banned: too_short.then(|| Arc::clone(&request.stop_tokens)),
+        mask: sequence.constraint.as_ref().and_then(Constraint::mask).map(Arc::clone),
     });
 }

@@ -3,12 +3,14 @@
 //! finds unwritten, overwritten, foreign and stale blocks alike. Tokens are a pure function of the whole history.
 #![allow(dead_code)]
 
+pub mod rule;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use weirgate_engine::{
-    Batch, Executor, ExecutorError, ExecutorLimits, RopeRule, Sample, Scheduler, SchedulerConfig, StepResult,
-    ValidRequest,
+    Batch, Executor, ExecutorError, ExecutorLimits, GrammarSource, MaskJob, RopeRule, Sample, Scheduler,
+    SchedulerConfig, StepResult, ValidRequest,
 };
 use weirgate_kernels::Sampled;
 use weirgate_types::{
@@ -241,9 +243,14 @@ impl FakeDevice {
     fn sample(&self, sample: &Sample, fingerprint: u64) -> Sampled {
         let generated = sample.history.len() - sample.prompt_len;
         assert_eq!(sample.draw, generated as u64);
-        let banned = sample.banned.as_deref().unwrap_or_default();
         let vocab = self.limits.vocab_size;
-        let token = next_token(fingerprint, sample.params.seed, sample.draw, banned, vocab);
+        let mut banned = sample.banned.as_deref().unwrap_or_default().to_vec();
+        if let Some(mask) = &sample.mask {
+            assert_eq!(mask.len(), vocab.div_ceil(32));
+            banned.extend((0..vocab as u32).filter(|&id| mask[id as usize / 32] & (1 << (id % 32)) == 0));
+            assert!((0..vocab as u32).any(|id| !banned.contains(&id)), "a draw without a choice");
+        }
+        let token = next_token(fingerprint, sample.params.seed, sample.draw, &banned, vocab);
         Sampled { token, logprob: score(fingerprint, token), top: Vec::new() }
     }
 }
@@ -281,12 +288,16 @@ pub fn request(id: u64, prompt: &[u32], max_new_tokens: u32) -> GenerateRequest 
     }
 }
 
-/// The tokens and the end of sequence 0 of a request, straight from the definition: one full pass per token.
-pub fn expected(request: &GenerateRequest, rotary: Rotary, vocab: usize) -> (Vec<u32>, Finish) {
-    let seed = match request.sampling.selection {
+pub fn seed_of(request: &GenerateRequest) -> Option<u64> {
+    match request.sampling.selection {
         Selection::Greedy => None,
         Selection::Random { seed } => Some(seed),
-    };
+    }
+}
+
+/// The tokens and the end of sequence 0 of a request, straight from the definition: one full pass per token.
+pub fn expected(request: &GenerateRequest, rotary: Rotary, vocab: usize) -> (Vec<u32>, Finish) {
+    let seed = seed_of(request);
     let mut tokens = request.prompt.to_vec();
     let prompt_len = tokens.len();
     for draw in 0u32.. {
@@ -320,6 +331,11 @@ pub struct Rig {
     pub limits: ExecutorLimits,
     /// All that was computed beside decoding.
     pub prefill_tokens: u64,
+    /// Leaves masks undone for some steps, at random.
+    pub mask_lag: Option<Rng>,
+    pub mask_jobs: Vec<MaskJob>,
+    /// Steps that a sequence sat out for its mask.
+    pub sat_out: u64,
 }
 
 impl Rig {
@@ -330,12 +346,40 @@ impl Rig {
     pub fn with(limits: ExecutorLimits, rotary: Rotary, scheduler: Scheduler) -> Self {
         let device = FakeDevice::new(limits, rotary);
         let (batch, result) = (Batch::default(), StepResult::default());
-        Self { scheduler, device, batch, result, limits, prefill_tokens: 0 }
+        Self {
+            scheduler,
+            device,
+            batch,
+            result,
+            limits,
+            prefill_tokens: 0,
+            mask_lag: None,
+            mask_jobs: Vec::new(),
+            sat_out: 0,
+        }
     }
 
     pub fn submit(&mut self, request: GenerateRequest) {
         let valid = ValidRequest::check(request, &self.limits).expect("a valid request");
         self.scheduler.submit(&valid);
+    }
+
+    pub fn submit_constrained(&mut self, request: GenerateRequest, source: &Arc<dyn GrammarSource>) {
+        let valid = ValidRequest::check(request, &self.limits).expect("a valid request");
+        self.scheduler.submit_constrained(&valid, source);
+    }
+
+    /// Answers the mask jobs, some of them later.
+    fn answer_masks(&mut self) {
+        self.mask_jobs.extend(self.scheduler.take_mask_jobs());
+        let jobs = std::mem::take(&mut self.mask_jobs);
+        for job in jobs {
+            if self.mask_lag.as_mut().is_some_and(|rng| rng.chance(40)) {
+                self.mask_jobs.push(job);
+            } else {
+                self.scheduler.take_mask(job.run());
+            }
+        }
     }
 
     /// Plans, runs and commits one step; what it reported.
@@ -345,8 +389,17 @@ impl Rig {
 
     /// A step during which something else happens to the scheduler.
     pub fn step_with(&mut self, meanwhile: impl FnOnce(&mut Scheduler)) -> Vec<SeqOutput> {
+        self.answer_masks();
+        if self.scheduler.is_idle() {
+            return self.scheduler.take_outputs();
+        }
         let plan = self.scheduler.plan(&mut self.batch);
-        assert!(!plan.is_empty(), "live sequences, but an empty plan");
+        self.sat_out += u64::from(self.scheduler.draws_blocked());
+        if plan.is_empty() {
+            assert!(self.scheduler.draws_blocked(), "live sequences, but an empty plan");
+            meanwhile(&mut self.scheduler);
+            return self.scheduler.take_outputs();
+        }
         assert_eq!((plan.prefill_tokens + plan.decode_tokens) as usize, self.batch.tokens());
         self.prefill_tokens += u64::from(plan.prefill_tokens);
         self.device.run(&self.batch, &mut self.result);

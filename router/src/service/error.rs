@@ -147,9 +147,9 @@ impl From<RejectReason> for ServiceError {
 /// The error behind an ending that is no ending of the text's.
 pub(crate) fn failure(finish: Finish) -> Option<ServiceError> {
     match finish {
-        Finish::Length | Finish::StopToken => None,
+        Finish::Length | Finish::StopToken | Finish::GrammarEnd => None,
         Finish::Cancelled => Some(ServiceError::Incomplete),
         Finish::Deadline => Some(Failure::Deadline.into()),
-        Finish::EngineFailed => Some(Failure::Engine.into()),
+        Finish::GrammarFailed | Finish::EngineFailed => Some(Failure::Engine.into()),
     }
 }

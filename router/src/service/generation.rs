@@ -229,7 +229,7 @@ impl Generation {
 
 fn stop_reason(finish: Finish) -> StopReason {
     match finish {
-        Finish::StopToken => StopReason::EndOfSequence,
+        Finish::StopToken | Finish::GrammarEnd => StopReason::EndOfSequence,
         _ => StopReason::Length,
     }
 }
