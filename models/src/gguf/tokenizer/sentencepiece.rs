@@ -4,11 +4,13 @@
 use serde_json::{Value, json};
 
 use super::super::metadata::Value as Stored;
-use super::vocabulary::{Kind, Vocabulary};
+use super::vocabulary::{Kind, TOKENS, Vocabulary};
 use super::{Parts, template};
 use crate::ModelError;
 
 const SCORES: &str = "tokenizer.ggml.scores";
+/// Longest token in bytes; the work to find the ways to join one grows with the square of it.
+const MAX_TOKEN: usize = 1024;
 
 pub(super) fn parts(vocabulary: &Vocabulary<'_>) -> Result<Parts, ModelError> {
     let metadata = vocabulary.metadata;
@@ -21,6 +23,10 @@ pub(super) fn parts(vocabulary: &Vocabulary<'_>) -> Result<Parts, ModelError> {
     if scores.len() != vocabulary.len() {
         let message = format!("has {} entries, there are {} tokens", scores.len(), vocabulary.len());
         return Err(metadata.wrong(SCORES, &message));
+    }
+    if let Some((id, text)) = vocabulary.tokens().find(|(_, text)| text.len() > MAX_TOKEN) {
+        let message = format!("token {id} is {} bytes long, at most {MAX_TOKEN} are accepted", text.len());
+        return Err(metadata.wrong(TOKENS, &message));
     }
     let prefix = vocabulary.flag("add_space_prefix", true)?;
     let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})];

@@ -6,7 +6,7 @@ use super::super::metadata::{Metadata, Value as Stored};
 use super::{MODEL, SPECIAL};
 use crate::ModelError;
 
-const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 /// As many as a model's vocabulary may have.
 const MAX_TOKENS: usize = 1 << 24;
