@@ -24,7 +24,7 @@ empty variable counts as unset.";
 #[derive(Parser)]
 #[command(name = "weirgate", version, after_help = COMMANDS)]
 pub struct LowArgs {
-    /// Model to serve: a hub id such as `org/name`, or a local folder. Without it, the demo model inside the binary.
+    /// Model to serve: a hub id such as `org/name`, a local folder, or a .gguf file. Without it, the demo model inside the binary.
     #[arg(long, env)]
     pub model_id: Option<String>,
 

@@ -37,7 +37,8 @@ pub struct Config {
 pub enum ModelSource {
     /// The demo model inside the binary.
     Embedded,
-    Folder(PathBuf),
+    /// A folder, or a GGUF file.
+    Local(PathBuf),
     Hub {
         id: ModelId,
         revision: Revision,
@@ -305,23 +306,21 @@ fn model_source(args: &LowArgs) -> Result<ModelSource, LauncherError> {
         if !folder.join("config.json").is_file() {
             return Err(LauncherError::WeightsOverride { path: folder.clone() });
         }
-        return Ok(ModelSource::Folder(folder.clone()));
+        return Ok(ModelSource::Local(folder.clone()));
     }
     let Some(typed) = &args.model_id else {
         return Ok(ModelSource::Embedded);
     };
     let path = PathBuf::from(typed);
-    if path.is_dir() {
-        return Ok(ModelSource::Folder(path));
-    }
-    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
-        return Err(LauncherError::GgufFile { path });
+    let gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    if path.is_dir() || (gguf && path.is_file()) {
+        return Ok(ModelSource::Local(path));
     }
     if path.is_file() {
         return Err(LauncherError::ModelIsFile { path });
     }
-    if typed.starts_with(['/', '.', '~']) {
-        return Err(LauncherError::NoSuchFolder { path });
+    if gguf || typed.starts_with(['/', '.', '~']) {
+        return Err(LauncherError::NoSuchPath { path });
     }
     let id = typed.parse().map_err(ArgumentError::ModelId)?;
     let revision = args.revision.as_deref().unwrap_or("main").parse().map_err(ArgumentError::Revision)?;

@@ -12,14 +12,12 @@ pub enum LauncherError {
     #[error("not enough cuda devices: `sharded` is true but only found {found} CUDA devices")]
     NotEnoughDevices { found: usize },
     #[error(
-        "--model-id {} looks like a local folder, but there is none; pass an existing folder, or a hub id such as org/name",
+        "--model-id {} looks like a local path, but nothing is there; pass an existing folder or .gguf file, or a hub id such as org/name",
         path.display()
     )]
-    NoSuchFolder { path: PathBuf },
-    #[error("--model-id {} is a GGUF file; GGUF files are not supported yet, use a folder with safetensors", path.display())]
-    GgufFile { path: PathBuf },
+    NoSuchPath { path: PathBuf },
     #[error(
-        "--model-id {} is a file; pass the folder that holds config.json and the *.safetensors files",
+        "--model-id {} is a file, and not a .gguf one; pass the folder that holds config.json and the *.safetensors files",
         path.display()
     )]
     ModelIsFile { path: PathBuf },

@@ -1,4 +1,4 @@
-//! From the model that was asked for to a folder on disk.
+//! From the model that was asked for to where it is on disk.
 
 use weirgate_hub::{Hub, HubError, HubSettings};
 use weirgate_router::ModelLocation;
@@ -20,12 +20,10 @@ pub struct ResolvedModel {
 pub fn locate(source: ModelSource, hub: HubSettings) -> Result<ResolvedModel, HubError> {
     match source {
         ModelSource::Embedded => Ok(ResolvedModel { location: ModelLocation::Embedded, sha: None }),
-        ModelSource::Folder(folder) => {
-            Ok(ResolvedModel { location: ModelLocation::Folder(folder), sha: None })
-        }
+        ModelSource::Local(path) => Ok(ResolvedModel { location: ModelLocation::Local(path), sha: None }),
         ModelSource::Hub { id, revision } => {
             let snapshot = Hub::new(hub)?.snapshot(&id, &revision)?;
-            Ok(ResolvedModel { location: ModelLocation::Folder(snapshot.folder), sha: Some(snapshot.commit) })
+            Ok(ResolvedModel { location: ModelLocation::Local(snapshot.folder), sha: Some(snapshot.commit) })
         }
     }
 }

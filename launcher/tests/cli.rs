@@ -230,10 +230,10 @@ fn models_that_are_not_there_are_named() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     fs::write(folder.path().join("some.safetensors"), "x").unwrap();
     let cases = [
-        (path("missing"), "looks like a local folder, but there is none"),
-        ("./missing".to_owned(), "looks like a local folder, but there is none"),
-        (path("m.gguf"), "GGUF files are not supported yet"),
-        (path("some.safetensors"), "is a file; pass the folder"),
+        (path("missing"), "looks like a local path, but nothing is there"),
+        ("./missing".to_owned(), "looks like a local path, but nothing is there"),
+        ("m.gguf".to_owned(), "looks like a local path, but nothing is there"),
+        (path("some.safetensors"), "is a file, and not a .gguf one; pass the folder"),
     ];
     for (model, message) in cases {
         let output = weirgate(&[], &["--model-id", &model]);

@@ -44,8 +44,8 @@ pub struct RouterConfig {
 pub enum ModelLocation {
     /// The demo model inside the binary.
     Embedded,
-    /// A Hugging Face style folder.
-    Folder(PathBuf),
+    /// A Hugging Face style folder, or a GGUF file.
+    Local(PathBuf),
 }
 
 /// What a request may ask for (reference: TGI's launcher flags of the same names).

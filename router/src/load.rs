@@ -5,9 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 use weirgate_engine::{Executor, LoadOptions, RopeRule, kv_block_bytes, load_cpu};
-use weirgate_models::{
-    GenerationConfig, ModelFiles, ModelSpec, RopeScaling, SafetensorsSource, TensorSource, read_spec,
-};
+use weirgate_models::{GenerationConfig, ModelFiles, ModelSpec, TensorSource, open_tensors, read_spec};
 use weirgate_types::TokenId;
 
 use crate::config::{ModelLocation, RopeOverride, RouterConfig};
@@ -43,7 +41,7 @@ pub(crate) struct Loaded {
 pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
     let files = match &config.model {
         ModelLocation::Embedded => ModelFiles::embedded(weirgate_demo_model::FILES),
-        ModelLocation::Folder(folder) => ModelFiles::open(folder)?,
+        ModelLocation::Local(path) => ModelFiles::open(path)?,
     };
     let mut spec = read_spec(&files)?;
     match config.engine.rope_scaling {
@@ -56,9 +54,10 @@ pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
         None => {}
     }
     let text = read_text_model(&files, config)?;
-    let tensors = SafetensorsSource::open(&files)?;
-    let sizing = Sizing::resolve(&config.limits, &config.engine, measure(&spec, &tensors, &text)?)?;
-    tracing::info!("{}", sizing.table(kv_dtype(&spec, &tensors)?));
+    let tensors = open_tensors(&files)?;
+    let tensors = tensors.as_ref();
+    let sizing = Sizing::resolve(&config.limits, &config.engine, measure(&spec, tensors, &text)?)?;
+    tracing::info!("{}", sizing.table(kv_dtype(&spec, tensors)?));
     let options = LoadOptions {
         threads: sizing.threads,
         block_size: BLOCK_SIZE,
@@ -68,11 +67,11 @@ pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
         max_seq_len: sizing.max_total_tokens,
         kv_dtype: None,
     };
-    let executor = load_cpu(&spec, &tensors, &options)?;
-    Ok(Loaded { text, executor, rope: rope_rule(spec), sizing })
+    let executor = load_cpu(&spec, tensors, &options)?;
+    Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing })
 }
 
-fn measure(spec: &ModelSpec, tensors: &SafetensorsSource, text: &TextModel) -> Result<Measured, RouterError> {
+fn measure(spec: &ModelSpec, tensors: &dyn TensorSource, text: &TextModel) -> Result<Measured, RouterError> {
     let weights = tensors.total_bytes();
     Ok(Measured {
         model_tokens: text.max_length.map_or(spec.max_positions, |limit| limit.min(spec.max_positions)),
@@ -83,15 +82,9 @@ fn measure(spec: &ModelSpec, tensors: &SafetensorsSource, text: &TextModel) -> R
 }
 
 /// What the KV cache is stored as, for the table.
-fn kv_dtype(spec: &ModelSpec, tensors: &SafetensorsSource) -> Result<&'static str, RouterError> {
+fn kv_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<&'static str, RouterError> {
     let elements = 2 * spec.layers.len() * spec.kv_heads * spec.head_dim;
     Ok(if kv_block_bytes(spec, tensors, 1)? == elements * 4 { "f32" } else { "f16" })
-}
-
-/// How the engine's cache must tell lengths apart under this model's rotary tables.
-fn rope_rule(spec: ModelSpec) -> RopeRule {
-    let recompute = spec.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::LongRope { .. }));
-    RopeRule { class: Box::new(move |len| spec.length_class(len)), recompute }
 }
 
 fn read_text_model(files: &ModelFiles, config: &RouterConfig) -> Result<TextModel, RouterError> {
