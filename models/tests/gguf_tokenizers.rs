@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer;
-use weirgate_models::{GenerationConfig, ModelFiles};
+use weirgate_models::ModelFiles;
 
 const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
 
