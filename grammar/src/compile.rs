@@ -1,0 +1,267 @@
+//! From a specification to a grammar that has proved that it starts.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::toktrie::{InferenceCapabilities, TokEnv};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+use weirgate_engine::{Grammar, GrammarFault, GrammarSource};
+
+use crate::cache::Cache;
+use crate::matcher::State;
+use crate::vocabulary::VocabularyError;
+use crate::{GrammarError, GrammarSpec, Limits, Vocabulary};
+
+/// What a compiled grammar is taken to hold beside what grows with its text, and per byte of text.
+const FIXED_BYTES: usize = 64 * 1024;
+const BYTES_PER_BYTE: usize = 64;
+
+/// Compiles grammars for one vocabulary and keeps them. Shared between threads; a compilation takes the calling one.
+pub struct Compiler {
+    vocabulary: Vocabulary,
+    environment: TokEnv,
+    slicer: ParserFactory,
+    cache: Mutex<Cache>,
+}
+
+impl fmt::Debug for Compiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiler").field("vocabulary", &self.vocabulary.len()).finish_non_exhaustive()
+    }
+}
+
+/// A grammar over a vocabulary, in its initial state.
+pub struct Compiled {
+    start: Mutex<Matcher>,
+    vocab: usize,
+    bytes: usize,
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiled").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Compiled {
+    /// Its size in memory, estimated.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn state(&self) -> State {
+        let start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+        State { matcher: start.deep_clone(), vocab: self.vocab }
+    }
+}
+
+impl GrammarSource for Compiled {
+    fn start(&self) -> Box<dyn Grammar> {
+        Box::new(self.state())
+    }
+}
+
+impl Compiler {
+    /// `cache_bytes` bounds the grammars that are kept. Takes tens of milliseconds and some 80 MB for 128k tokens.
+    ///
+    /// # Errors
+    /// [`VocabularyError::Empty`] when no token has bytes.
+    pub fn new(vocabulary: Vocabulary, cache_bytes: usize) -> Result<Self, VocabularyError> {
+        if vocabulary.is_empty() {
+            return Err(VocabularyError::Empty);
+        }
+        let environment: TokEnv = vocabulary.environment();
+        let forces = environment.tokenize_is_canonical();
+        let capabilities = InferenceCapabilities { ff_tokens: forces, ..InferenceCapabilities::default() };
+        let mut slicer = ParserFactory::new(&environment, capabilities, &SlicedBiasComputer::json_slices())
+            .map_err(|error| VocabularyError::Json(error.to_string()))?;
+        slicer.quiet();
+        let cache = Mutex::new(Cache::new(cache_bytes));
+        Ok(Self { vocabulary, environment, slicer, cache })
+    }
+
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// Compiles a grammar, or takes it from the cache. Everything that can fail early is done here: the limits, the
+    /// compilation, and the first steps of a generation. `cancelled` is looked at between these.
+    ///
+    /// # Errors
+    /// [`GrammarError`], which says what is wrong with the grammar.
+    pub fn compile(
+        &self,
+        spec: &GrammarSpec,
+        limits: &Limits,
+        cancelled: &AtomicBool,
+    ) -> Result<Arc<Compiled>, GrammarError> {
+        let key = (spec.clone(), limits.clone());
+        if let Some(compiled) = self.cache().get(&key) {
+            return Ok(compiled);
+        }
+        let watch = Watch { begun: Instant::now(), limits, cancelled };
+        limits.check_text(spec)?;
+        let (grammar, schema) = lower(spec, limits)?;
+        watch.check()?;
+        let mut matcher = self.build(grammar, limits).map_err(|message| refusal(message, schema.as_ref()))?;
+        watch.check()?;
+        // Masks computed on trial leave the lexer's states behind, for the first sequences to use.
+        self.rehearse(&mut matcher, &watch).map_err(|error| match error {
+            Trial::Stopped(error) => error,
+            Trial::Failed(GrammarFault::Failed(message)) => refusal(message, schema.as_ref()),
+            Trial::Failed(fault) => GrammarError::Refused(fault.to_string()),
+        })?;
+        let bytes = FIXED_BYTES + spec.size() * BYTES_PER_BYTE;
+        let compiled = Arc::new(Compiled { start: Mutex::new(matcher), vocab: self.vocabulary.len(), bytes });
+        self.cache().insert(key, &compiled);
+        Ok(compiled)
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn build(&self, grammar: TopLevelGrammar, limits: &Limits) -> Result<Matcher, String> {
+        let mut parser_limits = self.slicer.limits().clone();
+        parser_limits.max_lexer_states = limits.states;
+        parser_limits.verbose_errors = false;
+        let init = llguidance::api::GrammarInit::Serialized(grammar);
+        let logger = llguidance::Logger::new(0, 0);
+        let capabilities = InferenceCapabilities {
+            ff_tokens: self.environment.tokenize_is_canonical(),
+            ..InferenceCapabilities::default()
+        };
+        let parser = self.slicer.create_parser_from_init_ext(init, logger, capabilities, parser_limits);
+        let matcher = Matcher::new(parser);
+        matcher.get_error().map_or(Ok(matcher), Err)
+    }
+
+    /// First mask, forced text or else one byte of text, second mask, one byte more, third mask.
+    fn rehearse(&self, matcher: &mut Matcher, watch: &Watch<'_>) -> Result<(), Trial> {
+        let mut state = State { matcher: matcher.clone(), vocab: self.vocabulary.len() };
+        for _ in 0..3 {
+            let mut mask = vec![0; self.vocabulary.len().div_ceil(32)];
+            state.fill_mask(&mut mask)?;
+            watch.check().map_err(Trial::Stopped)?;
+            if mask.iter().all(|&word| word == 0) {
+                let done = state.is_final()?;
+                return if done { Ok(()) } else { Err(Trial::Stopped(GrammarError::Empty)) };
+            }
+            let forced = state.forced()?;
+            let step = if forced.is_empty() { self.shortest(&mask).into_iter().collect() } else { forced };
+            for token in step {
+                state.advance(token)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The allowed token with the fewest bytes.
+    fn shortest(&self, mask: &[u32]) -> Option<u32> {
+        let allowed = |id: &u32| mask.get(*id as usize / 32).is_some_and(|word| (word >> (id % 32)) & 1 == 1);
+        let ids = (0..self.vocabulary.len() as u32).filter(allowed);
+        ids.min_by_key(|&id| self.vocabulary.bytes(id).len())
+    }
+}
+
+enum Trial {
+    Failed(GrammarFault),
+    Stopped(GrammarError),
+}
+
+impl From<GrammarFault> for Trial {
+    fn from(fault: GrammarFault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+/// When a compilation shall end.
+struct Watch<'a> {
+    begun: Instant,
+    limits: &'a Limits,
+    cancelled: &'a AtomicBool,
+}
+
+impl Watch<'_> {
+    fn check(&self) -> Result<(), GrammarError> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(GrammarError::Cancelled);
+        }
+        let (spent, limit) = (self.begun.elapsed(), self.limits.time);
+        if spent > limit {
+            let (spent, limit) = (format!("{spent:.1?}"), format!("{limit:.1?}"));
+            return Err(GrammarError::limit("compile time", spent, limit));
+        }
+        Ok(())
+    }
+}
+
+/// The library's form of a specification, with the schema if it is one.
+fn lower(spec: &GrammarSpec, limits: &Limits) -> Result<(TopLevelGrammar, Option<Value>), GrammarError> {
+    match spec {
+        GrammarSpec::JsonObject => {
+            Ok((TopLevelGrammar::from_json_schema(compact(json!({ "type": "object" }))), None))
+        }
+        GrammarSpec::JsonSchema(text) => {
+            let schema: Value =
+                serde_json::from_str(text).map_err(|error| GrammarError::Json(error.to_string()))?;
+            limits.check_schema(&schema)?;
+            let lowered = match &schema {
+                Value::Bool(true) => json!({}),
+                Value::Bool(false) => return Err(GrammarError::Empty),
+                Value::Object(_) => schema.clone(),
+                _ => return Err(GrammarError::Json("a schema is an object or a boolean".into())),
+            };
+            Ok((TopLevelGrammar::from_json_schema(compact(lowered)), Some(schema)))
+        }
+        GrammarSpec::Regex(pattern) => Ok((TopLevelGrammar::from_regex(pattern), None)),
+        GrammarSpec::Choice(choices) if choices.is_empty() => Err(GrammarError::Empty),
+        GrammarSpec::Choice(choices) => {
+            let quoted: Vec<String> = choices.iter().map(|choice| json!(choice).to_string()).collect();
+            Ok((TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))), None))
+        }
+        GrammarSpec::Lark(text) => Ok((TopLevelGrammar::from_lark(text.clone()), None)),
+    }
+}
+
+/// Sets the library's options, and so overrides any that the schema brings along: those could relax it.
+fn compact(mut schema: Value) -> Value {
+    if let Some(entries) = schema.as_object_mut() {
+        entries.insert("x-guidance".into(), json!({ "whitespace_flexible": false }));
+    }
+    schema
+}
+
+/// Names the keyword behind the library's refusal of a schema, where it is one.
+fn refusal(message: String, schema: Option<&Value>) -> GrammarError {
+    let listed = message.split_once("Unimplemented keys: [\"").map(|(_, rest)| rest);
+    let keyword = listed
+        .and_then(|rest| rest.split('"').next())
+        .or_else(|| ["oneOf", "format"].into_iter().find(|keyword| message.contains(keyword)));
+    let found = keyword.zip(schema).and_then(|(keyword, schema)| Some((keyword, pointer(schema, keyword)?)));
+    match found {
+        Some((keyword, path)) => GrammarError::Keyword { keyword: keyword.to_owned(), path, message },
+        None => GrammarError::Refused(message),
+    }
+}
+
+/// Where a keyword first occurs.
+fn pointer(value: &Value, keyword: &str) -> Option<String> {
+    match value {
+        Value::Object(entries) if entries.contains_key(keyword) => Some(String::new()),
+        Value::Object(entries) => entries.iter().find_map(|(key, value)| {
+            let escaped = key.replace('~', "~0").replace('/', "~1");
+            pointer(value, keyword).map(|rest| format!("/{escaped}{rest}"))
+        }),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .find_map(|(at, value)| pointer(value, keyword).map(|rest| format!("/{at}{rest}"))),
+        _ => None,
+    }
+}
