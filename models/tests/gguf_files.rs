@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use weirgate_models::{
-    Activation, DType, Gguf, GgufFile, GgufSource, GgufValue, GgufWriter, ModelFiles, TensorSource,
-    TensorType, open_tensors, read_spec,
+    Activation, DType, Gguf, GgufFile, GgufSource, GgufTensorType, GgufValue, GgufWriter, ModelFiles,
+    TensorSource, open_tensors, read_spec,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -288,7 +288,7 @@ fn every_truncation_is_an_error() {
 fn foreign_types_are_refused_when_needed() {
     let files: ModelFiles =
         Gguf::from_bytes("t.gguf", file(&[], &[tensor("t", &[256], 16, 0)])).unwrap().into();
-    assert_eq!(files.gguf().unwrap().files()[0].tensors()[0].dtype, TensorType::Other(16));
+    assert_eq!(files.gguf().unwrap().files()[0].tensors()[0].dtype, GgufTensorType::Other(16));
     let message = GgufSource::open(&files).unwrap().tensor("t").unwrap_err().to_string();
     assert!(message.contains("t.gguf: tensor 't': ggml type 16 is not supported"), "{message}");
     assert!(message.contains("Q4_K"), "{message}");

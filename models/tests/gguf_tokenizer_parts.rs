@@ -221,6 +221,26 @@ fn words_are_cut_as_the_file_says() {
     assert!(message.contains("'unheard-of' is not supported; these are: default, gpt-2"), "{message}");
 }
 
+/// Vectors of tokenizers whose vocabulary is not at hand: a word is at least one token, and most words are few.
+#[test]
+fn vectors_bound_the_number_of_words() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/gguf-vocab");
+    for pre in ["llama-bpe", "qwen2"] {
+        let read = |end: &str| std::fs::read_to_string(folder.join(format!("{pre}.gguf.{end}")));
+        let (Ok(texts), Ok(ids)) = (read("inp"), read("out")) else {
+            println!("skipped: {} has no vectors of {pre}", folder.display());
+            return;
+        };
+        for (text, ids) in texts.split("\n__ggml_vocab_test__\n").zip(ids.lines()) {
+            let (words, tokens) = (words(pre, text).len(), ids.split_whitespace().count());
+            assert!(
+                words <= tokens && tokens <= 8 * words,
+                "{pre}: {words} words, {tokens} tokens: {text:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn byte_level_tokens_join_and_special_ones_stand_alone() {
     let more = [("ab", NORMAL), ("xyz", NORMAL), ("<|end|>", CONTROL), ("<think>", USER)];

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::file::GgufFile;
-use super::metadata::Metadata;
+use super::metadata::GgufMetadata;
 use super::{config, tokenizer};
 use crate::files::{file_error, read_file};
 use crate::{Bytes, ModelError};
@@ -90,7 +90,7 @@ impl Gguf {
         &self.files
     }
 
-    pub fn metadata(&self) -> &Metadata {
+    pub fn metadata(&self) -> &GgufMetadata {
         // A checkpoint has at least one file.
         self.files[0].metadata()
     }
@@ -99,7 +99,7 @@ impl Gguf {
     /// is nothing to make it from.
     ///
     /// # Errors
-    /// Metadata that is missing, of the wrong type, or not supported; names the key.
+    /// GgufMetadata that is missing, of the wrong type, or not supported; names the key.
     pub fn virtual_file(&self, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
         let json = match name {
             "config.json" => config::config(self)?,

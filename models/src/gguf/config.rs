@@ -1,10 +1,10 @@
-//! Metadata → the `config.json` that the architecture readers know. Values keep their meaning; what GGUF leaves to the
+//! GgufMetadata → the `config.json` that the architecture readers know. Values keep their meaning; what GGUF leaves to the
 //! program that runs it is said here.
 
 use serde_json::{Map, Value, json};
 
-use super::file::{GgufFile, TensorInfo, TensorType};
-use super::metadata::{Metadata, Value as Stored};
+use super::file::{GgufFile, GgufTensor, GgufTensorType};
+use super::metadata::{GgufMetadata, Value as Stored};
 use super::{Gguf, dequantize};
 use crate::ModelError;
 
@@ -50,7 +50,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<Option<Value>, ModelError> {
 
 struct Reader<'a> {
     gguf: &'a Gguf,
-    metadata: &'a Metadata,
+    metadata: &'a GgufMetadata,
     architecture: &'static str,
     map: Map<String, Value>,
 }
@@ -292,13 +292,13 @@ impl Reader<'_> {
             message,
         };
         match info.dtype {
-            TensorType::Known(dtype) if info.shape.iter().product::<usize>() <= MAX_FACTORS => {
+            GgufTensorType::Known(dtype) if info.shape.iter().product::<usize>() <= MAX_FACTORS => {
                 Ok(Some(dequantize(dtype, file.data(info))))
             }
-            TensorType::Known(_) => {
+            GgufTensorType::Known(_) => {
                 Err(wrong(format!("has shape {:?}, at most {MAX_FACTORS} values are accepted", info.shape)))
             }
-            TensorType::Other(id) => Err(wrong(format!("ggml type {id} is not supported"))),
+            GgufTensorType::Other(id) => Err(wrong(format!("ggml type {id} is not supported"))),
         }
     }
 }
@@ -334,7 +334,7 @@ pub(super) fn default_query_scalar(
 
 impl Gguf {
     /// The tensor `name` and its file.
-    fn find(&self, name: &str) -> Option<(&GgufFile, &TensorInfo)> {
+    fn find(&self, name: &str) -> Option<(&GgufFile, &GgufTensor)> {
         self.files()
             .iter()
             .find_map(|file| Some((file, file.tensors().iter().find(|tensor| tensor.name == name)?)))

@@ -157,8 +157,8 @@ impl<'a> Conversion<'a> {
         self.size("attention.sliding_window", window as usize);
         let slides: Vec<bool> = layers.iter().map(|layer| layer.window.is_some()).collect();
         let usual = |index: usize| match self.architecture {
-            "gemma2" => index % 2 == 0,
-            "gemma3" => (index + 1) % 6 != 0,
+            "gemma2" => index.is_multiple_of(2),
+            "gemma3" => !(index + 1).is_multiple_of(6),
             "qwen2" | "qwen3" => false,
             _ => true,
         };

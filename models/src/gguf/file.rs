@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::cursor::{Cursor, Fault};
-use super::metadata::Metadata;
+use super::metadata::GgufMetadata;
 use crate::{Bytes, DType, ModelError};
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -19,17 +19,17 @@ const MAX_ALIGNMENT: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct GgufFile {
     bytes: Bytes,
-    metadata: Metadata,
-    tensors: Vec<TensorInfo>,
+    metadata: GgufMetadata,
+    tensors: Vec<GgufTensor>,
 }
 
 /// A tensor as the header describes it.
 #[derive(Debug, Clone)]
-pub struct TensorInfo {
+pub struct GgufTensor {
     pub name: String,
     /// Row-major: rows before columns.
     pub shape: Vec<usize>,
-    pub dtype: TensorType,
+    pub dtype: GgufTensorType,
     /// Where in the file; of a type that is not supported, where it begins.
     pub range: Range<usize>,
     /// Where in the header.
@@ -38,7 +38,7 @@ pub struct TensorInfo {
 
 /// A tensor's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TensorType {
+pub enum GgufTensorType {
     Known(DType),
     /// ggml's number of a type that is not supported.
     Other(u32),
@@ -79,8 +79,8 @@ impl GgufFile {
         let mut cursor = Cursor::new(&bytes);
         check_magic(&mut cursor).map_err(at_file)?;
         let tensors = cursor.count(LEAST_TENSOR, "the number of tensors").map_err(at_file)?;
-        let keys = cursor.count(Metadata::LEAST, "the number of keys").map_err(at_file)?;
-        let metadata = Metadata::parse(label, &bytes, &mut cursor, keys)?;
+        let keys = cursor.count(GgufMetadata::LEAST, "the number of keys").map_err(at_file)?;
+        let metadata = GgufMetadata::parse(label, &bytes, &mut cursor, keys)?;
         if tensors > MAX_TENSORS {
             return Err(at_file(
                 cursor.fault(format!("{tensors} tensors, at most {MAX_TENSORS} are accepted")),
@@ -92,17 +92,17 @@ impl GgufFile {
         Ok(Self { bytes, metadata, tensors: infos })
     }
 
-    pub fn metadata(&self) -> &Metadata {
+    pub fn metadata(&self) -> &GgufMetadata {
         &self.metadata
     }
 
     /// In the file's order.
-    pub fn tensors(&self) -> &[TensorInfo] {
+    pub fn tensors(&self) -> &[GgufTensor] {
         &self.tensors
     }
 
     /// The stored bytes of `tensor`.
-    pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
+    pub fn data(&self, tensor: &GgufTensor) -> &[u8] {
         self.bytes.get(tensor.range.clone()).unwrap_or_default()
     }
 }
@@ -121,7 +121,7 @@ fn check_magic(cursor: &mut Cursor<'_>) -> Result<(), Fault> {
     Err(Fault { at: 4, message })
 }
 
-fn alignment(metadata: &Metadata) -> Result<usize, ModelError> {
+fn alignment(metadata: &GgufMetadata) -> Result<usize, ModelError> {
     let alignment = metadata.size(ALIGNMENT)?.unwrap_or(DEFAULT_ALIGNMENT);
     if !alignment.is_power_of_two() || !(8..=MAX_ALIGNMENT).contains(&alignment) {
         return Err(metadata.wrong(
@@ -138,7 +138,7 @@ fn read_tensors(
     cursor: &mut Cursor<'_>,
     count: u64,
     alignment: usize,
-) -> Result<Vec<TensorInfo>, ModelError> {
+) -> Result<Vec<GgufTensor>, ModelError> {
     let mut infos = Vec::new();
     let mut names = HashSet::new();
     for _ in 0..count {
@@ -161,7 +161,7 @@ fn read_tensor(
     name: &str,
     at: usize,
     alignment: usize,
-) -> Result<TensorInfo, Fault> {
+) -> Result<GgufTensor, Fault> {
     let dimensions_at = cursor.at();
     let dimensions = cursor.u32("the number of dimensions")?;
     if dimensions > MAX_DIMENSIONS {
@@ -184,19 +184,19 @@ fn read_tensor(
     let dtype = DType::ALL
         .into_iter()
         .find(|dtype| dtype.gguf_id() == id)
-        .map_or(TensorType::Other(id), TensorType::Known);
+        .map_or(GgufTensorType::Other(id), GgufTensorType::Known);
     let len = match dtype {
-        TensorType::Known(dtype) => {
+        GgufTensorType::Known(dtype) => {
             stored_bytes(&shape, dtype).map_err(|message| Fault { at: type_at, message })?
         }
-        TensorType::Other(_) => 0,
+        GgufTensorType::Other(_) => 0,
     };
     let offset_at = cursor.at();
     let offset = cursor.u64("the offset")?;
     let end = usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(len)?));
     match end {
         Some(range) if range.start.is_multiple_of(alignment) => {
-            Ok(TensorInfo { name: name.into(), shape, dtype, range, at })
+            Ok(GgufTensor { name: name.into(), shape, dtype, range, at })
         }
         Some(_) => Err(Fault {
             at: offset_at,
@@ -225,7 +225,7 @@ fn stored_bytes(shape: &[usize], dtype: DType) -> Result<usize, String> {
 /// Moves the ranges to where the data section begins, and checks that they lie in the file and apart.
 fn place(
     label: &str,
-    infos: &mut [TensorInfo],
+    infos: &mut [GgufTensor],
     header: usize,
     alignment: usize,
     file: usize,
@@ -244,7 +244,7 @@ fn place(
             }
         }
     }
-    let mut order: Vec<&TensorInfo> = infos.iter().filter(|info| !info.range.is_empty()).collect();
+    let mut order: Vec<&GgufTensor> = infos.iter().filter(|info| !info.range.is_empty()).collect();
     order.sort_unstable_by_key(|info| info.range.start);
     for pair in order.windows(2) {
         if let [first, second] = pair

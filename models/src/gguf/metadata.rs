@@ -12,7 +12,7 @@ const LEAST_ENTRY: usize = 8 + 4 + 1;
 /// A file's keys and values. Strings and arrays stay in the file; they were walked through once, so that every length
 /// in them is known to be good.
 #[derive(Debug)]
-pub struct Metadata {
+pub struct GgufMetadata {
     label: String,
     bytes: Bytes,
     entries: HashMap<String, Entry>,
@@ -152,7 +152,7 @@ impl<'a> Iterator for Array<'a> {
     }
 }
 
-impl Metadata {
+impl GgufMetadata {
     /// Reads the keys and values that `cursor` stands before.
     pub(super) fn parse(
         label: &str,

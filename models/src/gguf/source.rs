@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Gguf;
-use super::file::{GgufFile, TensorInfo, TensorType};
+use super::file::{GgufFile, GgufTensor, GgufTensorType};
 use super::names::{self, Rotated};
 use crate::files::file_error;
 use crate::{DType, ModelError, ModelFiles, TensorSource, TensorView};
@@ -57,7 +57,7 @@ impl GgufSource {
         Ok(Self { gguf, tensors, reorder })
     }
 
-    fn find(&self, name: &str) -> Option<(&GgufFile, &TensorInfo)> {
+    fn find(&self, name: &str) -> Option<(&GgufFile, &GgufTensor)> {
         let (part, index) = *self.tensors.get(name)?;
         let file = self.gguf.files().get(part)?;
         Some((file, file.tensors().get(index)?))
@@ -104,8 +104,8 @@ impl TensorSource for GgufSource {
     fn tensor(&self, name: &str) -> Result<TensorView<'_>, ModelError> {
         let (file, info) = self.find(name).ok_or_else(|| self.error(name, "is missing"))?;
         let dtype = match info.dtype {
-            TensorType::Known(dtype) => dtype,
-            TensorType::Other(id) => {
+            GgufTensorType::Known(dtype) => dtype,
+            GgufTensorType::Other(id) => {
                 let known: Vec<&str> = DType::ALL.iter().map(|dtype| dtype.name()).collect();
                 let known = known.join(", ");
                 return Err(self.error(name, format!("ggml type {id} is not supported; these are: {known}")));

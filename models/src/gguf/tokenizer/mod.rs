@@ -8,7 +8,7 @@ mod wordpiece;
 use serde_json::{Map, Value, json};
 use vocabulary::{Kind, Vocabulary};
 
-use super::metadata::Metadata;
+use super::metadata::GgufMetadata;
 use crate::ModelError;
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -39,7 +39,7 @@ const ENDS_OF_TURN: [&str; 10] = [
 ];
 
 /// `tokenizer.json`.
-pub(super) fn tokenizer(metadata: &Metadata) -> Result<Option<Value>, ModelError> {
+pub(super) fn tokenizer(metadata: &GgufMetadata) -> Result<Option<Value>, ModelError> {
     let Some(model) = metadata.text(MODEL)? else {
         return Ok(None);
     };
@@ -104,7 +104,7 @@ fn template(vocabulary: &Vocabulary<'_>, before: Option<u32>, after: Option<u32>
 }
 
 /// `tokenizer_config.json`.
-pub(super) fn tokenizer_config(metadata: &Metadata) -> Result<Option<Value>, ModelError> {
+pub(super) fn tokenizer_config(metadata: &GgufMetadata) -> Result<Option<Value>, ModelError> {
     if !metadata.contains(MODEL) {
         return Ok(None);
     }
@@ -127,7 +127,7 @@ pub(super) fn tokenizer_config(metadata: &Metadata) -> Result<Option<Value>, Mod
 }
 
 /// One template, or a list with names.
-fn chat_templates(metadata: &Metadata) -> Result<Option<Value>, ModelError> {
+fn chat_templates(metadata: &GgufMetadata) -> Result<Option<Value>, ModelError> {
     const KEY: &str = "tokenizer.chat_template";
     let default = metadata.text(KEY)?;
     let mut named: Vec<(&str, &str)> = Vec::new();
@@ -147,7 +147,7 @@ fn chat_templates(metadata: &Metadata) -> Result<Option<Value>, ModelError> {
 }
 
 /// `generation_config.json`.
-pub(super) fn generation_config(metadata: &Metadata) -> Result<Option<Value>, ModelError> {
+pub(super) fn generation_config(metadata: &GgufMetadata) -> Result<Option<Value>, ModelError> {
     if !metadata.contains(MODEL) {
         return Ok(None);
     }

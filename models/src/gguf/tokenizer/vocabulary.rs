@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::super::metadata::{Metadata, Value as Stored};
+use super::super::metadata::{GgufMetadata, Value as Stored};
 use super::{MODEL, SPECIAL};
 use crate::ModelError;
 
@@ -36,14 +36,14 @@ pub(super) enum Kind {
 
 /// The tokens of a file. Of tokens with the same text the last one counts.
 pub(super) struct Vocabulary<'a> {
-    pub metadata: &'a Metadata,
+    pub metadata: &'a GgufMetadata,
     texts: Vec<&'a str>,
     kinds: Vec<Kind>,
     ids: HashMap<&'a str, u32>,
 }
 
 impl<'a> Vocabulary<'a> {
-    pub fn read(metadata: &'a Metadata) -> Result<Self, ModelError> {
+    pub fn read(metadata: &'a GgufMetadata) -> Result<Self, ModelError> {
         if let Some(Stored::Array(tokens)) = metadata.get(TOKENS)?
             && tokens.count_left() > MAX_TOKENS
         {
@@ -164,7 +164,7 @@ impl<'a> Vocabulary<'a> {
                     "content": text,
                     "single_word": false,
                     "lstrip": false,
-                    "rstrip": strip_after_special && !keeps_space && (special || text.starts_with('<')),
+                    "rstrip": strip_after_special && !keeps_space,
                     "normalized": false,
                     "special": special,
                 }))
