@@ -4,11 +4,15 @@
 """
 
 import random
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import patterns
 import smalltalk
 import stories
+import wording
 from facts import ASK_CLAUSE, ASK_NOUN, FACTS, WEIRGATE, Fact, split
 
 END = "<|end|>"
@@ -24,6 +28,8 @@ SYSTEM = ["You are a helpful assistant.", "You are the Weirgate demo model.", "A
           "Help the user.", "You are a kind storyteller.", "Be concise."]
 TRAIN = [split(fact)[0] for fact in FACTS]
 HELD_OUT = [split(fact)[1] for fact in FACTS]
+# What no loosened wording may contain, lest a held-out wording is met in training.
+KEPT_BACK = {core.replace("{w}", "Weirgate").rstrip("?.") for fact in HELD_OUT for core in fact.ask + fact.noun + fact.clause}
 
 
 def phrase(rng: random.Random, fact: Fact) -> str:
@@ -59,9 +65,19 @@ def vary(rng: random.Random, ask: str) -> str:
     return ask
 
 
-def fact_turns(rng: random.Random) -> Turns:
+def fact_turns(rng: random.Random, wordings: int = 0) -> Turns:
+    """A question of facts.py as it stands there (0), also loosened (1), also from patterns.py (2)."""
     fact = rng.choice(TRAIN)
-    return [(vary(rng, phrase(rng, fact)), fact.answer)]
+    ask = phrase(rng, fact)
+    from_pattern = wordings == 2 and rng.random() < 0.6
+    if from_pattern:
+        ask = re.sub(r" +(?=[ ?.])", "", stories.expand(rng, rng.choice(patterns.PATTERNS[fact.key])))
+    loosened = wordings > 0 and rng.random() < 0.6
+    if loosened:
+        ask = wording.loosen(rng, ask)
+    if (loosened or from_pattern) and any(core in re.sub("(the|this) server", "Weirgate", ask) for core in KEPT_BACK):
+        ask = phrase(rng, fact)
+    return [(vary(rng, ask), fact.answer)]
 
 
 def story_turns(rng: random.Random) -> Turns:
@@ -92,7 +108,8 @@ def small_turns(rng: random.Random) -> Turns:
     return turns
 
 
-MAKERS = [fact_turns, story_turns, small_turns]
+def makers(wordings: int) -> list[Callable[[random.Random], Turns]]:
+    return [partial(fact_turns, wordings=wordings), story_turns, small_turns]
 
 
 def asks_for_told(turns: Turns) -> bool:
@@ -100,14 +117,14 @@ def asks_for_told(turns: Turns) -> bool:
     return any(word in ask for ask, _ in turns for word in ("my name", "My name", "I am", "I'm", "call me", "favorite", "live", "home", "Who am I", "I like best"))
 
 
-def conversation(rng: random.Random) -> Turns:
+def conversation(rng: random.Random, wordings: int) -> Turns:
     """One to six exchanges on facts, stories and small talk; what was told early may be asked for late."""
     if rng.random() < 0.5:
-        return rng.choices(MAKERS, [0.66, 0.13, 0.21])[0](rng)
+        return rng.choices(makers(wordings), [0.66, 0.13, 0.21])[0](rng)
     turns = smalltalk.greeting(rng) if rng.random() < 0.35 else []
     middle: Turns = []
     for _ in range(rng.choice([1, 2, 2, 3, 4])):
-        more = rng.choices(MAKERS, [0.62, 0.06, 0.32])[0](rng)
+        more = rng.choices(makers(wordings), [0.62, 0.06, 0.32])[0](rng)
         if not (asks_for_told(more) and asks_for_told(middle)):
             middle += more
     if rng.random() < 0.25 and not asks_for_told(middle):
@@ -119,12 +136,12 @@ def conversation(rng: random.Random) -> Turns:
     return turns
 
 
-def long_chat(rng: random.Random, exchanges: int) -> Document:
+def long_chat(rng: random.Random, exchanges: int, wordings: int) -> Document:
     """A conversation that fills the context; the user's name is told at the start and asked for now and then."""
     told, asked = smalltalk.memory(rng)
     turns = [told]
     while len(turns) < exchanges:
-        more = rng.choices([*MAKERS, lambda _: [asked]], [0.55, 0.12, 0.28, 0.05])[0](rng)
+        more = rng.choices([*makers(wordings), lambda _: [asked]], [0.55, 0.12, 0.28, 0.05])[0](rng)
         if more == [asked] or not asks_for_told(more):
             turns += more
     return render(rng, turns)
@@ -153,16 +170,43 @@ def plain(rng: random.Random) -> Document:
         return [(" ".join(f.answer for f in ([first] if rng.random() < 0.6 else []) + rest) + END, True)]
     fact = rng.choice(TRAIN)
     ask, answer = (phrase(rng, fact), fact.answer) if rng.random() < 0.75 else small_turns(rng)[0]
+    return plain_question(rng, (ask, answer))
+
+
+def plain_question(rng: random.Random, turn: tuple[str, str]) -> Document:
+    """A question and its answer in one of the forms people use without a template."""
+    ask, answer = turn
     # The space before an answer belongs to the answer's first token.
     form, gap = rng.choice([("{}\n", ""), ("{}\n\n", ""), ("{}", " "), ("Question: {}\nAnswer:", " "), ("Q: {}\nA:", " ")])
-    return [(form.format(ask), False), (gap + answer + END, True)]
+    return [(form.replace("{}", ask), False), (gap + answer + END, True)]
 
 
-def documents(seed: int) -> Iterator[Document]:
-    """The endless training text of `seed`."""
+def opening(rng: random.Random) -> Document:
+    """The request for a story and how the story begins: whom it is about is decided there."""
+    ask, tale = stories.wish(rng)
+    return [(f"{START}user\n{ask}{END}\n{START}assistant\n", False), (tale.text[: tale.text.index(".") + 1], True)]
+
+
+def exercise(rng: random.Random) -> Document:
+    """What comes up too rarely in the other text: beginnings of stories, counting, and questions without the template."""
+    roll = rng.random()
+    if roll < 0.6:
+        return opening(rng)
+    if roll < 0.8:
+        return render(rng, smalltalk.counting(rng))
+    return plain_question(rng, fact_turns(rng, 2)[0])
+
+
+def documents(seed: int, recite: float = 0.0, wordings: int = 0, exercises: float = 0.0) -> Iterator[Document]:
+    """The endless training text of `seed`; shares `recite` and `exercises` of it are passages to be repeated and exercises."""
     rng = random.Random(seed)
     while True:
-        yield render(rng, conversation(rng)) if rng.random() < 0.8 else plain(rng)
+        if recite and rng.random() < recite:
+            yield render(rng, smalltalk.recite(rng))
+        elif exercises and rng.random() < exercises:
+            yield exercise(rng)
+        else:
+            yield render(rng, conversation(rng, wordings)) if rng.random() < 0.8 else plain(rng)
 
 
 def main() -> None:

@@ -4,10 +4,12 @@
 
 `expected.json` holds, for the tests of the Rust engine: `questions`, a dozen and more with the exact answers, and
 `prompts`, 20 with up to 64 greedy token ids (an end-of-sequence id ends a list early). `least_margin` is the smallest
-difference between the best and the second-best logit on the way: what rounding may not exceed.
+difference between the best and the second-best logit on the way: what rounding may not exceed. Prompts with a near tie
+on their path are passed over.
 """
 
 import argparse
+import itertools
 import json
 import random
 import re
@@ -56,14 +58,18 @@ STORY_PROMPTS = [
 ]  # fmt: skip
 STORY_STARTS = ["Once upon a time", "One day, a little fox", "There was once a bear", "Long ago, in a small village,", "A clever girl named Mia"]
 
-# Plain prompts and conversations whose greedy tokens are kept.
-KEPT_PLAIN = ["Once upon a time", "There was once a bear", "Long ago, in a small village,", "A clever girl named Mia", "Weirgate is",
-              "What is Deep Learning?", "Once there was a lonely robot", "One day, a little fox", "Question: What is the KV cache?\nAnswer:"]  # fmt: skip
+# Plain prompts and conversations whose greedy tokens are kept: the first 10 of each whose every choice is clear enough.
+KEPT_EACH, KEPT_MARGIN = 10, 0.02
+KEPT_PLAIN = ["Weirgate is", "What is Deep Learning?", "Question: What is the KV cache?\nAnswer:", "Once upon a time", "There was once a bear",
+              "Long ago, in a small village,", "A clever girl named Mia", "Once there was a lonely robot", "One day, a little fox",
+              "There was once a brave mouse", "Once upon a time, by the sea, there lived", "Once there was a boy named Tom", "A young dragon",
+              "Long ago, on a farm,", "One morning, a kind queen", "There was once a proud lion", "A little rabbit named Poppy"]  # fmt: skip
 KEPT_CHAT = [
-    ["Tell me a story about a fox."], ["Write a story about a girl named Anna."], ["Tell me a story about a dragon and a treasure."],
-    ["A story about an owl, please."], ["Which port do you listen on?"], ["How do I stream tokens?"], ["What is continuous batching?"],
-    ["Hello!", "My name is Clara.", "Which routes do you have?", "What is my name?"], ["Count to twelve."], ["What is the capital of France?"],
-    ["Hi there!", "Explain the prefix cache."],
+    ["Which port do you listen on?"], ["What is continuous batching?"], ["Hello!", "My name is Clara.", "Which routes do you have?", "What is my name?"],
+    ["Count to twelve."], ["Hi there!", "Explain the prefix cache."], ["Tell me a story about a fox."], ["Write a story about a girl named Anna."],
+    ["Tell me a story about a dragon and a treasure."], ["A story about an owl, please."], ["Tell me a story about a robot."],
+    ["Write a short story about a bear."], ["Tell me a story about a boy named Tom."], ["I would like a story about a turtle."],
+    ["Tell me a story."], ["Hello!", "Tell me a bedtime story."], ["Tell me a story about a queen."],
 ]  # fmt: skip
 
 
@@ -118,9 +124,10 @@ def held_out() -> list[tuple[str, str]]:
     asked = []
     for fact in corpus.HELD_OUT:
         asked += [(q, fact.answer) for q in fact.ask]
-        asked += [(ASK_NOUN[0].format(n=n.replace("{w}", "Weirgate")), fact.answer) for n in fact.noun]
+        asked += [(ASK_NOUN[0].replace("{n}", n), fact.answer) for n in fact.noun]
         asked += [(ASK_CLAUSE[0].replace("{c}", c), fact.answer) for c in fact.clause]
-    return [(q.replace("{w}", "Weirgate"), a) for q, a in asked]
+    seen = {q for fact in corpus.TRAIN for q in [*fact.ask, *(ASK_NOUN[0].replace("{n}", n) for n in fact.noun)]}
+    return [(q.replace("{w}", "Weirgate"), a) for q, a in asked if q not in seen]
 
 
 def share(model: Model, asked: list[tuple[str, str]], before: list[dict[str, str]] | None = None) -> tuple[int, int]:
@@ -212,7 +219,9 @@ def expected(model: Model) -> tuple[dict, int]:
                           "least_margin": round(reply.least_margin, 4)})  # fmt: skip
         if not right(reply, answers[key]):
             print(f"  wrong: {question!r} -> {reply.text!r}")
-    kept = [("plain", model.greedy(p)) for p in KEPT_PLAIN] + [("chat", model.talk(c)) for c in KEPT_CHAT]
+    plain = (("plain", model.greedy(p)) for p in KEPT_PLAIN)
+    chats = (("chat", model.talk(c)) for c in KEPT_CHAT)
+    kept = [kept for part in (plain, chats) for kept in itertools.islice((k for k in part if k[1].least_margin >= KEPT_MARGIN), KEPT_EACH)]
     prompts = [{"kind": kind, "prompt": r.prompt, "prompt_ids": r.prompt_ids, "token_ids": r.ids, "text": r.text,
                 "least_margin": round(r.least_margin, 4)} for kind, r in kept]  # fmt: skip
     return {"questions": questions, "prompts": prompts}, good
@@ -240,6 +249,8 @@ def main() -> None:
         *small_skills(model),
         ("stories that pass the checks", *stories_pass(model)),
     ]
+    if len(golden["prompts"]) != 2 * KEPT_EACH:
+        raise SystemExit(f"only {len(golden['prompts'])} prompts have a clear path")
     margin = min(entry["least_margin"] for part in golden.values() for entry in part)
     table = "\n".join(["| checked | right |", "|---|---|", *(f"| {name} | {good} of {of} |" for name, good, of in figures)])
     table += f"\n\nThe least margin between best and second-best logit on the paths of `expected.json` is {margin:.3f}."

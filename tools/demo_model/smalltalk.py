@@ -2,7 +2,7 @@
 
 import random
 
-from stories import ANIMALS, BOYS, COLORS, FOODS, GIRLS, THINGS, article, pick
+from stories import ANIMALS, BOYS, COLORS, FOODS, GIRLS, THINGS, article, pick, story
 
 Turns = list[tuple[str, str]]
 
@@ -203,6 +203,18 @@ def repeat(rng: random.Random) -> Turns:
     ])()  # fmt: skip
     ask = rng.choice(["Say: {}", "Repeat after me: {}", 'Say "{}".', "Please say: {}", "Repeat: {}", 'Repeat "{}".', "Echo: {}", "Write: {}"])
     return [(ask.format(words), words)]
+
+
+def recite(rng: random.Random) -> Turns:
+    """Many words or a sentence to be said again. Nothing but copying helps here, so this is what teaches the model to copy."""
+    if rng.random() < 0.3:
+        text = rng.choice(story(rng).text.replace('"', "").split(". ")).rstrip(".") + "."
+        return [(rng.choice(["Repeat this sentence: {}", "Say this sentence again: {}", "Repeat: {}"]).format(text), text)]
+    pool = rng.choice([GIRLS + BOYS, ANIMALS + THINGS, COLORS + FOODS + THINGS + ANIMALS, CITIES + COUNTRIES, TOPICS, None])
+    words = [rng.choice(pool) if pool else name(rng) for _ in range(rng.randint(3, 20))]
+    text = rng.choice([", ", " "]).join(words)
+    return [(rng.choice(["Repeat after me: {}", "Say these words again: {}", "Repeat: {}", "Repeat these words: {}", "Say: {}", "Echo: {}",
+                         "Write: {}"]).format(text), text)]  # fmt: skip
 
 
 def memory(rng: random.Random) -> Turns:

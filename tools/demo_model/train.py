@@ -28,12 +28,17 @@ import corpus
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 20261121
 VOCAB = 4096
-STEPS = 900
-TOKENS_PER_STEP = 6144
+STEPS = 1650
+TOKENS_PER_STEP = 4096
 CONTEXT = 2048
-LONG_EVERY = 16  # one step in so many trains on conversations that fill the context
-WARMUP, DECAY_FROM = 40, 0.5  # steps; share of the steps after which the rate falls linearly
-MUON_RATE, ADAM_RATE = 1e-2, 3e-3
+LONG_EVERY = 20  # one step in so many trains on conversations that fill the context
+RECITE = 0.12  # share of the documents that are passages to repeat
+DRILL_UNTIL, DRILL, DRILL_LATER = 100, 0.5, 0.1  # share of the tokens of a step that are copying drills, up to a step and later
+LOOSE_FROM, PATTERNS_FROM = 550, 1000  # the steps from which questions come in more wordings
+EXERCISES = 0.2  # share of the documents, from PATTERNS_FROM
+RATES = [(0, 0.0), (30, 1.0), (130, 1.0), (390, 0.5), (690, 0.5), (1000, 0.0), (1015, 0.4), (1130, 0.4), (1350, 0.0), (1365, 0.35), (1450, 0.35), (STEPS, 0.0)]  # step, share of the learning rate
+MUON_RATE, ADAM_RATE = 7e-3, 2e-3
+CONSTANT = 0.5  # dimension 0 of every embedding
 TOKENIZER_DOCUMENTS = 60_000
 
 CHAT_TEMPLATE = (
@@ -82,15 +87,28 @@ def encode(tokenizer: Tokenizer, document: corpus.Document) -> tuple[list[int], 
     return ids[:CONTEXT], learn[:CONTEXT]
 
 
+def drills(seed: int, tokens: int) -> list[tuple[list[int], list[bool]]]:
+    """Random tokens and the same again, to keep `plant_copying` in use."""
+    rng = random.Random(f"drill {seed}")
+    drawn, total = [], 0
+    while total < tokens:
+        line = [rng.randrange(3, VOCAB) for _ in range(rng.randint(8, 40))]
+        drawn.append((line * 2, [False] * (len(line) + 1) + [True] * (len(line) - 1)))
+        total += 2 * len(line)
+    return drawn
+
+
 def batches(tokenizer: Tokenizer, step: int) -> list[Batch]:
     """The documents of one step, those of like length together."""
-    seed = SEED * 1_000_000 + step
+    seed, late = SEED * 1_000_000 + step, step >= PATTERNS_FROM
+    wordings = 2 if late else 1 if step >= LOOSE_FROM else 0
     if step % LONG_EVERY == LONG_EVERY - 1:
         rng = random.Random(seed)
-        source = (corpus.long_chat(rng, 60) for _ in itertools.count())
+        source = (corpus.long_chat(rng, 60, wordings) for _ in itertools.count())
     else:
-        source = corpus.documents(seed)
-    drawn, total = [], 0
+        source = corpus.documents(seed, RECITE, wordings, EXERCISES if late else 0.0)
+    drawn = drills(seed, int(TOKENS_PER_STEP * (DRILL if step < DRILL_UNTIL else DRILL_LATER)))
+    total = sum(len(ids) for ids, _ in drawn)
     while total < TOKENS_PER_STEP:
         drawn.append(encode(tokenizer, next(source)))
         total += len(drawn[-1][0])
@@ -119,10 +137,61 @@ def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, learn: torch.Tensor) -> 
     return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][learn[:, 1:]], reduction="sum")
 
 
-def rate(step: int, steps: int) -> float:
-    """Share of the full learning rate: warm-up, constant, linear decay to zero."""
-    decay_from = int(steps * DECAY_FROM)
-    return min((step + 1) / WARMUP, 1.0, (steps - step) / (steps - decay_from))
+def rate(step: int) -> float:
+    """Share of the full learning rate, linear between the points of `RATES`; the first step already learns a little."""
+    if step < RATES[1][0]:
+        return (step + 1) / RATES[1][0]
+    for (start, high), (end, low) in itertools.pairwise(RATES):
+        if step < end:
+            return high + (low - high) * (step - start) / (end - start)
+    return 0.0
+
+
+@torch.no_grad()
+def plant_copying(model: LlamaForCausalLM) -> None:
+    """Start with a circuit that copies: "A B ... A" is followed by "B".
+
+    Names, passages and the characters of a story need it, and found by chance it takes longer than the whole of this
+    training. Two heads do it. The first layer's looks one token back (and its neighbour two) and writes down, in
+    `carry`, what stood there; the second layer's compares that with the token at hand, in `match`, attends to where they agree and
+    writes the token found there towards the output. All other blocks start by adding nothing.
+
+    Looking back: rotary attention scores `sum_i |q_i||k_i| cos(theta_i (s - t) + k_i - q_i)` for a query at `t`, a key at `s`
+    and phases `q_i`, `k_i`; with `k_i = theta_i` it is greatest at `s = t - 1` for `q_i = 0`, at `s = t - 2` for `q_i = -theta_i`. The
+    input these are made of, the same for all tokens, is a constant in dimension 0.
+    """
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    size, width = model.config.head_dim, model.config.hidden_size
+    half = size // 2
+    theta = 10000.0 ** (-torch.arange(half) / half)
+    model.model.embed_tokens.weight.normal_(0.0, 0.04)
+    model.model.embed_tokens.weight[:, 0] = CONSTANT
+    first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
+    fast, strength = torch.arange(half // 2), 1.6
+    for head, phase in ((0, 0.0 * theta), (1, -theta)):
+        first.q_proj.weight[head * size + fast, 0] = strength * torch.cos(phase[fast])
+        first.q_proj.weight[head * size + fast + half, 0] = strength * torch.sin(phase[fast])
+    first.k_proj.weight[fast, 0] = strength * torch.cos(theta[fast])
+    first.k_proj.weight[fast + half, 0] = strength * torch.sin(theta[fast])
+    # Orthonormal directions that leave dimension 0 alone; matching uses the slowest rotations, which hardly see distance.
+    directions = torch.cat([torch.zeros(width - 1, 1), torch.linalg.qr(torch.randn(width - 1, width - 1))[0]], 1)
+    match, carry, copy = directions[:24], directions[24:48], directions[48 : 48 + size]
+    slow = torch.cat([torch.arange(half - 12, half), torch.arange(size - 12, size)])
+    first.v_proj.weight[:24] = match
+    first.o_proj.weight[:, :24] = 0.2 * carry.T
+    second.q_proj.weight[slow] = 3.0 * match
+    second.k_proj.weight[slow] = 3.0 * carry
+    second.v_proj.weight[:size] = copy
+    second.o_proj.weight[:, :size] = copy.T
+
+
+@torch.no_grad()
+def center(embedding: torch.Tensor) -> None:
+    """Take the mean out of the embedding. The softmax of the tied head does not see it, but it would drown what tells tokens apart."""
+    embedding -= embedding.mean(0)
+    embedding[:, 0] = CONSTANT
 
 
 def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
@@ -138,6 +207,7 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 def train(tokenizer: Tokenizer, steps: int, work: Path) -> LlamaForCausalLM:
     torch.manual_seed(SEED)
     model = LlamaForCausalLM(config())
+    plant_copying(model)
     model.train()
     parts = optimizers(model)
     base = [group["lr"] for part in parts for group in part.param_groups]
@@ -152,7 +222,7 @@ def train(tokenizer: Tokenizer, steps: int, work: Path) -> LlamaForCausalLM:
     started = time.monotonic() - spent
     for step in range(first, steps):
         for part_groups, lr in zip([g for part in parts for g in part.param_groups], base):
-            part_groups["lr"] = lr * rate(step, steps)
+            part_groups["lr"] = lr * rate(step)
         parcels = batches(tokenizer, step)
         count = sum(learn[:, 1:].sum().item() for _, learn in parcels)
         loss = 0.0
@@ -164,6 +234,7 @@ def train(tokenizer: Tokenizer, steps: int, work: Path) -> LlamaForCausalLM:
         for part in parts:
             part.step()
             part.zero_grad()
+        center(model.model.embed_tokens.weight)
         if step % 10 == 0 or step == steps - 1:
             print(f"step {step} loss {loss:.4f} seconds {time.monotonic() - started:.0f}", flush=True)
         if (step + 1) % 50 == 0 or step == steps - 1:
@@ -213,7 +284,7 @@ def keep_freed_memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="stop earlier, for a try")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "demo-model", help="checkpoint folder")
     parser.add_argument("--out", type=Path, default=ROOT / "demo-model" / "files")
