@@ -1,7 +1,7 @@
 """Makes the demo model: tokenizer, training on generated text, and the Hugging Face folder that is embedded in the binary.
 
     pip install -r requirements.txt
-    python train.py                    # about an hour on 2 CPU cores; goes on where it was stopped
+    python train.py                    # about 50 minutes on 2 shared CPU cores; goes on where it was stopped
     python evaluate.py                 # checks the result and writes the figures into the model card
 
 The text is a function of the seed and the step, so nothing is stored but a checkpoint (`--work`).
