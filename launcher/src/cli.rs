@@ -8,7 +8,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use crate::values::{
-    Device, Dtype, KvCacheDtype, Quantization, RopeScaling, TokenLimit, UsageStats, parse_bool,
+    Device, Dtype, KvCacheDtype, Profile, Quantization, RopeScaling, TokenLimit, UsageStats, is_tgi_program,
+    parse_bool,
 };
 
 const COMMANDS: &str = "\
@@ -240,6 +241,10 @@ pub struct LowArgs {
     #[arg(long, short, env, default_value_t = 90)]
     pub graceful_termination_timeout: u64,
 
+    /// Whose statuses, error bodies and quirks to show under `/v1`. Started as `text-generation-launcher` or `text-generation-router`, the default is `tgi`.
+    #[arg(long, env, value_enum, default_value_t = Profile::OpenAi)]
+    pub profile: Profile,
+
     /// Device to compute on.
     #[arg(long, env, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
@@ -317,7 +322,12 @@ pub struct Typed {
 /// # Errors
 /// Anything clap refuses, and `--help`/`--version`, which clap treats as errors with exit status 0.
 pub fn parse<I: IntoIterator<Item = OsString>>(argv: I) -> Result<Typed, clap::Error> {
-    let mut matches = without_empty_variables(LowArgs::command()).try_get_matches_from(argv)?;
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    let mut command = LowArgs::command();
+    if argv.first().is_some_and(|program| is_tgi_program(program)) {
+        command = command.mut_arg("profile", |profile| profile.default_value("tgi"));
+    }
+    let mut matches = without_empty_variables(command).try_get_matches_from(argv)?;
     let ineffective = ineffective_flags(&matches);
     Ok(Typed { args: LowArgs::from_arg_matches_mut(&mut matches)?, ineffective })
 }

@@ -67,6 +67,7 @@ impl Config {
             model_sha: None,
             tokenizer_config_path: args.tokenizer_config_path,
             listen: SocketAddr::new(host(&args.hostname, &mut warnings), args.port),
+            profile: args.profile.into(),
             limits,
             engine,
             log: log_settings(args.json_output, env),

@@ -27,6 +27,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
     let rows = [
         ("model_id", config.model_id.clone()),
         ("listen", config.listen.to_string()),
+        ("profile", format!("{:?}", config.profile).to_lowercase()),
         ("max_concurrent_requests", max_concurrent_requests.to_string()),
         ("max_input_tokens", or(max_input_tokens, "max_total_tokens - 1")),
         ("max_total_tokens", or(max_total_tokens, "what model and KV cache allow")),

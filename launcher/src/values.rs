@@ -1,5 +1,7 @@
 //! The values that flags take beside numbers and strings.
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -59,6 +61,38 @@ pub enum UsageStats {
 pub enum Device {
     Auto,
     Cpu,
+}
+
+/// Under which names text-generation-inference's programs are started; a link of such a name stands in for them.
+const TGI_PROGRAMS: [&str; 2] = ["text-generation-launcher", "text-generation-router"];
+
+/// Whether the program was started under such a name: who does that wants all of TGI's ways.
+pub fn is_tgi_program(program: &OsStr) -> bool {
+    let name = Path::new(program).file_name().and_then(OsStr::to_str);
+    name.is_some_and(|name| TGI_PROGRAMS.contains(&name))
+}
+
+/// The router's profiles as they are typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    Tgi,
+    #[value(name = "openai")]
+    OpenAi,
+    Ollama,
+    Jan,
+    Management,
+}
+
+impl From<Profile> for weirgate_router::Profile {
+    fn from(typed: Profile) -> Self {
+        match typed {
+            Profile::Tgi => Self::Tgi,
+            Profile::OpenAi => Self::OpenAi,
+            Profile::Ollama => Self::Ollama,
+            Profile::Jan => Self::Jan,
+            Profile::Management => Self::Management,
+        }
+    }
 }
 
 /// A number of tokens, or `none` for no limit but the total one.

@@ -72,6 +72,7 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
 
 fn settings(config: &RouterConfig, validator: &Validator) -> Settings {
     Settings {
+        profile: config.profile,
         model_id: config.model_id.clone(),
         model_sha: config.model_sha.clone(),
         max_concurrent_requests: config.limits.max_concurrent_requests,

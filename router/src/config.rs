@@ -16,6 +16,7 @@ pub struct RouterConfig {
     /// Read in place of the model's own `tokenizer_config.json`.
     pub tokenizer_config_path: Option<PathBuf>,
     pub listen: SocketAddr,
+    pub profile: Profile,
     pub limits: Limits,
     pub engine: EngineSettings,
     pub log: LogSettings,
@@ -37,6 +38,19 @@ pub struct RouterConfig {
     pub watchdog_seconds: u64,
     /// Fault injection for tests: the engine thread stops for ever after this many steps.
     pub fault_stall_after_steps: Option<u64>,
+}
+
+/// Whose statuses, error bodies and quirks the routes under `/v1` show. The native routes of every dialect are the same
+/// under each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Profile {
+    /// text-generation-inference's, to the letter.
+    Tgi,
+    /// OpenAI's own.
+    OpenAi,
+    Ollama,
+    Jan,
+    Management,
 }
 
 /// Where the checkpoint is.

@@ -24,7 +24,7 @@ mod watchdog;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use config::{EngineSettings, Limits, LogSettings, ModelLocation, RopeOverride, RouterConfig};
+pub use config::{EngineSettings, Limits, LogSettings, ModelLocation, Profile, RopeOverride, RouterConfig};
 pub use error::RouterError;
 
 use assemble::Assembled;

@@ -87,6 +87,7 @@ const TABLE: &[Row] = &[
 
 /// Our own, in the same form.
 const OWN: &[Row] = &[
+    row("profile", "PROFILE", Some("openai"), "tgi"),
     row("device", "DEVICE", Some("auto"), "cpu"),
     row("threads", "THREADS", None, "2"),
     row("watchdog-timeout", "WATCHDOG_TIMEOUT", Some("60"), "0"),
@@ -189,6 +190,18 @@ fn values_reach_their_fields() {
     assert_eq!(args.default_max_new_tokens, TokenLimit(None));
     assert_eq!(args.fault_stall_after_steps, Some(7));
     assert_eq!(parse_words(&[]).unwrap().args.default_max_new_tokens, TokenLimit(Some(100)));
+}
+
+#[test]
+fn the_programs_name_decides_the_default_profile() {
+    let profile = |words: &[&str]| parse(words.iter().map(OsString::from)).unwrap().args.profile;
+    for program in ["weirgate", "/usr/bin/weirgate", "text-generation", ""] {
+        assert_eq!(profile(&[program]), Profile::OpenAi, "{program:?}");
+    }
+    for program in ["text-generation-launcher", "/usr/local/bin/text-generation-router"] {
+        assert_eq!(profile(&[program]), Profile::Tgi, "{program:?}");
+        assert_eq!(profile(&[program, "--profile", "jan"]), Profile::Jan, "{program:?}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
+use crate::config::Profile;
 use crate::service::{Service, Tenant};
 
 /// What the handlers share.
@@ -37,6 +38,7 @@ impl FromRequestParts<AppState> for Caller {
 /// What the handlers need to know of the configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    pub profile: Profile,
     pub model_id: String,
     pub model_sha: Option<String>,
     pub max_concurrent_requests: usize,

@@ -17,7 +17,7 @@ use weirgate_engine::RopeRule;
 
 use crate::api::AppState;
 use crate::assemble::{Assembled, assemble};
-use crate::config::{EngineSettings, Limits, LogSettings, ModelLocation, RouterConfig};
+use crate::config::{EngineSettings, Limits, LogSettings, ModelLocation, Profile, RouterConfig};
 use crate::load::{Loaded, TextModel};
 use crate::server;
 use crate::service::ChatTemplate;
@@ -40,6 +40,7 @@ fn config() -> RouterConfig {
         model_sha: Some("abc".into()),
         tokenizer_config_path: None,
         listen: "127.0.0.1:0".parse().unwrap(),
+        profile: Profile::OpenAi,
         limits: Limits {
             max_concurrent_requests: 4,
             max_best_of: 2,
