@@ -1,5 +1,6 @@
 //! From a specification to a grammar that has proved that it starts.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,17 +10,22 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{InferenceCapabilities, TokEnv};
 use llguidance::{Matcher, ParserFactory};
-use serde_json::{Value, json};
+use serde_json::Value;
 use weirgate_engine::{Grammar, GrammarFault, GrammarSource};
 
 use crate::cache::Cache;
+use crate::lower::Lowered;
 use crate::matcher::State;
+use crate::stages::{Plan, Ready, Stage, Staged};
+use crate::triggers::{Trigger, Triggers};
 use crate::vocabulary::VocabularyError;
 use crate::{GrammarError, GrammarSpec, Limits, Vocabulary};
 
 /// What a compiled grammar is taken to hold beside what grows with its text, and per byte of text.
 const FIXED_BYTES: usize = 64 * 1024;
 const BYTES_PER_BYTE: usize = 64;
+/// Sets of triggers that are kept, each with some masks over the vocabulary.
+const MAX_WATCHERS: usize = 64;
 
 /// Compiles grammars for one vocabulary and keeps them. Shared between threads; a compilation takes the calling one.
 pub struct Compiler {
@@ -27,6 +33,8 @@ pub struct Compiler {
     environment: TokEnv,
     slicer: ParserFactory,
     cache: Mutex<Cache>,
+    /// By what they watch for; a model has few forms of tool calls.
+    watchers: Mutex<HashMap<Vec<Trigger>, Arc<Triggers>>>,
 }
 
 impl fmt::Debug for Compiler {
@@ -54,7 +62,7 @@ impl Compiled {
         self.bytes
     }
 
-    fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
         State { matcher: start.deep_clone(), vocab: self.vocab }
     }
@@ -82,7 +90,7 @@ impl Compiler {
             .map_err(|error| VocabularyError::Json(error.to_string()))?;
         slicer.quiet();
         let cache = Mutex::new(Cache::new(cache_bytes));
-        Ok(Self { vocabulary, environment, slicer, cache })
+        Ok(Self { vocabulary, environment, slicer, cache, watchers: Mutex::default() })
     }
 
     pub fn vocabulary(&self) -> &Vocabulary {
@@ -106,7 +114,7 @@ impl Compiler {
         }
         let watch = Watch { begun: Instant::now(), limits, cancelled };
         limits.check_text(spec)?;
-        let (grammar, schema) = lower(spec, limits)?;
+        let Lowered { grammar, schema } = Lowered::new(spec, limits, &self.vocabulary)?;
         watch.check()?;
         let mut matcher = self.build(grammar, limits).map_err(|message| refusal(message, schema.as_ref()))?;
         watch.check()?;
@@ -120,6 +128,44 @@ impl Compiler {
         let compiled = Arc::new(Compiled { start: Mutex::new(matcher), vocab: self.vocabulary.len(), bytes });
         self.cache().insert(key, &compiled);
         Ok(compiled)
+    }
+
+    /// Compiles all grammars of a plan.
+    ///
+    /// # Errors
+    /// As for [`Compiler::compile`].
+    pub fn compile_plan(
+        &self,
+        plan: &Plan,
+        limits: &Limits,
+        cancelled: &AtomicBool,
+    ) -> Result<Staged, GrammarError> {
+        let ready = |stage: &Stage<GrammarSpec>| {
+            Ok(match stage {
+                Stage::Free { triggers, may_end } => Ready::Free {
+                    triggers: self.watcher(triggers.iter().map(|(trigger, _)| trigger.clone()).collect()),
+                    next: triggers.iter().map(|(_, stage)| *stage).collect(),
+                    may_end: *may_end,
+                },
+                Stage::Optional { mark, taken, otherwise } => Ready::Optional {
+                    mark: self.vocabulary.added(mark),
+                    taken: *taken,
+                    otherwise: *otherwise,
+                },
+                Stage::Constrained(spec) => Ready::Constrained(self.compile(spec, limits, cancelled)?),
+            })
+        };
+        let stages = plan.iter().map(ready).collect::<Result<Vec<_>, _>>()?;
+        Ok(Staged { stages, vocab: self.vocabulary.len() })
+    }
+
+    fn watcher(&self, triggers: Vec<Trigger>) -> Arc<Triggers> {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        if watchers.len() >= MAX_WATCHERS && !watchers.contains_key(&triggers) {
+            watchers.clear();
+        }
+        let new = || Arc::new(Triggers::new(&triggers, self.vocabulary.clone()));
+        Arc::clone(watchers.entry(triggers.clone()).or_insert_with(new))
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
@@ -199,42 +245,6 @@ impl Watch<'_> {
         }
         Ok(())
     }
-}
-
-/// The library's form of a specification, with the schema if it is one.
-fn lower(spec: &GrammarSpec, limits: &Limits) -> Result<(TopLevelGrammar, Option<Value>), GrammarError> {
-    match spec {
-        GrammarSpec::JsonObject => {
-            Ok((TopLevelGrammar::from_json_schema(compact(json!({ "type": "object" }))), None))
-        }
-        GrammarSpec::JsonSchema(text) => {
-            let schema: Value =
-                serde_json::from_str(text).map_err(|error| GrammarError::Json(error.to_string()))?;
-            limits.check_schema(&schema)?;
-            let lowered = match &schema {
-                Value::Bool(true) => json!({}),
-                Value::Bool(false) => return Err(GrammarError::Empty),
-                Value::Object(_) => schema.clone(),
-                _ => return Err(GrammarError::Json("a schema is an object or a boolean".into())),
-            };
-            Ok((TopLevelGrammar::from_json_schema(compact(lowered)), Some(schema)))
-        }
-        GrammarSpec::Regex(pattern) => Ok((TopLevelGrammar::from_regex(pattern), None)),
-        GrammarSpec::Choice(choices) if choices.is_empty() => Err(GrammarError::Empty),
-        GrammarSpec::Choice(choices) => {
-            let quoted: Vec<String> = choices.iter().map(|choice| json!(choice).to_string()).collect();
-            Ok((TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))), None))
-        }
-        GrammarSpec::Lark(text) => Ok((TopLevelGrammar::from_lark(text.clone()), None)),
-    }
-}
-
-/// Sets the library's options, and so overrides any that the schema brings along: those could relax it.
-fn compact(mut schema: Value) -> Value {
-    if let Some(entries) = schema.as_object_mut() {
-        entries.insert("x-guidance".into(), json!({ "whitespace_flexible": false }));
-    }
-    schema
 }
 
 /// Names the keyword behind the library's refusal of a schema, where it is one.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use regex_syntax::ast::{self, Ast, RepetitionKind, RepetitionRange};
 use serde_json::Value;
 
+use crate::spec::Rule;
 use crate::{GrammarError, GrammarSpec};
 
 /// Bounds on a grammar; the text's are checked before anything is built from it.
@@ -47,6 +48,10 @@ impl Limits {
         at_most("size in bytes", spec.size(), self.bytes)?;
         match spec {
             GrammarSpec::Regex(pattern) => self.check_regex(pattern),
+            GrammarSpec::Rule(rule) => rule.parts().try_for_each(|part| match part {
+                Rule::Regex(pattern) => self.check_regex(pattern),
+                _ => Ok(()),
+            }),
             _ => Ok(()),
         }
     }

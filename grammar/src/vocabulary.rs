@@ -10,8 +10,12 @@ use tokenizers::Tokenizer;
 /// The bytes that each token stands for within a text, and how the tokenizer would write a text.
 #[derive(Clone)]
 pub struct Vocabulary {
-    /// Indexed by token id; a token without bytes never occurs under a grammar.
-    tokens: Vec<Vec<u8>>,
+    /// Indexed by token id; a token without bytes never occurs under a grammar that does not name it.
+    tokens: Arc<[Vec<u8>]>,
+    /// Tokens that the tokenizer finds in a text before all others, longest first.
+    added: Arc<[(String, TokenId)]>,
+    /// How special tokens are written; they have no bytes.
+    special: Arc<HashMap<TokenId, Vec<u8>>>,
     /// Present where a part of a text is tokenized as it would be within the text.
     tokenizer: Option<Arc<Tokenizer>>,
 }
@@ -41,11 +45,11 @@ enum Encoding {
 impl Vocabulary {
     /// A vocabulary given by its bytes: a token without bytes never occurs. Nothing is forced under it.
     pub fn from_bytes(tokens: Vec<Vec<u8>>) -> Self {
-        Self { tokens, tokenizer: None }
+        Self { tokens: tokens.into(), added: Arc::default(), special: Arc::default(), tokenizer: None }
     }
 
     /// Reads a Hugging Face `tokenizer.json`: byte-level BPE, SentencePiece with or without byte fallback, WordPiece.
-    /// Tokens marked as special never occur under a grammar.
+    /// Tokens marked as special occur only where a grammar names them.
     ///
     /// # Errors
     /// [`VocabularyError`] when the file is malformed or of another kind.
@@ -63,12 +67,19 @@ impl Vocabulary {
                 *slot = bytes(&text, encoding, &table);
             }
         }
+        let mut added = Vec::new();
+        let mut special = HashMap::new();
         let unknown = file["model"]["unk_token"].as_str().and_then(|text| tokenizer.token_to_id(text));
-        for (id, added) in tokenizer.get_added_tokens_decoder() {
-            if let Some(slot) = tokens.get_mut(id as usize) {
-                *slot = if added.special { Vec::new() } else { added.content.into_bytes() };
+        for (id, token) in tokenizer.get_added_tokens_decoder() {
+            if token.special {
+                special.insert(id, token.content.clone().into_bytes());
             }
+            if let Some(slot) = tokens.get_mut(id as usize) {
+                *slot = if token.special { Vec::new() } else { token.content.clone().into_bytes() };
+            }
+            added.push((token.content, id));
         }
+        added.sort_by_key(|(content, _)| std::cmp::Reverse(content.len()));
         if let Some(slot) = unknown.and_then(|id| tokens.get_mut(id as usize)) {
             slot.clear();
         }
@@ -78,7 +89,12 @@ impl Vocabulary {
         let canonical = encoding == Encoding::ByteLevel
             && file["normalizer"].is_null()
             && !file.to_string().contains("\"add_prefix_space\":true");
-        Ok(Self { tokens, tokenizer: canonical.then(|| Arc::new(tokenizer)) })
+        Ok(Self {
+            tokens: tokens.into(),
+            added: added.into(),
+            special: Arc::new(special),
+            tokenizer: canonical.then(|| Arc::new(tokenizer)),
+        })
     }
 
     /// Number of token ids.
@@ -95,9 +111,37 @@ impl Vocabulary {
         self.tokens.get(token as usize).map_or(&[], Vec::as_slice)
     }
 
+    /// A token as it is written, special tokens included.
+    pub(crate) fn written(&self, token: TokenId) -> &[u8] {
+        self.special.get(&token).map_or_else(|| self.bytes(token), Vec::as_slice)
+    }
+
+    /// The token that is written so and that the tokenizer never splits.
+    pub(crate) fn added(&self, text: &str) -> Option<TokenId> {
+        self.added.iter().find(|(content, _)| content == text).map(|(_, id)| *id)
+    }
+
+    /// A text cut at its added tokens.
+    pub(crate) fn split_added<'a>(&self, text: &'a str) -> Vec<Result<TokenId, &'a str>> {
+        let found = self.added.iter().filter(|(content, _)| !content.is_empty()).find_map(|(content, id)| {
+            let (before, after) = text.split_once(content.as_str())?;
+            Some((before, *id, after))
+        });
+        match found {
+            Some((before, id, after)) => {
+                let mut parts = self.split_added(before);
+                parts.push(Ok(id));
+                parts.extend(self.split_added(after));
+                parts
+            }
+            None if text.is_empty() => Vec::new(),
+            None => vec![Err(text)],
+        }
+    }
+
     /// The end of a text is the engine's; the library wants a token for it, which is one past the last.
     pub(crate) fn environment(&self) -> Arc<Environment> {
-        let mut words = self.tokens.clone();
+        let mut words = self.tokens.to_vec();
         words.push(b"\xff<end>".to_vec());
         let info = TokRxInfo::new(words.len() as u32, self.tokens.len() as u32);
         Arc::new(Environment { trie: TokTrie::from(&info, &words), tokenizer: self.tokenizer.clone() })

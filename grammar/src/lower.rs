@@ -1,0 +1,142 @@
+//! From a specification to the library's form of it.
+
+use std::collections::HashMap;
+
+use llguidance::api::TopLevelGrammar;
+use serde_json::{Value, json};
+
+use crate::spec::Rule;
+use crate::{GrammarError, GrammarSpec, Limits, Vocabulary};
+
+/// The library's form of a specification, with its schema or the list of its schemas.
+pub(crate) struct Lowered {
+    pub grammar: TopLevelGrammar,
+    pub schema: Option<Value>,
+}
+
+impl Lowered {
+    /// # Errors
+    /// When a schema or a regular expression is malformed or beyond the limits.
+    pub fn new(spec: &GrammarSpec, limits: &Limits, vocabulary: &Vocabulary) -> Result<Self, GrammarError> {
+        let plain = |grammar| Ok(Self { grammar, schema: None });
+        match spec {
+            GrammarSpec::JsonObject => {
+                plain(TopLevelGrammar::from_json_schema(styled(json!({ "type": "object" }), COMPACT)))
+            }
+            GrammarSpec::JsonSchema(text) => {
+                let schema = parse(text, limits)?;
+                let grammar = TopLevelGrammar::from_json_schema(styled(whole(&schema)?, COMPACT));
+                Ok(Self { grammar, schema: Some(schema) })
+            }
+            GrammarSpec::Regex(pattern) => plain(TopLevelGrammar::from_regex(pattern)),
+            GrammarSpec::Choice(choices) if choices.is_empty() => Err(GrammarError::Empty),
+            GrammarSpec::Choice(choices) => {
+                let quoted: Vec<String> = choices.iter().map(|choice| quoted(choice)).collect();
+                plain(TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))))
+            }
+            GrammarSpec::Lark(text) => plain(TopLevelGrammar::from_lark(text.clone())),
+            GrammarSpec::Rule(rule) => {
+                let mut lark = Lark {
+                    vocabulary,
+                    limits,
+                    names: HashMap::new(),
+                    text: String::new(),
+                    schemas: Vec::new(),
+                };
+                let start = lark.expression(rule)?;
+                let grammar = TopLevelGrammar::from_lark(format!("start: {start}\n{}", lark.text));
+                Ok(Self { grammar, schema: Some(Value::Array(lark.schemas)) })
+            }
+        }
+    }
+}
+
+/// Separators of items and of keys from values.
+type Style = (&'static str, &'static str);
+const COMPACT: Style = (",", ":");
+const SPACED: Style = (", ", ": ");
+
+fn parse(text: &str, limits: &Limits) -> Result<Value, GrammarError> {
+    let schema: Value = serde_json::from_str(text).map_err(|error| GrammarError::Json(error.to_string()))?;
+    limits.check_schema(&schema)?;
+    Ok(schema)
+}
+
+/// A schema as an object.
+fn whole(schema: &Value) -> Result<Value, GrammarError> {
+    match schema {
+        Value::Bool(true) => Ok(json!({})),
+        Value::Bool(false) => Err(GrammarError::Empty),
+        Value::Object(_) => Ok(schema.clone()),
+        _ => Err(GrammarError::Json("a schema is an object or a boolean".into())),
+    }
+}
+
+/// Sets the library's options, and so overrides any that the schema brings along: those could relax it.
+fn styled(mut schema: Value, (item, key): Style) -> Value {
+    if let Some(entries) = schema.as_object_mut() {
+        let options = json!({ "whitespace_flexible": false, "item_separator": item, "key_separator": key });
+        entries.insert("x-guidance".into(), options);
+    }
+    schema
+}
+
+fn quoted(text: &str) -> String {
+    json!(text).to_string()
+}
+
+/// Writes rules in the library's variant of Lark; equal alternatives and schemas get one name.
+struct Lark<'a> {
+    vocabulary: &'a Vocabulary,
+    limits: &'a Limits,
+    names: HashMap<&'a Rule, String>,
+    text: String,
+    schemas: Vec<Value>,
+}
+
+impl<'a> Lark<'a> {
+    fn expression(&mut self, rule: &'a Rule) -> Result<String, GrammarError> {
+        match rule {
+            Rule::Text(text) => Ok(self.literal(text)),
+            Rule::Sequence(parts) => Ok(self.list(parts)?.join(" ")),
+            Rule::Many(part) => Ok(format!("({})*", self.expression(part)?)),
+            Rule::Regex(pattern) => Ok(format!("/{}/", pattern.replace('/', "\\/"))),
+            Rule::AnyOf(parts) if parts.is_empty() => Err(GrammarError::Empty),
+            Rule::AnyOf(_) | Rule::Schema(_) => self.name(rule),
+        }
+    }
+
+    fn list(&mut self, parts: &'a [Rule]) -> Result<Vec<String>, GrammarError> {
+        parts.iter().map(|part| self.expression(part)).collect()
+    }
+
+    fn name(&mut self, rule: &'a Rule) -> Result<String, GrammarError> {
+        if let Some(name) = self.names.get(rule) {
+            return Ok(name.clone());
+        }
+        let name = format!("r{}", self.names.len());
+        self.names.insert(rule, name.clone());
+        let body = match rule {
+            Rule::Schema(text) => {
+                let schema = parse(text, self.limits)?;
+                let body = format!("%json {}", styled(whole(&schema)?, SPACED));
+                self.schemas.push(schema);
+                body
+            }
+            Rule::AnyOf(parts) => self.list(parts)?.join(" | "),
+            other => self.expression(other)?,
+        };
+        self.text.push_str(&format!("{name}: {body}\n"));
+        Ok(name)
+    }
+
+    /// Added tokens as themselves, what lies between them as text.
+    fn literal(&self, text: &str) -> String {
+        let parts = self.vocabulary.split_added(text).into_iter().map(|part| match part {
+            Ok(token) => format!("<[{token}]>"),
+            Err(text) => quoted(text),
+        });
+        let parts: Vec<String> = parts.collect();
+        if parts.is_empty() { "\"\"".into() } else { parts.join(" ") }
+    }
+}
