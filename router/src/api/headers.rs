@@ -19,20 +19,45 @@ pub(super) fn compute_headers(characters: usize) -> HeaderMap {
 
 /// Tokens and times of a finished request; times in whole milliseconds, `x-compute-time` in seconds.
 pub(super) fn figure_headers(headers: &mut HeaderMap, generation: &Generation) {
-    let figures = generation.figures();
-    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    if let Ok(seconds) = HeaderValue::try_from(figures.total.as_secs_f64().to_string()) {
+    if let Ok(seconds) = HeaderValue::try_from(generation.figures().total.as_secs_f64().to_string()) {
         headers.insert(HeaderName::from_static("x-compute-time"), seconds);
     }
-    for (name, value) in [
-        ("x-prompt-tokens", generation.facts.prompt.len() as u64),
-        ("x-generated-tokens", u64::from(figures.generated_tokens)),
-        ("x-total-time", milliseconds(figures.total)),
-        ("x-validation-time", milliseconds(figures.validation)),
-        ("x-queue-time", milliseconds(figures.queue)),
-        ("x-inference-time", milliseconds(figures.inference)),
-        ("x-time-per-token", milliseconds(figures.time_per_token())),
-    ] {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+    summed_figure_headers(headers, std::slice::from_ref(generation));
+}
+
+/// Sums over the prompts of a request; there is no `x-compute-time` of several.
+pub(super) fn summed_figure_headers(headers: &mut HeaderMap, generations: &[Generation]) {
+    let names = [
+        "x-prompt-tokens",
+        "x-generated-tokens",
+        "x-total-time",
+        "x-validation-time",
+        "x-queue-time",
+        "x-inference-time",
+        "x-time-per-token",
+    ];
+    let mut sums = [0u64; 7];
+    for generation in generations {
+        for (sum, figure) in sums.iter_mut().zip(figures(generation)) {
+            *sum = sum.saturating_add(figure);
+        }
     }
+    for (name, sum) in names.into_iter().zip(sums) {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from(sum));
+    }
+}
+
+/// In the order of the names above.
+fn figures(generation: &Generation) -> [u64; 7] {
+    let figures = generation.figures();
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    [
+        generation.facts.prompt.len() as u64,
+        u64::from(figures.generated_tokens),
+        milliseconds(figures.total),
+        milliseconds(figures.validation),
+        milliseconds(figures.queue),
+        milliseconds(figures.inference),
+        milliseconds(figures.time_per_token()),
+    ]
 }

@@ -21,6 +21,20 @@ pub(crate) enum ServiceError {
     Unavailable(&'static str),
 }
 
+impl ServiceError {
+    /// TGI's name of the error's class.
+    pub fn error_type(&self) -> &'static str {
+        match self {
+            Self::Overloaded => "overloaded",
+            Self::Validation(_) => "validation",
+            Self::Template(_) => "template_error",
+            Self::Generation(_) => "generation",
+            Self::Incomplete => "incomplete_generation",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
 /// What ended a request that was under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(crate) enum Failure {
@@ -114,6 +128,7 @@ impl ValidationError {
             Self::NegativeMaxNewTokens => "max_tokens",
             Self::StopSequences { .. } => "stop",
             Self::TopNTokens { .. } => "top_logprobs",
+            Self::Image => "messages",
             Self::Range { field, .. } | Self::TooMany { field, .. } => field,
             Self::Token { field, .. } | Self::Field { field, .. } => field,
             _ => return None,

@@ -293,6 +293,15 @@ async fn messages_may_come_in_parts_but_not_with_images() {
 #[tokio::test]
 async fn models_names_the_one_that_is_served() {
     let server = TestServer::new();
-    let model = json!({"id": "test/model", "object": "model", "created": 0, "owned_by": "test/model"});
+    let model = json!({"id": "test/model", "object": "model", "created": 0, "owned_by": "test/model",
+                       "max_model_len": 200});
     assert_eq!(server.get("/v1/models").await.json(), json!({"object": "list", "data": [model]}));
+    for id in ["test/model", "test%2Fmodel"] {
+        assert_eq!(server.get(&format!("/v1/models/{id}")).await.json(), model);
+    }
+    let answer = server.get("/v1/models/test/other").await;
+    let error = json!({"message": "The model 'test/other' does not exist", "type": "invalid_request_error",
+                       "param": "model", "code": "model_not_found"});
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    assert_eq!(answer.json(), json!({"error": error, "error_type": "model_not_found"}));
 }

@@ -1,99 +1,188 @@
-//! OpenAI's error object, with real statuses and TGI's `error_type` beside it.
+//! Errors: OpenAI's object with real statuses and TGI's `error_type` beside it, or TGI's own form, by [`Quirks`].
+
+use std::convert::Infallible;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde_json::{Value, json};
 
-use super::types::{ErrorBody, ErrorObject};
+use super::parameters::field;
+use super::quirks::Quirks;
+use super::types::ErrorObject;
 use crate::api::extract::BodyError;
-use crate::service::ServiceError;
+use crate::config::Profile;
+use crate::service::{Service, ServiceError, ValidationError};
 
 /// A refused or failed request.
 #[derive(Debug)]
-pub(crate) struct ApiError {
-    status: StatusCode,
-    body: ErrorBody,
+pub(crate) enum Refusal {
+    Service(ServiceError),
+    Body(BodyError),
+    /// A mistake that only this dialect knows.
+    Invalid {
+        message: String,
+        param: &'static str,
+        error_type: &'static str,
+    },
+    ModelNotFound(String),
+    /// No key, or a wrong one.
+    Unauthorized,
 }
 
 const INVALID: &str = "invalid_request_error";
 
-impl ApiError {
-    /// A mistake in the request that only this dialect knows.
-    pub fn invalid(message: String, param: &'static str, error_type: &'static str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, message, INVALID, error_type).at(param)
-    }
-
-    fn new(status: StatusCode, message: String, kind: &'static str, error_type: &'static str) -> Self {
-        let error = ErrorObject { message, kind, param: None, code: None };
-        Self { status, body: ErrorBody { error, error_type } }
-    }
-
-    fn at(mut self, param: &'static str) -> Self {
-        self.body.error.param = Some(param);
-        self
-    }
-
-    fn code(mut self, code: &'static str) -> Self {
-        self.body.error.code = Some(code);
-        self
-    }
-
-    pub fn into_body(self) -> ErrorBody {
-        self.body
-    }
-}
-
-/// No key, or a wrong one.
+/// What is answered under `/v1` to a request without its key, but for TGI's profile.
 pub(crate) fn unauthorized() -> Response {
-    let message = "Incorrect API key provided".to_owned();
-    let error =
-        ApiError::new(StatusCode::UNAUTHORIZED, message, INVALID, "unauthorized").code("invalid_api_key");
-    error.into_response()
+    Refusal::Unauthorized.respond(Quirks::of(Profile::OpenAi), false)
 }
 
-impl From<ServiceError> for ApiError {
+impl From<ServiceError> for Refusal {
     fn from(error: ServiceError) -> Self {
-        let message = error.to_string();
-        match &error {
-            ServiceError::Overloaded => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, message, "rate_limit_error", "overloaded")
-                    .code("rate_limit_exceeded")
+        Self::Service(error)
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        Self::Body(error)
+    }
+}
+
+impl Refusal {
+    /// Counts the request, which never took a place.
+    pub fn book(&self, service: &Service) {
+        match self {
+            Self::Service(error) => service.refuse(error),
+            Self::Invalid { message, param, .. } => {
+                service.refuse(&field(param, message));
             }
-            ServiceError::Validation(reason) => {
-                let mut new = Self::new(StatusCode::BAD_REQUEST, message, INVALID, "validation");
-                new.body.error.param = reason.field();
-                new
-            }
-            ServiceError::Template(_) => {
-                Self::new(StatusCode::BAD_REQUEST, message, INVALID, "template_error").at("messages")
-            }
-            ServiceError::Generation(_) => unavailable(message, "generation"),
-            ServiceError::Incomplete => unavailable(message, "incomplete_generation"),
-            ServiceError::Unavailable(_) => unavailable(message, "unavailable"),
+            _ => {}
         }
     }
-}
 
-fn unavailable(message: String, error_type: &'static str) -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message, "server_error", error_type)
-}
-
-impl From<BodyError> for ApiError {
-    fn from(error: BodyError) -> Self {
-        let status = match error.status {
-            StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
-            status => status,
+    /// The response; `streams`: the client asked for a stream, which has not begun.
+    pub fn respond(self, quirks: &Quirks, streams: bool) -> Response {
+        if streams && quirks.text_errors && self.is_told_in_stream() {
+            let done = Event::default().data(super::stream::DONE);
+            let events = [Ok::<_, Infallible>(super::stream::json_event(&self.event(quirks))), Ok(done)];
+            return Sse::new(stream::iter(events)).into_response();
+        }
+        let status = if quirks.text_errors { self.tgi_status() } else { self.status() };
+        let mut response = match self {
+            Self::Body(error) if quirks.text_errors => (status, error.message).into_response(),
+            refusal => (status, Json(refusal.body(quirks))).into_response(),
         };
-        Self::new(status, error.message, INVALID, "validation")
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body)).into_response();
-        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+
+    /// The event that ends a stream.
+    pub fn event(&self, quirks: &Quirks) -> Value {
+        if quirks.text_errors {
+            // The code is 422 whatever happened, as in TGI.
+            json!({"error": {"message": self.message(), "http_status_code": 422}})
+        } else {
+            self.body(quirks)
+        }
+    }
+
+    fn body(&self, quirks: &Quirks) -> Value {
+        let error_type = self.error_type();
+        if quirks.text_errors {
+            return json!({"error": self.message(), "error_type": error_type});
+        }
+        let (param, code) = (self.param(), self.code());
+        json!({"error": ErrorObject { message: self.message(), kind: self.kind(), param, code }, "error_type": error_type})
+    }
+
+    /// TGI tells in the stream what it finds after the template; a full or closed server says so at once.
+    fn is_told_in_stream(&self) -> bool {
+        matches!(
+            self,
+            Self::Service(
+                ServiceError::Validation(_) | ServiceError::Generation(_) | ServiceError::Incomplete
+            )
+        )
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Service(error) => error.to_string(),
+            Self::Body(error) => error.message.clone(),
+            Self::Invalid { message, .. } => message.clone(),
+            Self::ModelNotFound(id) => format!("The model '{id}' does not exist"),
+            Self::Unauthorized => "Incorrect API key provided".to_owned(),
+        }
+    }
+
+    fn error_type(&self) -> &'static str {
+        match self {
+            Self::Service(error) => error.error_type(),
+            Self::Body(_) => "validation",
+            Self::Invalid { error_type, .. } => error_type,
+            Self::ModelNotFound(_) => "model_not_found",
+            Self::Unauthorized => "unauthorized",
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Service(ServiceError::Overloaded) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Service(ServiceError::Validation(_) | ServiceError::Template(_)) => StatusCode::BAD_REQUEST,
+            Self::Service(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Body(error) if error.status == StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+            Self::Body(error) => error.status,
+            Self::Invalid { .. } => StatusCode::BAD_REQUEST,
+            Self::ModelNotFound(_) => StatusCode::NOT_FOUND,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+        }
+    }
+
+    fn tgi_status(&self) -> StatusCode {
+        match self {
+            Self::Service(ServiceError::Validation(_) | ServiceError::Template(_)) | Self::Invalid { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::Service(ServiceError::Generation(_)) => StatusCode::FAILED_DEPENDENCY,
+            Self::Service(ServiceError::Incomplete) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Body(error) => error.status,
+            refusal => refusal.status(),
+        }
+    }
+
+    /// OpenAI's `type`.
+    fn kind(&self) -> &'static str {
+        match self.status() {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "server_error",
+            _ => INVALID,
+        }
+    }
+
+    fn param(&self) -> Option<&'static str> {
+        match self {
+            Self::Service(ServiceError::Validation(reason)) => reason.field(),
+            Self::Service(ServiceError::Template(_)) => Some("messages"),
+            Self::Invalid { param, .. } => Some(param),
+            Self::ModelNotFound(_) => Some("model"),
+            _ => None,
+        }
+    }
+
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Service(ServiceError::Overloaded) => Some("rate_limit_exceeded"),
+            Self::Service(ServiceError::Validation(
+                ValidationError::MaxTotalTokens { .. } | ValidationError::InputLength { .. },
+            )) => Some("context_length_exceeded"),
+            Self::ModelNotFound(_) => Some("model_not_found"),
+            Self::Unauthorized => Some("invalid_api_key"),
+            _ => None,
+        }
     }
 }

@@ -1,8 +1,18 @@
-//! OpenAI's routes in OpenAI's own shape, with TGI's `error_type` beside OpenAI's error object.
+//! OpenAI's routes, in OpenAI's own shape or in TGI's ([`quirks`]).
+//!
+//! A request's way: `types` → `chat` or `completions` (with `parameters`, `messages`) → [`crate::service`] → `collect`
+//! or `stream` → `types`; what goes wrong on it is in `errors`.
 
-mod convert;
+mod answer;
+mod chat;
+mod collect;
+mod completions;
 mod errors;
-mod handlers;
+mod logprobs;
+mod messages;
+mod models;
+mod parameters;
+mod quirks;
 mod stream;
 mod types;
 
@@ -15,7 +25,8 @@ pub(crate) use errors::unauthorized;
 /// This dialect's routes.
 pub(crate) fn routes() -> Router<AppState> {
     Router::new()
-        .route("/v1/chat/completions", post(handlers::chat_completions))
-        .route("/v1/completions", post(handlers::completions))
-        .route("/v1/models", get(handlers::models))
+        .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
 }

@@ -19,7 +19,7 @@ impl From<ServiceError> for ApiError {
 
 impl ApiError {
     pub fn body(&self) -> ErrorResponse {
-        ErrorResponse { error: self.0.to_string(), error_type: error_type(&self.0) }
+        ErrorResponse { error: self.0.to_string(), error_type: self.0.error_type() }
     }
 
     fn status(&self) -> StatusCode {
@@ -30,17 +30,6 @@ impl ApiError {
             ServiceError::Incomplete => StatusCode::INTERNAL_SERVER_ERROR,
             ServiceError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
-    }
-}
-
-fn error_type(error: &ServiceError) -> &'static str {
-    match error {
-        ServiceError::Overloaded => "overloaded",
-        ServiceError::Validation(_) => "validation",
-        ServiceError::Template(_) => "template_error",
-        ServiceError::Generation(_) => "generation",
-        ServiceError::Incomplete => "incomplete_generation",
-        ServiceError::Unavailable(_) => "unavailable",
     }
 }
 

@@ -1,0 +1,175 @@
+//! `POST /v1/completions`.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+
+use super::answer::{envelope, usage};
+use super::collect::{Collected, Finished, collect};
+use super::errors::Refusal;
+use super::logprobs;
+use super::parameters::{Shape, field, parameters, request};
+use super::quirks::Quirks;
+use super::stream::{self, TextChunks};
+use super::types::{CompletionLogprobs, CompletionRequest, Envelope, PromptInput, TextChoice};
+use crate::api::extract::Body;
+use crate::api::headers::{compute_headers, summed_figure_headers};
+use crate::api::{AppState, Caller, Settings};
+use crate::service::{Generation, MaxNewTokens, Prompt, Request, ServiceError, ValidationError, Vocabulary};
+
+const ID_PREFIX: &str = "cmpl";
+const OBJECT: &str = "text_completion";
+/// TGI 2.4.1's default for `max_tokens`.
+const MAX_TOKENS: u32 = 32;
+
+pub(super) async fn completions(Caller(state): Caller, body: Body<CompletionRequest>) -> Response {
+    let quirks = Quirks::of(state.settings.profile);
+    match body.0 {
+        Ok(body) => {
+            let streams = body.common.streams();
+            answer(&state, body).await.unwrap_or_else(|refusal| refusal.respond(quirks, streams))
+        }
+        Err(error) => Refusal::from(error).respond(quirks, false),
+    }
+}
+
+async fn answer(state: &AppState, body: CompletionRequest) -> Result<Response, Refusal> {
+    tracing::debug!(user = body.common.user, "a completion");
+    let echo = body.echo.unwrap_or(false);
+    let lowered = lower(body, &state.settings);
+    let (requests, shape) = lowered.inspect_err(|refusal| refusal.book(&state.service))?;
+    let Started { mut generations, echoes } = start(state, requests, echo).await?;
+    let characters = generations.iter().map(|generation| generation.facts.prompt_characters).sum();
+    let mut headers = compute_headers(characters);
+    let vocabulary = &state.service.vocabulary;
+    if shape.stream {
+        for generation in &mut generations {
+            generation.started().await?;
+        }
+        let chunks = TextChunks::new(vocabulary.clone(), echoes, &shape);
+        let envelope = envelope(ID_PREFIX, OBJECT, &shape);
+        return Ok((headers, stream::respond(envelope, chunks, generations, &shape)).into_response());
+    }
+    let mut choices = Vec::new();
+    let mut generated_tokens = 0;
+    for (generation, echo) in generations.iter_mut().zip(echoes) {
+        let Collected { sequences, generated_tokens: generated, prompt } =
+            collect(generation, shape.n).await?;
+        generated_tokens += generated;
+        let echo = Echo { text: echo, tokens: generation.facts.prompt.to_vec(), logprobs: prompt };
+        for sequence in sequences {
+            choices.push(choice(vocabulary, &shape, choices.len(), sequence, &echo));
+        }
+    }
+    summed_figure_headers(&mut headers, &generations);
+    let answer = Envelope {
+        choices,
+        usage: Some(Some(usage(&generations, generated_tokens))),
+        ..envelope(ID_PREFIX, OBJECT, &shape)
+    };
+    Ok((headers, Json(answer)).into_response())
+}
+
+/// The generations of a request's prompts, and what each choice's text begins with.
+struct Started {
+    generations: Vec<Generation>,
+    /// Empty where nothing is echoed.
+    echoes: Vec<String>,
+}
+
+async fn start(state: &AppState, requests: Vec<Request>, echo: bool) -> Result<Started, Refusal> {
+    let accounts = state.service.admit(requests.len())?;
+    let mut started = Started { generations: Vec::new(), echoes: Vec::new() };
+    for (mut request, account) in requests.into_iter().zip(accounts) {
+        request.tenant = state.tenant;
+        let text = match &request.prompt {
+            Prompt::Text(text) if echo => Some(text.clone()),
+            _ => None,
+        };
+        let generation = state.service.generate(request, account).await?;
+        let tokenizer = &state.service.vocabulary.tokenizer;
+        let decoded = || tokenizer.decode(&generation.facts.prompt, true).unwrap_or_default();
+        started.echoes.push(if echo { text.unwrap_or_else(decoded) } else { String::new() });
+        started.generations.push(generation);
+    }
+    Ok(started)
+}
+
+/// An echoed prompt. Without log-probabilities asked for, its tokens have none.
+struct Echo {
+    text: String,
+    tokens: Vec<u32>,
+    logprobs: Vec<Option<f32>>,
+}
+
+fn choice(
+    vocabulary: &Vocabulary,
+    shape: &Shape,
+    index: usize,
+    sequence: Finished,
+    echo: &Echo,
+) -> TextChoice {
+    let logprobs = || {
+        if shape.quirks.plain_logprobs {
+            return logprobs::plain(&sequence.tokens);
+        }
+        let prompt = echo.tokens.iter().copied().zip(echo.logprobs.iter().copied());
+        CompletionLogprobs::Lists(logprobs::text(prompt, &sequence.tokens, vocabulary, &mut 0))
+    };
+    TextChoice {
+        index,
+        logprobs: shape.logprobs.then(logprobs),
+        finish_reason: Some(shape.quirks.finish_reason(sequence.end.reason)),
+        text: echo.text.clone() + &sequence.end.text,
+    }
+}
+
+/// One request per prompt.
+fn lower(body: CompletionRequest, settings: &Settings) -> Result<(Vec<Request>, Shape), Refusal> {
+    if body.suffix.is_some() {
+        return Err(Refusal::Invalid {
+            message: "Suffix is not supported and can be achieved by preprocessing the prompt.".to_owned(),
+            param: "suffix",
+            error_type: "suffix not supported",
+        });
+    }
+    let prompts = prompts(body.prompt);
+    let limit = settings.max_client_batch_size;
+    if prompts.len() > limit {
+        return Err(Refusal::Invalid {
+            message: format!("Number of prompts exceeds the maximum allowed batch size of {limit}"),
+            param: "prompt",
+            error_type: "batch size exceeded",
+        });
+    }
+    if prompts.is_empty() {
+        return Err(field("prompt", "cannot be empty").into());
+    }
+    let shape = Shape::new(&body.common, body.logprobs.is_some(), settings);
+    let default = settings.default_max_new_tokens.map(|_| MAX_TOKENS);
+    let max_new_tokens = MaxNewTokens::new(body.common.max_tokens, default);
+    let mut parameters = parameters(&body.common, max_new_tokens, shape.quirks)?;
+    parameters.choices = best_of(parameters.choices, body.best_of, shape.stream)?;
+    parameters.top_n_tokens = body.logprobs.unwrap_or(0);
+    parameters.prompt_logprobs = body.echo.unwrap_or(false) && shape.logprobs && !shape.quirks.plain_logprobs;
+    let text = shape.quirks.text(false);
+    let requests = prompts.into_iter().map(|prompt| request(prompt, parameters.clone(), text, settings));
+    Ok((requests.collect(), shape))
+}
+
+fn best_of(n: usize, best_of: Option<usize>, stream: bool) -> Result<usize, ServiceError> {
+    match best_of {
+        None => Ok(n),
+        Some(given) if given < n => Err(field("best_of", "must be at least `n`")),
+        Some(given) if given > n && stream => Err(ValidationError::BestOfStream.into()),
+        Some(given) => Ok(given),
+    }
+}
+
+fn prompts(input: PromptInput) -> Vec<Prompt> {
+    match input {
+        PromptInput::Text(text) => vec![Prompt::Text(text)],
+        PromptInput::Texts(texts) => texts.into_iter().map(Prompt::Text).collect(),
+        PromptInput::Tokens(tokens) => vec![Prompt::Tokens(tokens)],
+        PromptInput::TokenLists(lists) => lists.into_iter().map(Prompt::Tokens).collect(),
+    }
+}

@@ -1,0 +1,71 @@
+//! Log-probabilities as the two APIs show them.
+
+use serde_json::Value;
+
+use super::collect::Finished;
+use super::types::{ChatLogprob, ChatLogprobs, CompletionLogprobs, LikelyToken, TextLogprobs};
+use crate::service::{Token, Vocabulary};
+
+/// JSON has no infinity: what cannot be drawn has this log-probability, as at OpenAI.
+const IMPOSSIBLE: f32 = -9999.0;
+
+/// Of `/v1/chat/completions`.
+pub(super) fn chat(tokens: &[Token], vocabulary: &Vocabulary) -> ChatLogprobs {
+    let likely = |id: u32, logprob: f32| {
+        let token = vocabulary.piece(id);
+        let bytes = match vocabulary.byte(id) {
+            Some(byte) => Some(vec![byte]),
+            None if token.contains(char::REPLACEMENT_CHARACTER) => None,
+            None => Some(token.clone().into_bytes()),
+        };
+        LikelyToken { token, logprob: finite(logprob), bytes }
+    };
+    let entry = |token: &Token| ChatLogprob {
+        token: likely(token.id, token.logprob),
+        top_logprobs: token.top.iter().map(|top| likely(top.id, top.logprob)).collect(),
+    };
+    ChatLogprobs { content: tokens.iter().map(entry).collect() }
+}
+
+/// Of `/v1/completions`: an echoed prompt, its tokens with their log-probabilities, and the answer's tokens. `offset`
+/// is where the text begins, in characters, and moves to its end.
+pub(super) fn text(
+    prompt: impl Iterator<Item = (u32, Option<f32>)>,
+    tokens: &[Token],
+    vocabulary: &Vocabulary,
+    offset: &mut usize,
+) -> TextLogprobs {
+    let mut list = TextLogprobs::default();
+    let mut push = |id: u32, logprob: Option<f32>, top| {
+        let text = vocabulary.piece(id);
+        list.text_offset.push(*offset);
+        *offset += text.chars().count();
+        list.tokens.push(text);
+        list.token_logprobs.push(logprob.map(finite));
+        list.top_logprobs.push(top);
+    };
+    for (id, logprob) in prompt {
+        push(id, logprob, None);
+    }
+    for token in tokens {
+        let top =
+            |top: &crate::service::TopToken| (vocabulary.piece(top.id), Value::from(finite(top.logprob)));
+        push(token.id, Some(token.logprob), Some(token.top.iter().map(top).collect()));
+    }
+    list
+}
+
+/// Of `/v1/completions` in TGI's contract.
+pub(super) fn plain(tokens: &[Token]) -> CompletionLogprobs {
+    CompletionLogprobs::Values(tokens.iter().map(|token| finite(token.logprob)).collect())
+}
+
+/// The mean of a sequence's tokens, by which the best of several is chosen.
+pub(super) fn mean(sequence: &Finished) -> f32 {
+    let sum: f32 = sequence.tokens.iter().map(|token| finite(token.logprob)).sum();
+    sum / sequence.tokens.len().max(1) as f32
+}
+
+fn finite(logprob: f32) -> f32 {
+    if logprob.is_finite() { logprob } else { IMPOSSIBLE }
+}

@@ -1,0 +1,15 @@
+//! Request and response bodies of OpenAI's chat and completions APIs, with what TGI and its users add.
+
+mod chat;
+mod common;
+mod completion;
+mod response;
+
+pub(crate) use chat::{ChatRequest, Content, Message, Part};
+pub(crate) use common::{Common, LogitBias, Stop};
+pub(crate) use completion::{CompletionRequest, PromptInput};
+pub(crate) use response::{
+    AssistantMessage, ChatChoice, ChatChunkChoice, ChatLogprob, ChatLogprobs, CompletionLogprobs, Delta,
+    Envelope, ErrorObject, LikelyToken, ModelInfo, ModelList, PromptTokensDetails, TextChoice, TextLogprobs,
+    Usage,
+};
