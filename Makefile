@@ -5,10 +5,13 @@ BIN := target/release/weirgate
 PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
-        prove-throughput prove-clean
+        prove-throughput prove-clean openapi
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+openapi: build ## openapi.json, from the handlers
+	$(BIN) openapi >openapi.json
 
 serve: build ## build and serve the demo model on port 3000 (MODEL_ID, PORT and TGI's other variables work)
 	@exec $(BIN)

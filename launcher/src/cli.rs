@@ -16,6 +16,7 @@ const COMMANDS: &str = "\
 Commands:
   weirgate download <ID>   Download a model and print its folder
   weirgate env             Print the runtime environment
+  weirgate openapi         Print the OpenAPI document of the HTTP API
   weirgate serve           Serve as SageMaker expects: port 8080, its variables, /opt/ml/model
 
 With no command the model is served. Every flag may be given as the environment variable named beside it; an \

@@ -35,6 +35,11 @@ fn main() -> ExitCode {
             print!("{}", runtime_info::describe());
             ExitCode::SUCCESS
         }
+        // The second is TGI's name for it.
+        Some("openapi" | "print-schema") => {
+            print!("{}", weirgate_router::openapi_json());
+            ExitCode::SUCCESS
+        }
         Some("download") => {
             argv.remove(1);
             dispatch(cli::parse_download(argv), download)

@@ -24,6 +24,7 @@ mod watchdog;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use api::docs::openapi_json;
 pub use config::{EngineSettings, Limits, LogSettings, ModelLocation, Profile, RopeOverride, RouterConfig};
 pub use error::RouterError;
 

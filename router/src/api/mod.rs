@@ -1,6 +1,7 @@
 //! One folder per dialect, each with the same file names: types, convert, handlers, stream, errors. A dialect knows
 //! [`crate::service`] and no other dialect.
 
+pub(crate) mod docs;
 mod extract;
 mod headers;
 pub(crate) mod openai;
@@ -8,11 +9,24 @@ pub(crate) mod tgi;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::Profile;
 use crate::service::{Service, Tenant};
+
+/// Every dialect's routes, and the document that they make up.
+pub(crate) fn routes() -> (Router<AppState>, OpenApi) {
+    let (routes, mut document) = OpenApiRouter::with_openapi(docs::head())
+        .merge(tgi::routes().into())
+        .merge(openai::routes().into())
+        .split_for_parts();
+    docs::complete(&mut document);
+    (routes.merge(docs::routes(&document)), document)
+}
 
 /// What the handlers share.
 #[derive(Clone)]

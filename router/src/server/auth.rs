@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::api::openai;
+use crate::api::{docs, openai};
 use crate::service::Tenant;
 
 /// Open to all, as in TGI: what probes, scrapers and listings read.
@@ -40,7 +40,7 @@ fn digest(key: &[u8]) -> [u8; 32] {
 /// Lets a request through if no key is set, the route is open, or it brings a key.
 pub(super) async fn check(State(keys): State<ApiKeys>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let open = request.method() == Method::GET && OPEN.contains(&path);
+    let open = request.method() == Method::GET && (OPEN.contains(&path) || docs::is_open(path));
     if keys.0.is_empty() || open {
         return next.run(request).await;
     }

@@ -17,8 +17,8 @@ pub(crate) use connection::Server;
 /// All routes with the layers around them: CORS outermost, then the key, then the body's limit.
 pub(crate) fn app(config: &RouterConfig, state: AppState) -> Router {
     let keys = ApiKeys::new(&config.api_keys);
-    api::tgi::routes()
-        .merge(api::openai::routes())
+    let (routes, _) = api::routes();
+    routes
         .with_state(state)
         .layer(DefaultBodyLimit::max(config.limits.payload_limit))
         .layer(axum::middleware::from_fn_with_state(keys, auth::check))
