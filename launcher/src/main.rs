@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     match argv.get(1).and_then(|command| command.to_str()) {
         Some(ROUTER_COMMAND) => child::run_router(argv.into_iter().skip(2)),
+        Some(weirgate_router::TEMPLATE_COMMAND) => weirgate_router::run_templates(),
         Some("env") => {
             print!("{}", runtime_info::describe());
             ExitCode::SUCCESS

@@ -27,6 +27,7 @@ use std::time::Duration;
 pub use api::docs::openapi_json;
 pub use config::{EngineSettings, Limits, LogSettings, ModelLocation, Profile, RopeOverride, RouterConfig};
 pub use error::RouterError;
+pub use service::{ChatTemplate, Conversation, TEMPLATE_COMMAND, TemplateError, run_templates};
 
 use assemble::Assembled;
 use server::Server;

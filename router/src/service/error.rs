@@ -11,7 +11,7 @@ pub(crate) enum ServiceError {
     #[error("Input validation error: {0}")]
     Validation(#[from] ValidationError),
     #[error("Template error: {0}")]
-    Template(#[from] TemplateError),
+    Template(TemplateError),
     #[error("Request failed during generation: {0}")]
     Generation(#[from] Failure),
     #[error("Incomplete generation")]
@@ -133,6 +133,18 @@ impl ValidationError {
             Self::Token { field, .. } | Self::Field { field, .. } => field,
             _ => return None,
         })
+    }
+}
+
+impl From<TemplateError> for ServiceError {
+    fn from(error: TemplateError) -> Self {
+        match error {
+            TemplateError::Process(reason) => {
+                tracing::error!("No chat template can be rendered: {reason}");
+                Self::Unavailable("chat templates cannot be rendered")
+            }
+            error => Self::Template(error),
+        }
     }
 }
 

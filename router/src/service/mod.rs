@@ -30,7 +30,8 @@ pub(crate) use generation::{Event, Facts, Generation, SequenceEnd, StopReason, T
 pub(crate) use health::{Health, State};
 pub(crate) use request::{MaxNewTokens, Parameters, Prompt, Request, Tenant, TextOptions};
 use stop_strings::StopSet;
-pub(crate) use template::{ChatTemplate, Conversation};
+pub use template::{COMMAND as TEMPLATE_COMMAND, run as run_templates};
+pub use template::{ChatTemplate, Conversation, TemplateError};
 use text::SequenceText;
 pub(crate) use text::Vocabulary;
 pub(crate) use validation::Validator;

@@ -97,5 +97,5 @@ fn conversation(body: ChatRequest) -> Result<Conversation, ServiceError> {
     let from_assistant = body.messages.last().is_some_and(|message| message.role == "assistant");
     let continue_final_message = body.continue_final_message.unwrap_or(from_assistant);
     let messages = messages::for_template(body.messages)?;
-    Ok(Conversation { messages, tools: None, continue_final_message })
+    Ok(Conversation { messages, continue_final_message, ..Conversation::default() })
 }

@@ -1,9 +1,14 @@
-use chrono::format::{Item, StrftimeItems};
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, Value};
-use minijinja::{Environment, Error, ErrorKind};
+//! Jinja, set up as transformers sets it up.
 
-use super::json::{Style, to_json};
+use std::fmt;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State};
+
+use super::json::{Style, python_float, to_json};
+use super::methods::python_method;
+use super::strftime::strftime;
 
 /// Jinja's own name for a template given as a string; it appears in error messages.
 pub(super) const TEMPLATE_NAME: &str = "<string>";
@@ -11,6 +16,8 @@ pub(super) const TEMPLATE_NAME: &str = "<string>";
 const FUEL: u64 = 5_000_000;
 /// Bytes of a template.
 const MAX_TEMPLATE_BYTES: usize = 256 * 1024;
+/// The function that `{% generation %}` calls.
+const GENERATION: &str = "_generation";
 
 /// Compiles one template. The error is Jinja's message.
 pub(super) fn compile(source: &str) -> Result<Environment<'static>, String> {
@@ -21,11 +28,14 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, String> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.map_err(|error| error.to_string())?);
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python_method);
+    environment.set_formatter(write_value);
     environment.add_filter("tojson", tojson);
+    environment.add_test("sequence", is_sequence);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
-    let source = without_generation_tags(source);
+    environment.add_function(GENERATION, generation);
+    let source = with_generation_calls(&source.replace("\r\n", "\n").replace('\r', "\n"));
     environment.add_template_owned(TEMPLATE_NAME, source).map_err(|error| error.to_string())?;
     Ok(environment)
 }
@@ -48,9 +58,9 @@ pub(super) fn from_json(value: &serde_json::Value) -> Value {
     }
 }
 
-/// `{% generation %}` marks the assistant's text for training and prints nothing: its tags become comments with the
-/// same whitespace control.
-fn without_generation_tags(source: &str) -> String {
+/// `{% generation %}` marks the assistant's text for training. To transformers it is a call block, so what is set in it
+/// is not seen after it; here it becomes one, with the same whitespace control.
+fn with_generation_calls(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
@@ -58,15 +68,32 @@ fn without_generation_tags(source: &str) -> String {
         out.push_str(before);
         let Some(end) = tag.find("%}") else { return out + tag };
         let (tag, after) = tag.split_at(end + 2);
-        let name = tag.trim_matches(|c: char| "{}%-+".contains(c) || c.is_whitespace());
-        if matches!(name, "generation" | "endgeneration") {
-            out.push_str(&tag.replacen("{%", "{#", 1).replacen("%}", "#}", 1));
-        } else {
-            out.push_str(tag);
+        match tag.trim_matches(|c: char| "{}%-+".contains(c) || c.is_whitespace()) {
+            "generation" => out.push_str(&tag.replace("generation", &format!("call {GENERATION}()"))),
+            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endcall")),
+            _ => out.push_str(tag),
         }
         rest = after;
     }
     out + rest
+}
+
+fn generation(state: &mut State, kwargs: Kwargs) -> Result<Value, Error> {
+    kwargs.get::<Value>("caller")?.call(state, &[])
+}
+
+/// What `{{ value }}` prints.
+fn write_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    if value.kind() == ValueKind::Number && !value.is_integer() {
+        let text = python_float(f64::try_from(value.clone())?);
+        return fmt::Write::write_str(out, &text).map_err(Error::from);
+    }
+    minijinja::escape_formatter(out, state, value)
+}
+
+/// Jinja's test asks for a length and items, which strings and objects have, too.
+fn is_sequence(value: &Value) -> bool {
+    value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
 }
 
 fn raise_exception(message: String) -> Result<Value, Error> {
@@ -74,11 +101,8 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 }
 
 fn strftime_now(format: &str) -> Result<String, Error> {
-    let items: Vec<Item> = StrftimeItems::new(format).collect();
-    if items.contains(&Item::Error) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "strftime_now: the format is not valid"));
-    }
-    Ok(chrono::Local::now().format_with_items(items.into_iter()).to_string())
+    strftime(&chrono::Local::now(), format)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "strftime_now: the format is not valid"))
 }
 
 /// transformers' `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
@@ -90,7 +114,7 @@ fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Stri
         };
         Ok(value.filter(|value| !value.is_none()))
     };
-    let mut style = Style::new(argument(1, "indent")?.and_then(|value| value.as_usize()));
+    let mut style = Style::new(argument(1, "indent")?.map(|indent| indentation(&indent)).transpose()?);
     style.ensure_ascii = argument(0, "ensure_ascii")?.is_some_and(|value| value.is_true());
     style.sort_keys = argument(3, "sort_keys")?.is_some_and(|value| value.is_true());
     if let Some(pair) = argument(2, "separators")? {
@@ -99,6 +123,15 @@ fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Stri
     }
     kwargs.assert_all_used()?;
     to_json(value, &style)
+}
+
+/// A number of spaces (none below zero), or the text itself.
+fn indentation(value: &Value) -> Result<String, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.to_owned());
+    }
+    let spaces = i64::try_from(value.clone())?;
+    Ok(" ".repeat(usize::try_from(spaces).unwrap_or(0)))
 }
 
 fn separator(pair: &Value, index: usize) -> Result<String, Error> {

@@ -6,12 +6,11 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
 /// Nested containers.
-const MAX_DEPTH: usize = 128;
-/// Spaces per level; what a template may ask for is bounded.
-const MAX_INDENT: usize = 16;
+const MAX_DEPTH: usize = 500;
 
 pub(super) struct Style {
-    indent: Option<usize>,
+    /// What a level is indented by.
+    indent: Option<String>,
     pub ensure_ascii: bool,
     pub sort_keys: bool,
     pub item_separator: String,
@@ -20,10 +19,10 @@ pub(super) struct Style {
 
 impl Style {
     /// Python's separators: `", "`, or `","` and a line break when indenting.
-    pub fn new(indent: Option<usize>) -> Self {
+    pub fn new(indent: Option<String>) -> Self {
         let item_separator = if indent.is_some() { "," } else { ", " };
         Self {
-            indent: indent.map(|n| n.min(MAX_INDENT)),
+            indent,
             ensure_ascii: false,
             sort_keys: false,
             item_separator: item_separator.to_owned(),
@@ -79,7 +78,7 @@ fn write_map(out: &mut String, value: &Value, style: &Style, depth: usize) -> Re
     out.push('{');
     for (at, key) in keys.iter().enumerate() {
         write_break(out, style, at > 0, depth + 1);
-        write_string(out, &key.to_string(), style.ensure_ascii);
+        write_string(out, &key_text(key)?, style.ensure_ascii);
         out.push_str(&style.key_separator);
         write_value(out, &value.get_item(key)?, style, depth + 1)?;
     }
@@ -88,20 +87,34 @@ fn write_map(out: &mut String, value: &Value, style: &Style, depth: usize) -> Re
     Ok(())
 }
 
+/// Keys that are no strings are written as their JSON, in quotes.
+fn key_text(key: &Value) -> Result<String, Error> {
+    match key.kind() {
+        ValueKind::None => Ok("null".to_owned()),
+        ValueKind::Bool => Ok(key.is_true().to_string()),
+        ValueKind::Number => {
+            let mut text = String::new();
+            write_number(&mut text, key)?;
+            Ok(text)
+        }
+        _ => Ok(key.to_string()),
+    }
+}
+
 fn write_break(out: &mut String, style: &Style, between: bool, depth: usize) {
     if between {
         out.push_str(&style.item_separator);
     }
-    if let Some(indent) = style.indent {
+    if let Some(indent) = &style.indent {
         out.push('\n');
-        out.extend(std::iter::repeat_n(' ', indent * depth));
+        out.extend(std::iter::repeat_n(indent.as_str(), depth));
     }
 }
 
 fn write_end(out: &mut String, style: &Style, filled: bool, depth: usize) {
-    if filled && let Some(indent) = style.indent {
+    if filled && let Some(indent) = &style.indent {
         out.push('\n');
-        out.extend(std::iter::repeat_n(' ', indent * depth));
+        out.extend(std::iter::repeat_n(indent.as_str(), depth));
     }
 }
 
@@ -109,18 +122,21 @@ fn write_number(out: &mut String, value: &Value) -> Result<(), Error> {
     if value.is_integer() {
         out.push_str(&value.to_string());
     } else {
-        out.push_str(&python_float(f64::try_from(value.clone())?));
+        let number = f64::try_from(value.clone())?;
+        out.push_str(&match number {
+            f64::INFINITY => "Infinity".to_owned(),
+            f64::NEG_INFINITY => "-Infinity".to_owned(),
+            _ if number.is_nan() => "NaN".to_owned(),
+            _ => python_float(number),
+        });
     }
     Ok(())
 }
 
 /// `repr(float)`: the shortest digits that read back, with an exponent below 1e-4 and from 1e16.
-fn python_float(number: f64) -> String {
-    if number.is_nan() {
-        return "NaN".to_owned();
-    }
-    if number.is_infinite() {
-        return if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
+pub(super) fn python_float(number: f64) -> String {
+    if !number.is_finite() {
+        return number.to_string().to_lowercase();
     }
     let scientific = format!("{number:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));

@@ -1,124 +1,78 @@
 //! Chat templates: Jinja set up the way transformers sets it up (`transformers.utils.chat_template_utils`).
+//!
+//! A template comes with the model, from whoever made it. Jinja keeps it away from the machine, but not from memory:
+//! one string doubled forty times is a terabyte, and an allocation that fails ends the process. No count of steps or
+//! of output bytes prevents that, so templates are compiled and rendered in processes of their own ([`worker`]), whose
+//! address space the kernel bounds. This side ([`sandbox`]) never runs a template; it sends conversations, waits no
+//! longer than a deadline, and replaces a process that ended.
 
+mod conversation;
 mod environment;
+mod frame;
 mod json;
+mod methods;
+mod sandbox;
+mod strftime;
+mod templates;
+mod worker;
 
-use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind};
-use serde_json::Map;
+pub use conversation::Conversation;
+pub use worker::{COMMAND, run};
 
-use environment::{compile, from_json};
-
-/// The template of a model that names none.
-const DEFAULT: &str = "default";
-/// Preferred, where a model has several, when tools are given.
-const TOOL_USE: &str = "tool_use";
+use sandbox::Sandbox;
 
 /// A model's chat templates.
-pub(crate) struct ChatTemplate {
-    named: Vec<Named>,
-    /// `bos_token`, `eos_token` and the like, by name.
-    special_tokens: Vec<(String, String)>,
-}
-
-struct Named {
-    name: String,
-    /// A template that does not compile fails the requests that need it, not the start.
-    environment: Result<Environment<'static>, String>,
+pub struct ChatTemplate {
+    /// None where the model has no template.
+    sandbox: Option<Sandbox>,
 }
 
 /// Why a conversation could not be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TemplateError {
+pub enum TemplateError {
     #[error("template not found")]
     Missing,
-    /// Jinja's message, with the line of the template.
+    /// Jinja's message, with the line of the template; or what the conversation lacks.
     #[error("{0}")]
     Jinja(String),
-}
-
-/// What a template sees.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Conversation {
-    /// Each with `role` and `content`, and whatever else the client sent.
-    pub messages: Vec<Map<String, serde_json::Value>>,
-    pub tools: Option<Vec<serde_json::Value>>,
-    /// The last message is the assistant's and is to be continued rather than answered.
-    pub continue_final_message: bool,
+    /// The template's process ended: out of memory, or out of stack.
+    #[error("the template takes more than {} MiB of memory, or nests too deeply", worker::MEMORY_BYTES >> 20)]
+    TooLarge,
+    #[error("the template takes more than {} s", sandbox::DEADLINE.as_secs())]
+    TooSlow,
+    /// Not the template's fault.
+    #[error("the template cannot be rendered: {0}")]
+    Process(String),
 }
 
 impl ChatTemplate {
-    /// `sources` are `(name, text)`; a single template has the name `default`.
+    /// `sources` are `(name, text)`; a single template has the name `default`. `special_tokens` are `bos_token`,
+    /// `eos_token` and the like, by name. Nothing is run yet.
     pub fn new(sources: Vec<(String, String)>, special_tokens: Vec<(String, String)>) -> Self {
-        let named =
-            sources.into_iter().map(|(name, text)| Named { name, environment: compile(&text) }).collect();
-        Self { named, special_tokens }
+        let sandbox = (!sources.is_empty()).then(|| Sandbox::new(sources, special_tokens));
+        Self { sandbox }
     }
 
-    /// Why the first template that does not compile does not.
-    pub fn broken(&self) -> Option<&str> {
-        self.named.iter().find_map(|named| named.environment.as_ref().err().map(String::as_str))
+    /// Why the first template that does not compile does not. Starts the process that will render.
+    pub fn broken(&self) -> Option<String> {
+        self.sandbox.as_ref()?.broken()
     }
 
     /// The prompt text of a conversation.
+    ///
+    /// Arguments of tool calls that came as JSON text (OpenAI's form) are objects to the template, as transformers
+    /// documents them; to a template that cannot render that, they are the text.
+    ///
+    /// # Errors
+    /// [`TemplateError`].
     pub fn render(&self, conversation: &Conversation) -> Result<String, TemplateError> {
-        let environment = self.pick(conversation.tools.is_some())?;
-        let template = environment
-            .get_template(environment::TEMPLATE_NAME)
-            .map_err(|error| TemplateError::Jinja(error.to_string()))?;
-        let text = template
-            .render(self.context(conversation))
-            .map_err(|error| TemplateError::Jinja(message(&error)))?;
-        if conversation.continue_final_message { continue_final(text, conversation) } else { Ok(text) }
-    }
-
-    fn pick(&self, tools: bool) -> Result<&Environment<'static>, TemplateError> {
-        let find = |name: &str| self.named.iter().find(|named| named.name == name);
-        let named = (if tools { find(TOOL_USE) } else { None })
-            .or_else(|| find(DEFAULT))
-            .or_else(|| self.named.first())
-            .ok_or(TemplateError::Missing)?;
-        named.environment.as_ref().map_err(|error| TemplateError::Jinja(error.clone()))
-    }
-
-    fn context(&self, conversation: &Conversation) -> Value {
-        let messages: Vec<Value> = conversation
-            .messages
-            .iter()
-            .map(|message| from_json(&serde_json::Value::Object(message.clone())))
-            .collect();
-        let tools =
-            conversation.tools.as_ref().map(|tools| tools.iter().map(from_json).collect::<Vec<Value>>());
-        let mut variables = vec![
-            ("messages".to_owned(), Value::from(messages)),
-            ("tools".to_owned(), tools.map_or(Value::from(()), Value::from)),
-            ("documents".to_owned(), Value::from(())),
-            ("add_generation_prompt".to_owned(), Value::from(!conversation.continue_final_message)),
-        ];
-        variables.extend(
-            self.special_tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.as_str()))),
-        );
-        Value::from_pairs(variables)
-    }
-}
-
-fn message(error: &minijinja::Error) -> String {
-    match error.kind() {
-        ErrorKind::OutOfFuel => "the template takes too many steps".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-/// Cuts the prompt right after the last message's text, so that the model goes on writing it.
-fn continue_final(text: String, conversation: &Conversation) -> Result<String, TemplateError> {
-    let last =
-        conversation.messages.last().and_then(|message| message.get("content")?.as_str()).unwrap_or_default();
-    let last = last.trim();
-    match text.rfind(last) {
-        Some(at) => Ok(text.get(..at + last.len()).unwrap_or(&text).trim_end().to_owned()),
-        None => Err(TemplateError::Jinja(
-            "the last message cannot be continued: the template does not show it as it is".to_owned(),
-        )),
+        let sandbox = self.sandbox.as_ref().ok_or(TemplateError::Missing)?;
+        if let Some(decoded) = conversation.with_decoded_arguments()
+            && let Ok(text) = sandbox.render(&decoded)
+        {
+            return Ok(text);
+        }
+        sandbox.render(conversation)
     }
 }
 

@@ -1,0 +1,142 @@
+//! The server's side of the template processes.
+
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::conversation::Conversation;
+use super::templates::Sources;
+use super::worker::{Opening, Reply, command, max_output};
+use super::{TemplateError, frame};
+
+/// How long one rendering may take, or the compilation of a model's templates.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes of JSON that write one byte of text, at most.
+const JSON_ESCAPE: usize = 6;
+/// Bytes of an error message or so, beside the text.
+const REPLY_SLACK: usize = 1 << 20;
+/// All that a template process inherits: the time zone, and where libraries are.
+const VARIABLES: [&str; 2] = ["TZ", "LD_LIBRARY_PATH"];
+
+/// A model's templates in processes of their own: as many as there were conversations rendered at the same time.
+pub(super) struct Sandbox {
+    sources: Sources,
+    idle: Mutex<Vec<Worker>>,
+}
+
+impl Sandbox {
+    pub fn new(templates: Vec<(String, String)>, special_tokens: Vec<(String, String)>) -> Self {
+        Self { sources: Sources { templates, special_tokens }, idle: Mutex::default() }
+    }
+
+    pub fn broken(&self) -> Option<String> {
+        match Worker::start(&self.sources) {
+            Ok((worker, opening)) => {
+                self.idle().push(worker);
+                opening.broken
+            }
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    pub fn render(&self, conversation: &Conversation) -> Result<String, TemplateError> {
+        let mut worker = match self.take() {
+            Some(worker) => worker,
+            None => Worker::start(&self.sources)?.0,
+        };
+        let reply: Reply = worker.ask(conversation)?;
+        self.idle().push(worker);
+        match reply {
+            Reply::Text(text) => Ok(text),
+            Reply::Missing => Err(TemplateError::Missing),
+            Reply::Error(message) => Err(TemplateError::Jinja(message)),
+        }
+    }
+
+    /// A process that waits for work, and still lives.
+    fn take(&self) -> Option<Worker> {
+        let mut idle = self.idle();
+        while let Some(mut worker) = idle.pop() {
+            if matches!(worker.process.try_wait(), Ok(None)) {
+                return Some(worker);
+            }
+        }
+        None
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Worker>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One process. It ends when this is dropped.
+struct Worker {
+    process: Child,
+    socket: UnixStream,
+}
+
+impl Worker {
+    fn start(sources: &Sources) -> Result<(Self, Opening), TemplateError> {
+        let (socket, theirs) = UnixStream::pair().map_err(process_error)?;
+        socket.set_read_timeout(Some(DEADLINE)).map_err(process_error)?;
+        socket.set_write_timeout(Some(DEADLINE)).map_err(process_error)?;
+        let process = command()
+            .env_clear()
+            .envs(VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .current_dir("/")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(process_error)?;
+        let mut worker = Self { process, socket };
+        let opening = worker.ask(sources)?;
+        Ok((worker, opening))
+    }
+
+    /// Sends one message and waits for the answer. After an error the process is of no more use.
+    fn ask<T: DeserializeOwned>(&mut self, message: &impl Serialize) -> Result<T, TemplateError> {
+        let answer = frame::encode(message).and_then(|frame| {
+            self.socket.write_all(&frame)?;
+            frame::receive(&mut self.socket, JSON_ESCAPE * max_output(frame.len()) + REPLY_SLACK)
+        });
+        match answer {
+            Ok(Some(answer)) => serde_json::from_slice(&answer).map_err(|error| process_error(error.into())),
+            Ok(None) => Err(self.ended()),
+            Err(error) => Err(match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => TemplateError::TooSlow,
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => self.ended(),
+                _ => process_error(error),
+            }),
+        }
+    }
+
+    /// Why the process closed its end. Only a template makes it abort.
+    fn ended(&mut self) -> TemplateError {
+        match self.process.wait() {
+            Ok(status) => {
+                tracing::warn!("A chat template ended its process ({status})");
+                TemplateError::TooLarge
+            }
+            Err(error) => process_error(error),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Neither fails for a process of one's own; one that has ended already is only waited for.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn process_error(error: io::Error) -> TemplateError {
+    TemplateError::Process(error.to_string())
+}

@@ -1,0 +1,162 @@
+//! Templates that take what they can get, in processes of their own as in the server.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::*;
+
+/// This test program, as a template process: it runs the one test below.
+pub(in super::super) fn worker_command() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--exact", "service::template::tests::process::worker", "--ignored", "--test-threads=1"]);
+    command
+}
+
+#[test]
+#[ignore = "is the process that the other tests talk to"]
+fn worker() {
+    run();
+}
+
+fn sandboxed(source: &str) -> ChatTemplate {
+    let owned = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+    ChatTemplate::new(vec![owned("default", source)], vec![owned("bos_token", "<s>")])
+}
+
+/// Templates made to use up memory, one way each. Without a bound each takes gigabytes or ends the process.
+const GREEDY: [(&str, &str); 14] = [
+    (
+        "a string joined to itself",
+        "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    ),
+    (
+        "a string added to itself",
+        "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+    ),
+    (
+        "a string repeated",
+        "{% set n = namespace(l=[]) %}{% for i in range(99) %}{% set n.l = [n.l, 'x' * (i + 9999999)] %}{% endfor %}",
+    ),
+    (
+        "a growing replacement",
+        "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set n.s = n.s | replace('x', 'xx') %}{% endfor %}",
+    ),
+    (
+        "a growing replacement by method",
+        "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set n.s = n.s.replace('x', 'xx') %}{% endfor %}",
+    ),
+    ("a wide number", "{{ '%999999999d' | format(1) }}"),
+    ("a wide number by method", "{{ '{:999999999d}'.format(1) }}"),
+    (
+        "a growing join",
+        "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set n.s = [n.s, n.s] | join(n.s) %}{% endfor %}",
+    ),
+    (
+        "a growing join by method",
+        "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set n.s = n.s.join([n.s, n.s]) %}{% endfor %}",
+    ),
+    (
+        "a captured block",
+        "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set t %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = t %}{% endfor %}",
+    ),
+    ("a wide indentation", "{{ 'a\\nb' | indent(9999999999) }}{{ [1] | tojson(indent=9999999999) }}"),
+    ("a wide justification", "{{ 'a'.center(9999999999) }}"),
+    (
+        "a list within a list",
+        "{% set n = namespace(l=[]) %}{% for i in range(99999) %}{% set n.l = [n.l] %}{% endfor %}{% for i in range(99999) %}{% set n.l = [n.l] %}{% endfor %}{{ n.l }}",
+    ),
+    (
+        "a list that doubles",
+        "{% set n = namespace(l=[1,2,3,4]) %}{% for i in range(60) %}{% set n.l = (n.l + n.l) | list %}{% endfor %}",
+    ),
+];
+
+#[test]
+fn what_takes_too_much_memory_ends_its_own_process_only() {
+    for (name, source) in GREEDY {
+        let template = sandboxed(source);
+        assert_eq!(template.broken(), None, "{name}");
+        let error = template.render(&conversation(hello())).expect_err(name);
+        let refused = matches!(error, TemplateError::TooLarge | TemplateError::Jinja(_));
+        assert!(refused, "{name}: {error}");
+    }
+}
+
+#[test]
+fn the_next_conversation_gets_a_new_process() {
+    let source = "{% if messages[0].content == 'grow' %}{% set n = namespace(s='xxxxxxxx') %}\
+                  {% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{% endif %}{{ messages[0].content }}";
+    let template = sandboxed(source);
+    let say = |text: &str| template.render(&conversation(json!([{"role": "user", "content": text}])));
+    assert_eq!(say("one").unwrap(), "one");
+    assert_eq!(
+        say("grow").unwrap_err().to_string(),
+        "the template takes more than 256 MiB of memory, or nests too deeply"
+    );
+    assert_eq!(say("two").unwrap(), "two");
+}
+
+#[test]
+fn a_process_that_was_killed_is_replaced() {
+    let template = sandboxed("{{ messages[0].content }}");
+    assert_eq!(template.render(&conversation(hello())).unwrap(), "Hello");
+    let worker = children().pop().expect("one process");
+    assert!(Command::new("kill").args(["-KILL", &worker]).status().unwrap().success());
+    while Path::new(&format!("/proc/{worker}/fd/0")).exists() {
+        std::thread::yield_now();
+    }
+    assert_eq!(template.render(&conversation(hello())).unwrap(), "Hello");
+}
+
+#[test]
+fn the_kernel_bounds_the_process() {
+    let template = sandboxed("{{ messages[0].content }}");
+    assert_eq!(template.broken(), None);
+    let worker = children().pop().expect("one process");
+    let limits = std::fs::read_to_string(format!("/proc/{worker}/limits")).unwrap();
+    let limit = |name: &str| {
+        let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
+        line.trim_start_matches(name).split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(limit("Max core file size"), 0);
+    let mapped = mapped_now(&worker);
+    let room = limit("Max address space").checked_sub(mapped).unwrap();
+    assert!(room <= 256 << 20, "{room} bytes left");
+    drop(template);
+    assert!(!Path::new(&format!("/proc/{worker}")).exists(), "the process outlives its templates");
+}
+
+fn mapped_now(process: &str) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{process}/statm")).unwrap();
+    statm.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// Processes that this thread has started and that live.
+fn children() -> Vec<String> {
+    let children = std::fs::read_to_string("/proc/thread-self/children").unwrap();
+    children.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn arguments_are_objects_where_the_template_takes_them() {
+    let chat = conversation(json!([{"role": "assistant", "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"a\": [1]}"}},
+        {"id": "2", "type": "function", "function": {"name": "g", "arguments": "not JSON"}}]}]));
+    let objects = sandboxed(
+        "{% for c in messages[0].tool_calls %}{{ c.id }}{{ c.function.arguments | tojson }}{% endfor %}",
+    );
+    assert_eq!(objects.render(&chat).unwrap(), r#"1{"a": [1]}2"not JSON""#);
+    let text = sandboxed("{% for c in messages[0].tool_calls %}{{ c.function.arguments + ';' }}{% endfor %}");
+    assert_eq!(text.render(&chat).unwrap(), r#"{"a": [1]};not JSON;"#);
+}
+
+#[test]
+fn no_template_and_a_broken_one_fail_the_request() {
+    let chat = conversation(hello());
+    assert_eq!(ChatTemplate::new(Vec::new(), Vec::new()).render(&chat), Err(TemplateError::Missing));
+    let broken = sandboxed("{% if %}");
+    assert!(broken.broken().unwrap().contains("syntax error"));
+    assert!(broken.render(&chat).unwrap_err().to_string().contains("syntax error"));
+    assert_eq!(sandboxed(&"(".repeat(200_000)).broken(), None, "plain text");
+    assert!(sandboxed(&format!("{{{{ {} }}}}", "(".repeat(200_000))).broken().is_some());
+}
