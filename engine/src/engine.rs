@@ -120,6 +120,8 @@ struct Engine {
     /// Started with the first constrained request.
     mask_pool: Option<MaskPool>,
     forward_time: Duration,
+    /// Figures of the step that ended the engine, not reported yet.
+    failed: Option<StepStats>,
     steps: u64,
     /// Requests received so far, and how many of them were known to have ended and to have started.
     received: usize,
@@ -152,6 +154,7 @@ impl Engine {
             result: StepResult::default(),
             mask_pool: None,
             forward_time: Duration::ZERO,
+            failed: None,
             steps: 0,
             received: 0,
             ended: 0,
@@ -256,10 +259,16 @@ impl Engine {
         }
         let schedule_time = begun.elapsed();
         let launched = Instant::now();
-        self.execute()?;
+        let executed = self.execute();
         self.forward_time = launched.elapsed();
-        let stats = step_stats(&plan, schedule_time, self.forward_time);
+        let mut stats = step_stats(&plan, schedule_time, self.forward_time);
+        if let Err(error) = executed {
+            self.failed = Some(StepStats { failed: true, ..stats });
+            return Err(error);
+        }
+        let committing = Instant::now();
         self.scheduler.commit(plan, &mut self.result)?;
+        stats.commit_time = committing.elapsed();
         self.dispatch_masks();
         self.steps += 1;
         self.channels.shared.count_step();
@@ -364,7 +373,8 @@ impl Engine {
         self.scheduler.finish_all(Finish::EngineFailed);
         self.mode = Mode::Aborting;
         self.check_books();
-        self.report(None);
+        let failed = self.failed.take();
+        self.report(failed);
         while self.channels.shared.live.load(Ordering::SeqCst) > 0 {
             match self.channels.messages.recv_timeout(Duration::from_millis(1)) {
                 Ok(message) => self.handle(message),

@@ -16,6 +16,8 @@ pub struct EngineStats {
     pub inbox: u64,
     /// Requests that were accepted and have not ended.
     pub live_requests: u64,
+    /// Of those, requests of which nothing was scheduled yet.
+    pub queued_requests: u64,
     pub used_blocks: u64,
     pub cached_blocks: u64,
     pub total_blocks: u64,
@@ -126,6 +128,7 @@ impl Shared {
             waiting: self.waiting.load(Ordering::Relaxed),
             inbox: inbox as u64,
             live_requests: live as u64,
+            queued_requests: self.queued.load(Ordering::SeqCst) as u64,
             used_blocks: self.used_blocks.load(Ordering::Relaxed),
             cached_blocks: self.cached_blocks.load(Ordering::Relaxed),
             total_blocks: self.total_blocks.load(Ordering::Relaxed),

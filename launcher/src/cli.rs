@@ -170,7 +170,7 @@ pub struct LowArgs {
     #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
     pub json_output: bool,
 
-    /// OpenTelemetry collector (gRPC). Not exported yet: accepted, and without effect.
+    /// OpenTelemetry collector to send traces to, as http://host:port (OTLP over gRPC).
     #[arg(long, env)]
     pub otlp_endpoint: Option<String>,
 
@@ -301,8 +301,6 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("master_port", "there are no Python shards"),
     ("disable_custom_kernels", "there are no Python kernels"),
     ("cuda_memory_fraction", "the CPU has no GPU memory"),
-    ("otlp_endpoint", "traces are not exported yet"),
-    ("otlp_service_name", "traces are not exported yet"),
 ];
 
 /// A flag that was given and changes nothing.

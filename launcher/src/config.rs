@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use weirgate_hub::{HubSettings, ModelId, Revision};
-use weirgate_router::{EngineSettings, Limits, LogSettings, ModelLocation, RopeOverride, RouterConfig};
+use weirgate_router::{
+    EngineSettings, Limits, LogSettings, ModelLocation, RopeOverride, RouterConfig, TraceSettings,
+};
 
 use crate::cli::LowArgs;
 use crate::error::{ArgumentError, LauncherError};
@@ -71,6 +73,7 @@ impl Config {
             limits,
             engine,
             log: log_settings(args.json_output, env),
+            traces: traces(args.otlp_endpoint, args.otlp_service_name)?,
             api_keys: args.api_key.into_iter().collect(),
             cors_allow_origin: origins(args.cors_allow_origin),
             validation_workers: args.validation_workers,
@@ -300,6 +303,13 @@ pub fn log_settings(json: bool, env: Env) -> LogSettings {
         _ => terminal && env("NO_COLOR").is_none_or(|text| text.is_empty()),
     };
     LogSettings { level, json, color: wanted && !json }
+}
+
+/// An empty endpoint (a variable that is set to nothing) is none.
+fn traces(endpoint: Option<String>, service_name: String) -> Result<Option<TraceSettings>, ArgumentError> {
+    let endpoint = endpoint.filter(|typed| !typed.is_empty()).map(|typed| typed.parse()).transpose();
+    let endpoint = endpoint.map_err(ArgumentError::OtlpEndpoint)?;
+    Ok(endpoint.map(|endpoint| TraceSettings { endpoint, service_name }))
 }
 
 fn model_source(args: &LowArgs) -> Result<ModelSource, LauncherError> {

@@ -91,4 +91,6 @@ pub enum ArgumentError {
     ModelId(weirgate_hub::IdError),
     #[error("`revision`: {0}")]
     Revision(weirgate_hub::IdError),
+    #[error("`otlp_endpoint`: {0}")]
+    OtlpEndpoint(weirgate_router::OtlpEndpointError),
 }

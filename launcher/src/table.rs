@@ -52,6 +52,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ),
         ("disable_grammar_support", config.disable_grammar_support.to_string()),
         ("enable_prefill_logprobs", config.enable_prefill_logprobs.to_string()),
+        ("otlp_endpoint", or(&config.traces.as_ref().map(|traces| &traces.endpoint), "none")),
         ("watermark_gamma", config.watermark_gamma.to_string()),
         ("watermark_delta", config.watermark_delta.to_string()),
         ("graceful_termination_timeout", config.graceful_termination_seconds.to_string()),

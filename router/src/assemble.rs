@@ -14,6 +14,7 @@ use crate::load::Loaded;
 use crate::metrics::Metrics;
 use crate::service::{Dispatcher, Health, Service, Tenant, Validator, Vocabulary, WorkerPool};
 use crate::sizing::BLOCK_SIZE;
+use crate::telemetry::Tracer;
 
 /// A model with its engine running.
 pub(crate) struct Assembled {
@@ -50,6 +51,8 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
     };
     let metrics =
         Metrics::new(&config.model_id, sizing.max_input_tokens, sizing.max_total_tokens, BLOCK_SIZE);
+    let tracer =
+        config.traces.as_ref().map_or_else(Tracer::off, |traces| Tracer::start(traces, &config.model_id));
     let places = limits.max_concurrent_requests.min(Semaphore::MAX_PERMITS);
     let service = Service {
         vocabulary: Vocabulary::new(text.tokenizer, &text.eos_tokens),
@@ -60,6 +63,7 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         permits: Arc::new(Semaphore::new(places)),
         places,
         metrics: Arc::new(metrics),
+        tracer,
         health: Health::ready(),
         watchdog: Duration::from_secs(config.watchdog_seconds),
         validator,

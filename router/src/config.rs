@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::TraceSettings;
+
 /// Resolved settings of one router process. Defaults are the launcher's business.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouterConfig {
@@ -20,6 +22,8 @@ pub struct RouterConfig {
     pub limits: Limits,
     pub engine: EngineSettings,
     pub log: LogSettings,
+    /// `None`: no traces are recorded.
+    pub traces: Option<TraceSettings>,
     pub api_keys: Vec<String>,
     /// Empty allows any origin.
     pub cors_allow_origin: Vec<String>,

@@ -15,6 +15,7 @@ mod server;
 mod service;
 mod shutdown;
 mod sizing;
+mod telemetry;
 #[cfg(test)]
 mod test_tokenizers;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use api::docs::openapi_json;
 pub use config::{EngineSettings, Limits, LogSettings, ModelLocation, Profile, RopeOverride, RouterConfig};
 pub use error::RouterError;
 pub use service::{ChatTemplate, Conversation, TEMPLATE_COMMAND, TemplateError, run_templates};
+pub use telemetry::{OtlpEndpoint, OtlpEndpointError, TraceSettings};
 
 use assemble::Assembled;
 use server::Server;
@@ -79,7 +81,7 @@ async fn serve(config: &RouterConfig, assembled: Assembled, mut signals: Signals
     watchdog::watch(service.clone(), || std::process::exit(EXIT_STALLED))?;
     let server = Server::start(config.listen, server::app(config, state)).await?;
     announce(config, &server);
-    tokio::select! {
+    let ended = tokio::select! {
         name = signals.caught() => {
             tracing::info!("{name}: finishing what is under way");
             shutdown::drain(&service, server, Duration::from_secs(config.graceful_termination_seconds)).await;
@@ -89,7 +91,9 @@ async fn serve(config: &RouterConfig, assembled: Assembled, mut signals: Signals
             shutdown::fail(&service, server).await;
             Err(RouterError::EngineFailed)
         }
-    }
+    };
+    service.tracer.flush().await;
+    ended
 }
 
 /// "Connected" is TGI's line, which tools wait for; the next one is for people.

@@ -29,6 +29,10 @@ pub struct StepStats {
     pub schedule_time: Duration,
     /// Launch to result.
     pub forward_time: Duration,
+    /// Taking the result in: tokens appended, blocks published, sequences ended.
+    pub commit_time: Duration,
+    /// The step had no result; the engine ends after it.
+    pub failed: bool,
 }
 
 impl StepStats {

@@ -1,13 +1,14 @@
 //! What `/metrics` says: TGI's series (reference/tgi.md §2d, same names, types and buckets) and Weirgate's own.
 
+mod buckets;
 mod render;
 mod series;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use weirgate_types::{SeqUpdate, StepOutputs};
+use weirgate_types::{RequestId, SeqOutput, SeqUpdate, StepOutputs};
 
-use series::{Counter, Gauge, Histogram};
+use series::{Counter, Histogram};
 
 /// Labels of `tgi_request_failure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ impl FailureKind {
         Self::Generation,
     ];
 
-    const fn label(self) -> &'static str {
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Overloaded => "overloaded",
             Self::Validation => "validation",
@@ -59,32 +60,6 @@ impl RequestFigures {
     }
 }
 
-/// Durations: 0.0001·1.5^k seconds, k = 1..=35.
-fn duration_bounds() -> Vec<f64> {
-    let mut bound = 0.0001;
-    (0..35)
-        .map(|_| {
-            bound *= 1.5;
-            bound
-        })
-        .collect()
-}
-
-/// 100 linear steps up to `max` tokens.
-fn token_bounds(max: usize) -> Vec<f64> {
-    (1..=100).map(|step| max as f64 / 100.0 * f64::from(step)).collect()
-}
-
-/// 1, 2, ... 1024 sequences.
-fn batch_bounds() -> Vec<f64> {
-    (1..=1024).map(f64::from).collect()
-}
-
-/// Seconds, for what a person feels.
-fn latency_bounds() -> Vec<f64> {
-    vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]
-}
-
 /// One request metric per kind of step.
 #[derive(Debug)]
 struct PerMethod<T> {
@@ -103,143 +78,226 @@ impl<T> PerMethod<T> {
     }
 }
 
+/// How a request that got a place ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Success,
+    Failure,
+    Cancelled,
+}
+
+impl Outcome {
+    const ALL: [(Self, &str); 3] =
+        [(Self::Success, "success"), (Self::Failure, "failure"), (Self::Cancelled, "cancelled")];
+}
+
 #[derive(Debug)]
 pub(crate) struct Metrics {
     /// `model="…"`, on Weirgate's own series.
     model: String,
-    request_count: Counter,
-    request_success: Counter,
-    request_failure: [Counter; FailureKind::ALL.len()],
-    request_duration: Histogram,
-    request_validation_duration: Histogram,
-    request_queue_duration: Histogram,
-    request_inference_duration: Histogram,
-    request_mean_time_per_token_duration: Histogram,
-    request_generated_tokens: Histogram,
-    request_input_length: Histogram,
-    request_max_new_tokens: Histogram,
-    request_skipped_tokens: Histogram,
-    queue_size: Gauge,
-    batch_current_size: Gauge,
-    batch_current_max_tokens: Gauge,
-    batch_next_size: Histogram,
-    batch_concat: Counter,
-    batch_concat_duration: Histogram,
-    batch_inference_count: PerMethod<Counter>,
-    batch_inference_duration: PerMethod<Histogram>,
-    batch_forward_duration: PerMethod<Histogram>,
-    batch_filter_duration: PerMethod<Histogram>,
+    block_size: u64,
+    /// Seconds since 1970 when the process began to serve.
+    started: f64,
+    requests: RequestMetrics,
+    batches: BatchMetrics,
+    own: OwnMetrics,
+}
+
+/// `tgi_request_*`.
+#[derive(Debug)]
+struct RequestMetrics {
+    count: Counter,
+    success: Counter,
+    failure: [Counter; FailureKind::ALL.len()],
+    duration: Histogram,
+    validation_duration: Histogram,
+    queue_duration: Histogram,
+    inference_duration: Histogram,
+    mean_time_per_token_duration: Histogram,
+    generated_tokens: Histogram,
+    input_length: Histogram,
+    max_new_tokens: Histogram,
+    skipped_tokens: Histogram,
+}
+
+/// `tgi_batch_*`: one engine step is one "batch inference".
+#[derive(Debug)]
+struct BatchMetrics {
+    next_size: Histogram,
+    concat: Counter,
+    concat_duration: Histogram,
+    inference_success: PerMethod<Counter>,
+    inference_failure: PerMethod<Counter>,
+    inference_duration: PerMethod<Histogram>,
+    forward_duration: PerMethod<Histogram>,
+    decode_duration: PerMethod<Histogram>,
+    filter_duration: PerMethod<Histogram>,
+}
+
+/// `weirgate_*`, as far as it is not read from the engine.
+#[derive(Debug)]
+struct OwnMetrics {
+    duration: [Histogram; Outcome::ALL.len()],
     time_to_first_token: Histogram,
     inter_token_latency: Histogram,
     cancellations: Counter,
     prompt_tokens: Counter,
     generated_tokens: Counter,
-    block_size: u64,
 }
 
 impl Metrics {
     pub fn new(model_id: &str, max_input_tokens: usize, max_total_tokens: usize, block_size: usize) -> Self {
-        let duration = || Histogram::new(duration_bounds());
+        let duration = || Histogram::new(buckets::durations());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             model: format!("model=\"{}\"", series::escape(model_id)),
-            request_count: Counter::default(),
-            request_success: Counter::default(),
-            request_failure: Default::default(),
-            request_duration: duration(),
-            request_validation_duration: duration(),
-            request_queue_duration: duration(),
-            request_inference_duration: duration(),
-            request_mean_time_per_token_duration: duration(),
-            request_generated_tokens: Histogram::new(token_bounds(max_total_tokens)),
-            request_input_length: Histogram::new(token_bounds(max_input_tokens)),
-            request_max_new_tokens: Histogram::new(token_bounds(max_total_tokens)),
-            request_skipped_tokens: Histogram::new((0..=16).map(f64::from).collect()),
-            queue_size: Gauge::default(),
-            batch_current_size: Gauge::default(),
-            batch_current_max_tokens: Gauge::default(),
-            batch_next_size: Histogram::new(batch_bounds()),
-            batch_concat: Counter::default(),
-            batch_concat_duration: duration(),
-            batch_inference_count: PerMethod::new(Counter::default),
-            batch_inference_duration: PerMethod::new(duration),
-            batch_forward_duration: PerMethod::new(duration),
-            batch_filter_duration: PerMethod::new(duration),
-            time_to_first_token: Histogram::new(latency_bounds()),
-            inter_token_latency: Histogram::new(latency_bounds()),
-            cancellations: Counter::default(),
-            prompt_tokens: Counter::default(),
-            generated_tokens: Counter::default(),
             block_size: block_size as u64,
+            started: now.map_or(0.0, |since| since.as_secs_f64()),
+            requests: RequestMetrics {
+                count: Counter::default(),
+                success: Counter::default(),
+                failure: Default::default(),
+                duration: duration(),
+                validation_duration: duration(),
+                queue_duration: duration(),
+                inference_duration: duration(),
+                mean_time_per_token_duration: duration(),
+                generated_tokens: Histogram::new(buckets::tokens(max_total_tokens)),
+                input_length: Histogram::new(buckets::tokens(max_input_tokens)),
+                max_new_tokens: Histogram::new(buckets::tokens(max_total_tokens)),
+                skipped_tokens: Histogram::new(buckets::skipped()),
+            },
+            batches: BatchMetrics {
+                next_size: Histogram::new(buckets::batch_sizes()),
+                concat: Counter::default(),
+                concat_duration: duration(),
+                inference_success: PerMethod::new(Counter::default),
+                inference_failure: PerMethod::new(Counter::default),
+                inference_duration: PerMethod::new(duration),
+                forward_duration: PerMethod::new(duration),
+                decode_duration: PerMethod::new(duration),
+                filter_duration: PerMethod::new(duration),
+            },
+            own: OwnMetrics {
+                duration: std::array::from_fn(|_| Histogram::new(buckets::whole_requests())),
+                time_to_first_token: Histogram::new(buckets::latencies()),
+                inter_token_latency: Histogram::new(buckets::latencies()),
+                cancellations: Counter::default(),
+                prompt_tokens: Counter::default(),
+                generated_tokens: Counter::default(),
+            },
         }
     }
 
+    /// A request came: one prompt to be continued, however many sequences it asks for.
     pub fn request_started(&self) {
-        self.request_count.add(1);
+        self.requests.count.add(1);
     }
 
     /// The prompt was found valid.
     pub fn request_validated(&self, input_tokens: usize, max_new_tokens: u32) {
-        self.request_input_length.observe(input_tokens as f64);
-        self.request_max_new_tokens.observe(f64::from(max_new_tokens.min(1024)));
-        self.prompt_tokens.add(input_tokens as u64);
+        self.requests.input_length.observe(input_tokens as f64);
+        self.requests.max_new_tokens.observe(f64::from(max_new_tokens.min(1024)));
+        self.own.prompt_tokens.add(input_tokens as u64);
     }
 
     pub fn request_succeeded(&self, figures: &RequestFigures) {
-        self.request_success.add(1);
-        self.request_duration.observe(figures.total.as_secs_f64());
-        self.request_validation_duration.observe(figures.validation.as_secs_f64());
-        self.request_queue_duration.observe(figures.queue.as_secs_f64());
-        self.request_inference_duration.observe(figures.inference.as_secs_f64());
-        self.request_mean_time_per_token_duration.observe(figures.time_per_token().as_secs_f64());
-        self.request_generated_tokens.observe(f64::from(figures.generated_tokens));
+        self.requests.success.add(1);
+        self.requests.duration.observe(figures.total.as_secs_f64());
+        self.requests.validation_duration.observe(figures.validation.as_secs_f64());
+        self.requests.queue_duration.observe(figures.queue.as_secs_f64());
+        self.requests.inference_duration.observe(figures.inference.as_secs_f64());
+        self.requests.mean_time_per_token_duration.observe(figures.time_per_token().as_secs_f64());
+        self.requests.generated_tokens.observe(f64::from(figures.generated_tokens));
+        self.ended(Outcome::Success, figures.total);
     }
 
-    pub fn request_failed(&self, kind: FailureKind) {
-        if let Some(counter) = self.request_failure.get(kind as usize) {
+    /// A request that had a place failed, or its client went away, this long after it came.
+    pub fn request_failed(&self, kind: FailureKind, after: Duration) {
+        self.request_refused(kind);
+        if kind == FailureKind::Dropped {
+            self.own.cancellations.add(1);
+            self.ended(Outcome::Cancelled, after);
+        } else {
+            self.ended(Outcome::Failure, after);
+        }
+    }
+
+    /// A request failed before it got a place.
+    pub fn request_refused(&self, kind: FailureKind) {
+        if let Some(counter) = self.requests.failure.get(kind as usize) {
             counter.add(1);
         }
-        if kind == FailureKind::Dropped {
-            self.cancellations.add(1);
+    }
+
+    fn ended(&self, outcome: Outcome, after: Duration) {
+        if let Some(histogram) = self.own.duration.get(outcome as usize) {
+            histogram.observe(after.as_secs_f64());
         }
     }
 
+    /// A request's first token, of whichever sequence.
     pub fn first_token(&self, after: Duration) {
-        self.time_to_first_token.observe(after.as_secs_f64());
+        self.own.time_to_first_token.observe(after.as_secs_f64());
     }
 
+    /// A sequence's next token, this long after the one before.
     pub fn next_token(&self, after: Duration) {
-        self.inter_token_latency.observe(after.as_secs_f64());
+        self.own.inter_token_latency.observe(after.as_secs_f64());
+    }
+
+    /// A token that a request got.
+    pub fn token(&self) {
+        self.own.generated_tokens.add(1);
     }
 
     /// One message of the engine's.
     pub fn observe_step(&self, step: &StepOutputs) {
-        let stats = &step.stats;
-        self.queue_size.set(u64::from(stats.waiting));
-        self.batch_current_size.set(u64::from(stats.running));
-        self.batch_current_max_tokens.set(u64::from(stats.used_blocks) * self.block_size);
-        let count =
-            |wanted: fn(&SeqUpdate) -> bool| step.outputs.iter().filter(|o| wanted(&o.update)).count();
-        let generated = count(|update| matches!(update, SeqUpdate::Token(_)));
-        self.generated_tokens.add(generated as u64);
-        for _ in 0..generated {
-            // Without speculation no step accepts more than one token.
-            self.request_skipped_tokens.observe(0.0);
-        }
-        let joined = count(|update| matches!(update, SeqUpdate::Scheduled { .. }));
+        self.observe_skipped(&step.outputs);
+        let (stats, batches) = (&step.stats, &self.batches);
+        let joined =
+            step.outputs.iter().filter(|output| matches!(output.update, SeqUpdate::Scheduled { .. })).count();
         if joined > 0 {
-            self.batch_next_size.observe(joined as f64);
+            batches.next_size.observe(joined as f64);
         }
         if joined > 0 && stats.decode_tokens > 0 {
-            self.batch_concat.add(1);
-            self.batch_concat_duration.observe(stats.schedule_time.as_secs_f64());
+            batches.concat.add(1);
+            batches.concat_duration.observe(stats.schedule_time.as_secs_f64());
         }
-        if stats.tokens() > 0 {
-            let prefill = stats.prefill_tokens > 0;
-            let whole = stats.schedule_time + stats.forward_time;
-            self.batch_inference_count.of(prefill).add(1);
-            self.batch_inference_duration.of(prefill).observe(whole.as_secs_f64());
-            self.batch_forward_duration.of(prefill).observe(stats.forward_time.as_secs_f64());
-            self.batch_filter_duration.of(prefill).observe(stats.schedule_time.as_secs_f64());
+        if stats.tokens() == 0 {
+            return;
+        }
+        let prefill = stats.prefill_tokens > 0;
+        if stats.failed {
+            batches.inference_failure.of(prefill).add(1);
+            return;
+        }
+        let whole = stats.schedule_time + stats.forward_time + stats.commit_time;
+        batches.inference_success.of(prefill).add(1);
+        batches.inference_duration.of(prefill).observe(whole.as_secs_f64());
+        batches.forward_duration.of(prefill).observe(stats.forward_time.as_secs_f64());
+        batches.decode_duration.of(prefill).observe(stats.commit_time.as_secs_f64());
+        batches.filter_duration.of(prefill).observe(stats.schedule_time.as_secs_f64());
+    }
+
+    /// For each sequence that got tokens in this step: those beyond the first. A sequence's tokens stand together.
+    fn observe_skipped(&self, outputs: &[SeqOutput]) {
+        let mut tokens = outputs.iter().filter(|output| matches!(output.update, SeqUpdate::Token(_)));
+        let mut last: Option<(RequestId, u32)> = None;
+        let mut skipped = 0;
+        loop {
+            let next = tokens.next().map(|output| (output.request, output.index));
+            if next.is_some() && next == last {
+                skipped += 1;
+                continue;
+            }
+            if last.is_some() {
+                self.requests.skipped_tokens.observe(f64::from(skipped));
+            }
+            if next.is_none() {
+                return;
+            }
+            (last, skipped) = (next, 0);
         }
     }
 }

@@ -1,85 +1,128 @@
+//! The Prometheus text of everything, in a fixed order.
+
 use weirgate_engine::EngineStats;
 
-use super::series::{Counter, Exposition, Histogram};
-use super::{FailureKind, Metrics};
+use super::series::{Counter, Exposition};
+use super::{FailureKind, Metrics, Outcome, PerMethod};
+
+const METHODS: [(bool, &str); 2] = [(true, "method=\"prefill\""), (false, "method=\"decode\"")];
+
+/// Why a sequence joined running ones. TGI's other two reasons are about waiting for a batch, which nobody does here.
+const CONCAT_REASONS: [&str; 3] = ["backpressure", "chunking", "wait_exceeded"];
 
 impl Metrics {
-    /// The Prometheus text of everything.
     pub fn render(&self, engine: &EngineStats) -> String {
         let mut out = Exposition::default();
         self.render_requests(&mut out);
+        self.render_request_histograms(&mut out);
+        self.render_queue(&mut out, engine);
         self.render_batches(&mut out);
         self.render_own(&mut out);
         self.render_engine(&mut out, engine);
+        self.render_protocol(&mut out, engine);
         out.into_text()
     }
 
     fn render_requests(&self, out: &mut Exposition) {
-        counter(out, "tgi_request_count", "Requests received.", &self.request_count);
-        counter(out, "tgi_request_success", "Requests that ended well.", &self.request_success);
+        let requests = &self.requests;
+        for (name, help, counter) in [
+            ("tgi_request_count", "Requests received.", &requests.count),
+            ("tgi_request_success", "Requests that ended well.", &requests.success),
+        ] {
+            out.family(name, "counter", help);
+            out.value(name, "", counter.get());
+        }
         out.family("tgi_request_failure", "counter", "Requests that failed, by cause.");
-        for (kind, counter) in FailureKind::ALL.iter().zip(&self.request_failure) {
+        for (kind, counter) in FailureKind::ALL.iter().zip(&requests.failure) {
             out.value("tgi_request_failure", &format!("err=\"{}\"", kind.label()), counter.get());
         }
-        let histograms = [
-            ("tgi_request_duration", "Seconds from arrival to end.", &self.request_duration),
-            ("tgi_request_validation_duration", "Seconds of validation.", &self.request_validation_duration),
-            ("tgi_request_queue_duration", "Seconds in the queue.", &self.request_queue_duration),
-            ("tgi_request_inference_duration", "Seconds of inference.", &self.request_inference_duration),
+    }
+
+    fn render_request_histograms(&self, out: &mut Exposition) {
+        let requests = &self.requests;
+        for (name, help, value) in [
+            ("tgi_request_duration", "Seconds from arrival to end.", &requests.duration),
+            ("tgi_request_validation_duration", "Seconds of validation.", &requests.validation_duration),
+            ("tgi_request_queue_duration", "Seconds in the queue.", &requests.queue_duration),
+            ("tgi_request_inference_duration", "Seconds of inference.", &requests.inference_duration),
             (
                 "tgi_request_mean_time_per_token_duration",
                 "Seconds of inference per generated token.",
-                &self.request_mean_time_per_token_duration,
+                &requests.mean_time_per_token_duration,
             ),
-            ("tgi_request_generated_tokens", "Generated tokens.", &self.request_generated_tokens),
-            ("tgi_request_input_length", "Prompt tokens.", &self.request_input_length),
+            ("tgi_request_generated_tokens", "Generated tokens.", &requests.generated_tokens),
+            ("tgi_request_input_length", "Prompt tokens.", &requests.input_length),
             (
                 "tgi_request_max_new_tokens",
                 "Tokens to generate at most, counted to 1024.",
-                &self.request_max_new_tokens,
+                &requests.max_new_tokens,
             ),
-            ("tgi_request_skipped_tokens", "Speculated tokens accepted.", &self.request_skipped_tokens),
-        ];
-        for (name, help, value) in histograms {
-            histogram(out, name, help, value);
+            (
+                "tgi_request_skipped_tokens",
+                "Tokens that speculation won, per sequence and step.",
+                &requests.skipped_tokens,
+            ),
+        ] {
+            out.family(name, "histogram", help);
+            out.histogram(name, "", value);
+        }
+    }
+
+    fn render_queue(&self, out: &mut Exposition, engine: &EngineStats) {
+        for (name, help, value) in [
+            ("tgi_queue_size", "Sequences in the queue.", engine.waiting + engine.inbox),
+            ("tgi_batch_current_size", "Sequences running.", engine.running),
+            (
+                "tgi_batch_current_max_tokens",
+                "Tokens of KV cache held by running sequences.",
+                engine.used_blocks * self.block_size,
+            ),
+            (
+                "tgi_batch_max_total_tokens",
+                "Tokens of KV cache in all.",
+                engine.total_blocks * self.block_size,
+            ),
+        ] {
+            out.family(name, "gauge", help);
+            out.value(name, "", value);
         }
     }
 
     fn render_batches(&self, out: &mut Exposition) {
-        let gauges = [
-            ("tgi_queue_size", "Sequences in the queue.", &self.queue_size),
-            ("tgi_batch_current_size", "Sequences running.", &self.batch_current_size),
-            (
-                "tgi_batch_current_max_tokens",
-                "Tokens of KV cache held by them.",
-                &self.batch_current_max_tokens,
-            ),
-        ];
-        for (name, help, gauge) in gauges {
-            out.family(name, "gauge", help);
-            out.value(name, "", gauge.get());
-        }
-        histogram(out, "tgi_batch_next_size", "Sequences that joined in one step.", &self.batch_next_size);
+        let batches = &self.batches;
+        out.family("tgi_batch_next_size", "histogram", "Sequences that joined in one step.");
+        out.histogram("tgi_batch_next_size", "", &batches.next_size);
         out.family("tgi_batch_concat", "counter", "Steps in which sequences joined running ones, by reason.");
-        out.value("tgi_batch_concat", "reason=\"chunking\"", self.batch_concat.get());
-        out.family("tgi_batch_concat_duration", "histogram", "Seconds of planning those steps.");
-        out.histogram("tgi_batch_concat_duration", "method=\"decode\"", &self.batch_concat_duration);
-        // A failed step ends the process, so every step counted here succeeded.
-        for (name, help) in [
-            ("tgi_batch_inference_count", "Steps, by kind."),
-            ("tgi_batch_inference_success", "Steps that succeeded, by kind."),
-        ] {
-            out.family(name, "counter", help);
-            for (prefill, labels) in METHODS {
-                out.value(name, labels, self.batch_inference_count.of(prefill).get());
-            }
+        for reason in CONCAT_REASONS {
+            let count = if reason == "chunking" { batches.concat.get() } else { 0 };
+            out.value("tgi_batch_concat", &format!("reason=\"{reason}\""), count);
         }
-        let histograms = [
-            ("tgi_batch_inference_duration", "Seconds per step.", &self.batch_inference_duration),
-            ("tgi_batch_forward_duration", "Seconds of the forward pass.", &self.batch_forward_duration),
-            ("tgi_batch_filter_duration", "Seconds of planning.", &self.batch_filter_duration),
-        ];
-        for (name, help, value) in histograms {
+        out.family("tgi_batch_concat_duration", "histogram", "Seconds of planning those steps.");
+        out.histogram("tgi_batch_concat_duration", "method=\"decode\"", &batches.concat_duration);
+        let (success, failure) = (&batches.inference_success, &batches.inference_failure);
+        let both = |prefill| success.of(prefill).get() + failure.of(prefill).get();
+        per_method(out, "tgi_batch_inference_count", "Steps, by kind.", both);
+        let get = |counters: &PerMethod<Counter>, prefill| counters.of(prefill).get();
+        per_method(out, "tgi_batch_inference_success", "Steps that succeeded, by kind.", |prefill| {
+            get(success, prefill)
+        });
+        per_method(out, "tgi_batch_inference_failure", "Steps that failed, by kind.", |prefill| {
+            get(failure, prefill)
+        });
+        for (name, help, value) in [
+            ("tgi_batch_inference_duration", "Seconds per step.", &batches.inference_duration),
+            ("tgi_batch_forward_duration", "Seconds of the forward pass.", &batches.forward_duration),
+            (
+                "tgi_batch_decode_duration",
+                "Seconds of taking a step's tokens in after the forward pass.",
+                &batches.decode_duration,
+            ),
+            (
+                "tgi_batch_filter_duration",
+                "Seconds of planning which sequences a step runs.",
+                &batches.filter_duration,
+            ),
+        ] {
             out.family(name, "histogram", help);
             for (prefill, labels) in METHODS {
                 out.histogram(name, labels, value.of(prefill));
@@ -88,26 +131,35 @@ impl Metrics {
     }
 
     fn render_own(&self, out: &mut Exposition) {
-        let model = self.model.as_str();
+        let (model, own) = (self.model.as_str(), &self.own);
+        let name = "weirgate_request_duration_seconds";
+        out.family(
+            name,
+            "histogram",
+            "Seconds from arrival to end of requests that got a place, by outcome.",
+        );
+        for ((_, label), histogram) in Outcome::ALL.iter().zip(&own.duration) {
+            out.histogram(name, &format!("{model},outcome=\"{label}\""), histogram);
+        }
         for (name, help, value) in [
             (
                 "weirgate_time_to_first_token_seconds",
-                "From arrival to the first token.",
-                &self.time_to_first_token,
+                "Seconds from arrival to a request's first token.",
+                &own.time_to_first_token,
             ),
             (
                 "weirgate_inter_token_latency_seconds",
-                "Between two tokens of a sequence.",
-                &self.inter_token_latency,
+                "Seconds between two tokens of a sequence.",
+                &own.inter_token_latency,
             ),
         ] {
             out.family(name, "histogram", help);
             out.histogram(name, model, value);
         }
         for (name, help, value) in [
-            ("weirgate_request_cancellations_total", "Requests whose client went away.", &self.cancellations),
-            ("weirgate_prompt_tokens_total", "Prompt tokens of valid requests.", &self.prompt_tokens),
-            ("weirgate_generated_tokens_total", "Tokens generated.", &self.generated_tokens),
+            ("weirgate_request_cancellations_total", "Requests whose client went away.", &own.cancellations),
+            ("weirgate_prompt_tokens_total", "Prompt tokens of valid requests.", &own.prompt_tokens),
+            ("weirgate_generated_tokens_total", "Generated tokens of requests.", &own.generated_tokens),
         ] {
             out.family(name, "counter", help);
             out.value(name, model, value.get());
@@ -116,7 +168,10 @@ impl Metrics {
 
     fn render_engine(&self, out: &mut Exposition, engine: &EngineStats) {
         let model = self.model.as_str();
+        let started = engine.live_requests.saturating_sub(engine.queued_requests);
         for (name, help, value) in [
+            ("weirgate_requests_running", "Requests of which something was scheduled.", started),
+            ("weirgate_requests_waiting", "Requests in the queue.", engine.queued_requests),
             ("weirgate_sequences_running", "Sequences running.", engine.running),
             ("weirgate_sequences_waiting", "Sequences waiting.", engine.waiting + engine.inbox),
             ("weirgate_kv_blocks_used", "KV blocks of live sequences.", engine.used_blocks),
@@ -130,15 +185,19 @@ impl Metrics {
         for (name, help, value) in [
             (
                 "weirgate_prefix_cache_hit_tokens_total",
-                "Prompt tokens found in the cache.",
+                "Prompt tokens found in the prefix cache.",
                 engine.prefix_hits,
             ),
-            ("weirgate_prefix_cache_query_tokens_total", "Prompt tokens looked up.", engine.prefix_queries),
+            (
+                "weirgate_prefix_cache_query_tokens_total",
+                "Prompt tokens looked up in the prefix cache.",
+                engine.prefix_queries,
+            ),
             ("weirgate_preemptions_total", "Sequences preempted.", engine.preemptions),
             ("weirgate_engine_steps_total", "Engine steps.", engine.steps),
             (
                 "weirgate_integrity_errors_total",
-                "Contradictions found in the idle books.",
+                "Contradictions found in the engine's books while idle.",
                 engine.integrity_errors,
             ),
         ] {
@@ -146,16 +205,35 @@ impl Metrics {
             out.value(name, model, value);
         }
     }
+
+    /// What the Gateway API Inference Extension's endpoint picker reads, in the label format it knows
+    /// (its proposal 003, "Model Server Protocol"), and the process's start.
+    fn render_protocol(&self, out: &mut Exposition, engine: &EngineStats) {
+        let (model, blocks) = (self.model.as_str(), engine.total_blocks);
+        let name = "weirgate_kv_cache_utilization_ratio";
+        out.family(name, "gauge", "Share of the KV blocks that live sequences hold, 0 to 1.");
+        let used = engine.used_blocks as f64 / blocks.max(1) as f64;
+        out.value(name, model, used);
+        let name = "weirgate_cache_config_info";
+        out.family(name, "gauge", "Geometry of the KV cache, in the labels.");
+        let labels = format!("{model},block_size=\"{}\",num_gpu_blocks=\"{blocks}\"", self.block_size);
+        out.value(name, &labels, 1);
+        let name = "weirgate_lora_requests_info";
+        out.family(name, "gauge", "Adapters, in the labels; the value is the time of the last change.");
+        let labels = format!("{model},max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"");
+        out.value(name, &labels, self.started);
+        let name = "weirgate_build_info";
+        out.family(name, "gauge", "The version, in the label.");
+        out.value(name, &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);
+        let name = "process_start_time_seconds";
+        out.family(name, "gauge", "When this process began to serve, in seconds since 1970.");
+        out.value(name, "", self.started);
+    }
 }
 
-const METHODS: [(bool, &str); 2] = [(true, "method=\"prefill\""), (false, "method=\"decode\"")];
-
-fn counter(out: &mut Exposition, name: &str, help: &str, counter: &Counter) {
+fn per_method(out: &mut Exposition, name: &str, help: &str, value: impl Fn(bool) -> u64) {
     out.family(name, "counter", help);
-    out.value(name, "", counter.get());
-}
-
-fn histogram(out: &mut Exposition, name: &str, help: &str, histogram: &Histogram) {
-    out.family(name, "histogram", help);
-    out.histogram(name, "", histogram);
+    for (prefill, labels) in METHODS {
+        out.value(name, labels, value(prefill));
+    }
 }

@@ -1,8 +1,8 @@
-//! Counters, gauges and histograms, and the Prometheus text format (version 0.0.4).
+//! Counters and histograms, and the Prometheus text format (version 0.0.4).
 //!
 //! Our own, because TGI's names and buckets must come out exactly (no `_total`, no summaries), without global state.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug, Default)]
@@ -11,19 +11,6 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Gauge(AtomicU64);
-
-impl Gauge {
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
     }
 
     pub fn get(&self) -> u64 {
@@ -79,7 +66,7 @@ impl Exposition {
         self.line(format_args!("# TYPE {name} {kind}"));
     }
 
-    pub fn value(&mut self, name: &str, labels: Labels, value: u64) {
+    pub fn value(&mut self, name: &str, labels: Labels, value: impl Display) {
         if labels.is_empty() {
             self.line(format_args!("{name} {value}"));
         } else {

@@ -1,5 +1,5 @@
 use weirgate_engine::EngineStats;
-use weirgate_types::StepStats;
+use weirgate_types::{Finish, StepStats, TokenOut, Usage};
 
 use super::*;
 
@@ -52,7 +52,7 @@ fn a_request_is_counted_once() {
         ..RequestFigures::default()
     });
     metrics.request_started();
-    metrics.request_failed(FailureKind::Dropped);
+    metrics.request_failed(FailureKind::Dropped, Duration::from_secs(3));
     for line in [
         "tgi_request_count 2",
         "tgi_request_success 1",
@@ -63,6 +63,8 @@ fn a_request_is_counted_once() {
         "tgi_request_max_new_tokens_sum 1024",
         "tgi_request_mean_time_per_token_duration_sum 0.25",
         "tgi_request_duration_count 1",
+        "weirgate_request_duration_seconds_sum{model=\"a \\\"model\\\"\",outcome=\"success\"} 2",
+        "weirgate_request_duration_seconds_sum{model=\"a \\\"model\\\"\",outcome=\"cancelled\"} 3",
         "weirgate_request_cancellations_total{model=\"a \\\"model\\\"\"} 1",
         "weirgate_prefix_cache_hit_tokens_total{model=\"a \\\"model\\\"\"} 5",
     ] {
@@ -73,19 +75,89 @@ fn a_request_is_counted_once() {
 #[test]
 fn steps_are_told_apart() {
     let metrics = metrics();
-    let stats =
-        StepStats { prefill_tokens: 3, running: 2, waiting: 1, used_blocks: 4, ..StepStats::default() };
-    metrics.observe_step(&StepOutputs { stats, ..StepOutputs::default() });
-    metrics.observe_step(&StepOutputs {
-        stats: StepStats { decode_tokens: 2, ..stats },
-        ..StepOutputs::default()
-    });
-    let decode = StepStats { prefill_tokens: 0, decode_tokens: 2, running: 2, ..StepStats::default() };
-    metrics.observe_step(&StepOutputs { stats: decode, ..StepOutputs::default() });
-    assert_line(&metrics, "tgi_batch_inference_count{method=\"prefill\"} 2");
-    assert_line(&metrics, "tgi_batch_inference_count{method=\"decode\"} 1");
-    assert_line(&metrics, "tgi_batch_current_size 2");
-    assert_line(&metrics, "tgi_queue_size 0");
+    let stats = StepStats {
+        prefill_tokens: 3,
+        schedule_time: Duration::from_secs(1),
+        forward_time: Duration::from_secs(2),
+        commit_time: Duration::from_secs(4),
+        ..StepStats::default()
+    };
+    let step = |stats| StepOutputs { stats, ..StepOutputs::default() };
+    metrics.observe_step(&step(stats));
+    metrics.observe_step(&step(StepStats { decode_tokens: 2, ..stats }));
+    let decode = StepStats { prefill_tokens: 0, decode_tokens: 2, ..stats };
+    metrics.observe_step(&step(decode));
+    metrics.observe_step(&step(StepStats { failed: true, ..decode }));
+    // A message without a step.
+    metrics.observe_step(&step(StepStats { prefill_tokens: 0, ..stats }));
+    for line in [
+        "tgi_batch_inference_count{method=\"prefill\"} 2",
+        "tgi_batch_inference_count{method=\"decode\"} 2",
+        "tgi_batch_inference_success{method=\"decode\"} 1",
+        "tgi_batch_inference_failure{method=\"decode\"} 1",
+        "tgi_batch_filter_duration_sum{method=\"decode\"} 1",
+        "tgi_batch_forward_duration_sum{method=\"decode\"} 2",
+        "tgi_batch_decode_duration_sum{method=\"decode\"} 4",
+        "tgi_batch_inference_duration_sum{method=\"decode\"} 7",
+        "tgi_batch_inference_duration_count{method=\"decode\"} 1",
+    ] {
+        assert_line(&metrics, line);
+    }
+}
+
+#[test]
+fn skipped_tokens_are_per_sequence_and_step() {
+    let metrics = metrics();
+    let token = |request, index| SeqOutput {
+        request: RequestId(request),
+        index,
+        update: SeqUpdate::Token(TokenOut { id: 0, logprob: 0.0, top: Vec::new() }),
+    };
+    let end = SeqOutput {
+        request: RequestId(1),
+        index: 0,
+        update: SeqUpdate::Finished { reason: Finish::Length, usage: Usage::default() },
+    };
+    let outputs = vec![token(1, 0), token(1, 0), token(1, 0), end, token(1, 1), token(2, 1)];
+    metrics.observe_step(&StepOutputs { outputs, ..StepOutputs::default() });
+    metrics.observe_step(&StepOutputs { outputs: vec![token(2, 1)], ..StepOutputs::default() });
+    metrics.observe_step(&StepOutputs::default());
+    for line in [
+        "tgi_request_skipped_tokens_bucket{le=\"0\"} 3",
+        "tgi_request_skipped_tokens_bucket{le=\"1\"} 3",
+        "tgi_request_skipped_tokens_bucket{le=\"2\"} 4",
+        "tgi_request_skipped_tokens_sum 2",
+    ] {
+        assert_line(&metrics, line);
+    }
+}
+
+#[test]
+fn the_engine_is_shown_as_it_is() {
+    let engine = EngineStats {
+        running: 3,
+        waiting: 2,
+        inbox: 1,
+        live_requests: 5,
+        queued_requests: 2,
+        used_blocks: 4,
+        total_blocks: 16,
+        ..EngineStats::default()
+    };
+    let text = metrics().render(&engine);
+    let model = "model=\"a \\\"model\\\"\"";
+    for line in [
+        "tgi_queue_size 3".to_owned(),
+        "tgi_batch_current_size 3".to_owned(),
+        "tgi_batch_current_max_tokens 64".to_owned(),
+        "tgi_batch_max_total_tokens 256".to_owned(),
+        format!("weirgate_requests_running{{{model}}} 3"),
+        format!("weirgate_requests_waiting{{{model}}} 2"),
+        format!("weirgate_kv_cache_utilization_ratio{{{model}}} 0.25"),
+        format!("weirgate_cache_config_info{{{model},block_size=\"16\",num_gpu_blocks=\"16\"}} 1"),
+    ] {
+        assert!(text.lines().any(|l| l == line), "no line {line:?}");
+    }
 }
 
 #[test]
@@ -93,6 +165,7 @@ fn every_series_has_one_type_line() {
     let text = lines(&metrics());
     let mut types: Vec<&String> = text.iter().filter(|l| l.starts_with("# TYPE")).collect();
     let all = types.len();
+    types.sort_unstable();
     types.dedup();
     assert_eq!(types.len(), all);
     assert!(text.iter().all(|l| l.starts_with('#') || l.rsplit_once(' ').unwrap().1.parse::<f64>().is_ok()));

@@ -221,8 +221,7 @@ impl Generation {
         self.events.push_back(Event::End(SequenceEnd { index, reason, generated_tokens, tail, text }));
         if self.sequences.iter().all(|sequence| sequence.ended) {
             self.done = true;
-            let generated = self.sequences.iter().map(|sequence| sequence.generated).sum();
-            self.account.succeed(generated);
+            self.account.succeed();
         }
     }
 }

@@ -23,6 +23,7 @@ use weirgate_engine::EngineHandle;
 use weirgate_types::{Selection, TokenId};
 
 use crate::metrics::Metrics;
+use crate::telemetry::Tracer;
 pub(crate) use account::Account;
 pub(crate) use dispatcher::Dispatcher;
 pub(crate) use error::{Failure, ServiceError, ValidationError};
@@ -49,6 +50,7 @@ pub(crate) struct Service {
     pub permits: Arc<Semaphore>,
     pub places: usize,
     pub metrics: Arc<Metrics>,
+    pub tracer: Tracer,
     pub health: Health,
     /// An engine that makes no step for this long is not healthy; zero: never.
     pub watchdog: Duration,
@@ -80,7 +82,8 @@ impl Service {
         let permits = self.permits.clone().try_acquire_many_owned(many);
         let mut permits = permits.map_err(|_| refuse(ServiceError::Overloaded))?;
         let places: Vec<OwnedSemaphorePermit> = (0..requests).filter_map(|_| permits.split(1)).collect();
-        Ok(places.into_iter().map(|permit| Account::open(self.metrics.clone(), permit)).collect())
+        let open = |permit| Account::open(self.metrics.clone(), &self.tracer, permit);
+        Ok(places.into_iter().map(open).collect())
     }
 
     /// Takes the one place of a single request.
@@ -90,8 +93,7 @@ impl Service {
 
     /// Books a request that was refused before it took a place.
     pub fn refuse(&self, error: &ServiceError) {
-        self.metrics.request_started();
-        self.metrics.request_failed(account::kind(error));
+        Account::refuse(&self.metrics, &self.tracer, error);
     }
 
     /// Whether new requests are taken, and if not, why.

@@ -59,6 +59,7 @@ fn config() -> RouterConfig {
             prefix_caching: true,
             rope_scaling: None,
         },
+        traces: None,
         log: LogSettings { level: "info".into(), json: false, color: false },
         api_keys: Vec::new(),
         cors_allow_origin: Vec::new(),
