@@ -5,7 +5,7 @@ BIN := target/release/weirgate
 PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
-        prove-throughput prove-clean openapi
+        prove-throughput prove-clean prove-metrics openapi
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -37,7 +37,7 @@ setup:
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-throughput prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-throughput prove-metrics prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -47,6 +47,9 @@ prove-invariance: ## the batch-invariance and cache tests at full length
 
 prove-throughput: build setup setup-prove ## tokens per second against transformers
 	.venv/prove/bin/python tools/bench/spine.py
+
+prove-metrics: build setup ## both dashboards against Prometheus, a minute under load
+	tools/prove/metrics.sh
 
 prove-clean: ## a clean clone, as a new user would
 	tools/prove/clean_clone.sh
