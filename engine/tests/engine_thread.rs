@@ -263,6 +263,25 @@ fn a_failed_executor_ends_everything_that_was_accepted() {
 }
 
 #[test]
+fn the_figures_of_the_step_that_failed_say_so() {
+    let (handle, outputs, gate) = start_gated(EngineConfig::default(), false);
+    let ticket = submit(&handle, &ask(&handle, 5, 9));
+    gate.wait_for_step();
+    gate.let_one_pass();
+    gate.wait_for_step();
+    drop(gate);
+    let mut steps = Vec::new();
+    while let Ok(message) = outputs.recv_timeout(PATIENCE) {
+        let stats = message.stats;
+        if stats.tokens() > 0 {
+            steps.push((stats.prefill_tokens, stats.decode_tokens, stats.failed));
+        }
+    }
+    assert_eq!(steps, [(5, 0, false), (0, 1, true)]);
+    drop(ticket);
+}
+
+#[test]
 fn stop_finishes_what_was_accepted_and_abort_ends_it() {
     let (handle, outputs, gate) = start_gated(EngineConfig::default(), false);
     let asked = ask(&handle, 5, 9);

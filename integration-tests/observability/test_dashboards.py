@@ -21,7 +21,9 @@ HERE = Path(__file__).parent
 SECONDS = int(os.environ.get("PROVE_SECONDS", "12"))
 REPORT = os.environ.get("PROVE_REPORT")
 SERVICE = "weirgate-under-test"
-PROMPTS = [f"Once upon a time there were {number} foxes who" for number in range(2, 10)]
+# They begin alike, for longer than a KV block, so that the prefix cache has something to find.
+STORY = "Once upon a time, in a forest far behind the mountains, there was an old house, and in the old house lived"
+PROMPTS = [f"{STORY} {number} foxes who" for number in range(2, 10)]
 CONFIG = """
 global: {{scrape_interval: 1s}}
 scrape_configs:
@@ -56,7 +58,8 @@ async def work(port: int, seconds: float):
         while time.monotonic() < until:
             number += 1
             parameters = {"max_new_tokens": 40, "do_sample": True, "temperature": 1.1, "seed": number}
-            good = [load.stream(http, f"{url}/generate_stream", {"inputs": p, "parameters": parameters}) for p in PROMPTS]
+            bodies = [{"inputs": prompt, "parameters": parameters} for prompt in PROMPTS]
+            good = [load.stream(http, f"{url}/generate_stream", body) for body in bodies]
             chat = {"model": "tgi", "messages": [{"role": "user", "content": PROMPTS[number % 8]}], "max_tokens": 20}
             wrong = {"inputs": "Hello", "parameters": {"temperature": 0.0}}
             rest = [
