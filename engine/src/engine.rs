@@ -228,6 +228,9 @@ impl Engine {
             }
             Message::Mask(answer) => self.scheduler.take_mask(*answer),
             Message::Cancel(id) => self.scheduler.finish(id, Finish::Cancelled),
+            Message::CancelSequence(id, index) => {
+                self.scheduler.finish_sequence(id, index, Finish::Cancelled);
+            }
             Message::Stop if self.mode == Mode::Serving => self.mode = Mode::Stopping,
             Message::Stop => {}
             Message::Abort => self.mode = Mode::Aborting,

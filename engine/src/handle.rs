@@ -20,6 +20,8 @@ pub(crate) enum Message {
     /// A mask is ready.
     Mask(Box<MaskAnswer>),
     Cancel(RequestId),
+    /// Ends one sequence of a request.
+    CancelSequence(RequestId, u32),
     /// Finish what was accepted, then end.
     Stop,
     /// End everything now.
@@ -125,6 +127,11 @@ pub struct Ticket {
 impl Ticket {
     pub fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// Ends sequence `index` of the request, and leaves the others; without effect after that sequence's end.
+    pub fn cancel_sequence(&self, index: u32) {
+        let _ = self.inbox.send(Message::CancelSequence(self.id, index));
     }
 }
 

@@ -144,6 +144,26 @@ fn cancelling_frees_the_blocks_at_once_in_every_state() {
 }
 
 #[test]
+fn one_of_several_sequences_can_be_cancelled() {
+    let mut rig = rig(32, 4);
+    let all = GenerateRequest { n: 3, ..request(0, &prompt(10, 0), 6) };
+    rig.submit(all.clone());
+    // Sequence 1 ends before its prompt is computed, sequence 0 after two tokens; 2 takes the part of both.
+    rig.scheduler.finish_sequence(RequestId(0), 1, Finish::Cancelled);
+    let mut outputs = rig.step();
+    outputs.extend(rig.step());
+    rig.scheduler.finish_sequence(RequestId(0), 0, Finish::Cancelled);
+    rig.scheduler.finish_sequence(RequestId(0), 0, Finish::Cancelled);
+    rig.scheduler.finish_sequence(RequestId(0), 3, Finish::Cancelled);
+    assert_eq!(rig.scheduler.stats().running, 1);
+    outputs.extend(rig.run());
+    let ends = [0, 1, 2].map(|index| finish_of(&outputs, 0, index));
+    assert_eq!(ends, [Some(Finish::Cancelled), Some(Finish::Cancelled), Some(Finish::Length)]);
+    let generated = [0, 1, 2].map(|index| tokens_of(&outputs, 0, index).len());
+    assert_eq!(generated, [2, 0, 6]);
+}
+
+#[test]
 fn siblings_share_the_prompt_and_copy_what_they_write() {
     let mut rig = rig(32, 4);
     rig.submit(GenerateRequest { n: 3, ..request(0, &prompt(10, 0), 3) });

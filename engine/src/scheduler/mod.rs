@@ -204,17 +204,22 @@ impl Scheduler {
 
     /// Ends all sequences of a request at once and frees what they hold; nothing happens if it is not live.
     pub fn finish(&mut self, request: RequestId, reason: Finish) {
-        let Some(live) = self.requests.get(&request) else { return };
-        let (priority, arrival, n) = (live.priority, live.arrival, live.n);
+        let n = self.requests.get(&request).map_or(0, |live| live.n);
         for index in 0..n {
-            let key = SeqKey { priority, arrival, index };
-            let sequence = match self.running_at(key) {
-                Some(at) => Some(self.running.remove(at)),
-                None => self.waiting.remove(&key),
-            };
-            if let Some(sequence) = sequence {
-                self.end(sequence, reason);
-            }
+            self.finish_sequence(request, index, reason);
+        }
+    }
+
+    /// Ends one sequence of a request at once and frees what it holds; nothing happens if it is not live.
+    pub fn finish_sequence(&mut self, request: RequestId, index: u32, reason: Finish) {
+        let Some(live) = self.requests.get(&request) else { return };
+        let key = SeqKey { priority: live.priority, arrival: live.arrival, index };
+        let sequence = match self.running_at(key) {
+            Some(at) => Some(self.running.remove(at)),
+            None => self.waiting.remove(&key),
+        };
+        if let Some(sequence) = sequence {
+            self.end(sequence, reason);
         }
     }
 

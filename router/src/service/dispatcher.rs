@@ -110,6 +110,13 @@ impl Mailbox {
         self.updates.recv().await
     }
 
+    /// Tells the engine that sequence `index` is not wanted any more.
+    pub fn cancel_sequence(&self, index: u32) {
+        if let Some(ticket) = self.dispatcher.routes().get(&self.id).and_then(|route| route.ticket.as_ref()) {
+            ticket.cancel_sequence(index);
+        }
+    }
+
     /// Why the mailbox was closed before the request ended.
     pub fn failure(&self) -> Failure {
         self.failure.get().copied().unwrap_or(Failure::Engine)

@@ -179,7 +179,7 @@ impl Generation {
                 SeqUpdate::Prompt { logprobs } => self.events.push_back(Event::Prompt(logprobs)),
                 SeqUpdate::Token(token) => self.take_token(index as usize, token),
                 SeqUpdate::Finished { reason, .. } => match failure(reason) {
-                    // A sequence that a stop string ended stays in the engine until the whole request is done.
+                    // Of a sequence that a stop string ended, the engine says that it was cancelled.
                     Some(error) if !self.has_ended(index as usize) => return Some(error),
                     _ => self.end(index as usize, stop_reason(reason)),
                 },
@@ -209,6 +209,10 @@ impl Generation {
         }));
         if piece.stopped {
             self.end(index, StopReason::StopString);
+            // The others go on; without them the request ends, and all of it is cancelled.
+            if !self.done {
+                self.mailbox.cancel_sequence(u32::try_from(index).unwrap_or(u32::MAX));
+            }
         }
     }
 

@@ -5,27 +5,35 @@ use std::sync::{Arc, Condvar, Mutex};
 use weirgate_engine::{Batch, Executor, ExecutorError, ExecutorLimits, StepResult};
 use weirgate_kernels::Sampled;
 
-/// Lets a test hold the device between two steps.
+/// Lets a test hold the device between two steps: how many more it may make.
 #[derive(Clone)]
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub struct Gate(Arc<(Mutex<u64>, Condvar)>);
 
 impl Gate {
     pub fn open() -> Self {
-        Self(Arc::new((Mutex::new(true), Condvar::new())))
+        Self(Arc::new((Mutex::new(u64::MAX), Condvar::new())))
     }
 
     pub fn shut(&self) {
-        *self.0.0.lock().unwrap() = false;
+        *self.0.0.lock().unwrap() = 0;
     }
 
     pub fn reopen(&self) {
-        *self.0.0.lock().unwrap() = true;
+        self.allow(u64::MAX);
+    }
+
+    /// Lets so many steps pass.
+    pub fn allow(&self, steps: u64) {
+        *self.0.0.lock().unwrap() = steps;
         self.0.1.notify_all();
     }
 
     fn pass(&self) {
-        let opened = self.0.0.lock().unwrap();
-        drop(self.0.1.wait_while(opened, |open| !*open).unwrap());
+        let steps = self.0.0.lock().unwrap();
+        let mut steps = self.0.1.wait_while(steps, |steps| *steps == 0).unwrap();
+        if *steps != u64::MAX {
+            *steps -= 1;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod device;
 mod limits;
 mod openai;
+mod openai_tgi;
 mod tgi;
 
 use std::sync::Arc;

@@ -108,6 +108,30 @@ async fn n_choices_come_in_order() {
 }
 
 #[tokio::test]
+async fn a_choice_that_met_its_stop_is_computed_no_further() {
+    let server = held(config());
+    let body = json!({"n": 2, "temperature": 1.0, "seed": OWN_SEED, "stop": "ell", "ignore_eos": true, "max_tokens": 150});
+    let request = tokio::spawn({
+        let server = server.clone();
+        async move { server.post("/v1/chat/completions", chat(body)).await.json() }
+    });
+    // The first choice meets its stop with its fourth token, and leaves the engine long before the second one ends.
+    server.until(|stats| stats.live_requests == 1).await;
+    while server.state.service.engine.stats().running != 1 || server.state.service.engine.stats().steps < 5 {
+        assert!(server.state.service.engine.stats().steps < 100);
+        server.gate.allow(1);
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    server.gate.reopen();
+    let answer = request.await.unwrap();
+    let reasons: Vec<&Value> = (0..2).map(|at| &answer["choices"][at]["finish_reason"]).collect();
+    assert_eq!(reasons, [&json!("stop"), &json!("length")]);
+    assert_eq!(answer["choices"][0]["message"]["content"], "H");
+    assert_eq!(answer["usage"]["completion_tokens"], 4 + 150);
+    server.idle().await;
+}
+
+#[tokio::test]
 async fn logprobs_tell_token_and_alternatives() {
     let server = TestServer::new();
     let answer = server

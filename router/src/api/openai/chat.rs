@@ -10,7 +10,7 @@ use super::errors::Refusal;
 use super::parameters::{Shape, field, parameters, request};
 use super::quirks::Quirks;
 use super::stream::{self, ChatChunks};
-use super::types::{AssistantMessage, ChatChoice, ChatRequest, Envelope};
+use super::types::{AssistantMessage, ChatChoice, ChatRequest, Envelope, Message};
 use super::{logprobs, messages};
 use crate::api::extract::Body;
 use crate::api::headers::{compute_headers, figure_headers};
@@ -94,8 +94,17 @@ fn wants_grammar(body: &ChatRequest) -> bool {
 }
 
 fn conversation(body: ChatRequest) -> Result<Conversation, ServiceError> {
-    let from_assistant = body.messages.last().is_some_and(|message| message.role == "assistant");
-    let continue_final_message = body.continue_final_message.unwrap_or(from_assistant);
-    let messages = messages::for_template(body.messages)?;
-    Ok(Conversation { messages, continue_final_message, ..Conversation::default() })
+    // As in TGI, what the assistant began is continued, unless the client wants it answered.
+    let begun = |message: &Message| message.role == "assistant" && message.content.is_some();
+    let begun = body.messages.last().is_some_and(begun) && body.add_generation_prompt != Some(true);
+    let mut variables = body.chat_template_kwargs.unwrap_or_default();
+    variables.extend(body.guideline.map(|guideline| ("guideline".to_owned(), Value::String(guideline))));
+    Ok(Conversation {
+        messages: messages::for_template(body.messages)?,
+        documents: body.documents,
+        variables,
+        add_generation_prompt: body.add_generation_prompt,
+        continue_final_message: body.continue_final_message.unwrap_or(begun),
+        ..Conversation::default()
+    })
 }

@@ -186,3 +186,42 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::{Failure, TemplateError};
+
+    /// TGI's and OpenAI's statuses of the same failures (reference/tgi.md §2b), for answers and for streams.
+    #[test]
+    fn each_failure_has_its_status_in_both_forms() {
+        let validation = || ServiceError::from(ValidationError::EmptyInput);
+        for (error, tgi, tgi_stream, openai) in [
+            (validation(), 422, 200, 400),
+            (TemplateError::Missing.into(), 422, 422, 400),
+            (Failure::Engine.into(), 424, 200, 503),
+            (ServiceError::Incomplete, 500, 200, 503),
+            (ServiceError::Overloaded, 429, 429, 429),
+            (ServiceError::Unavailable("x"), 503, 503, 503),
+        ] {
+            let status = |profile, streams| {
+                Refusal::from(error.clone()).respond(Quirks::of(profile), streams).status().as_u16()
+            };
+            assert_eq!(
+                (status(Profile::Tgi, false), status(Profile::Tgi, true)),
+                (tgi, tgi_stream),
+                "{error}"
+            );
+            for profile in [Profile::OpenAi, Profile::Ollama, Profile::Jan, Profile::Management] {
+                assert_eq!([false, true].map(|streams| status(profile, streams)), [openai; 2], "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_prompt_that_is_too_long_has_openais_code() {
+        let error = ServiceError::from(ValidationError::InputLength { limit: 1, given: 2 });
+        let body = Refusal::from(error).body(Quirks::of(Profile::OpenAi));
+        assert_eq!(body["error"]["code"], "context_length_exceeded");
+    }
+}

@@ -110,3 +110,73 @@ fn logit_bias_entry(token: &str, bias: &Value) -> Result<(i64, f32), ServiceErro
 pub(super) fn field(field: &'static str, message: &str) -> ServiceError {
     ValidationError::Field { field, message: message.to_owned() }.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Profile;
+
+    fn lowered(profile: Profile, body: Value) -> Result<Parameters, ServiceError> {
+        let common: Common = serde_json::from_value(body).unwrap();
+        parameters(&common, MaxNewTokens::Open, Quirks::of(profile))
+    }
+
+    #[test]
+    fn the_frequency_penalty_is_the_profiles() {
+        for (profile, expected) in
+            [(Profile::Tgi, Frequency::Relative(0.5)), (Profile::OpenAi, Frequency::Count(0.5))]
+        {
+            let lowered = lowered(profile, json!({"frequency_penalty": 0.5})).unwrap();
+            assert_eq!(lowered.frequency_penalty, Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_temperature_of_zero_is_greedy_and_none_samples() {
+        for (body, sampling) in [
+            (json!({}), true),
+            (json!({"temperature": 0}), false),
+            (json!({"temperature": 0, "top_p": 0.5, "top_k": 3}), false),
+            (json!({"temperature": 0.5}), true),
+        ] {
+            assert_eq!(lowered(Profile::OpenAi, body).unwrap().sampling(), sampling);
+        }
+    }
+
+    #[test]
+    fn a_seed_may_be_negative() {
+        assert_eq!(lowered(Profile::OpenAi, json!({"seed": -1})).unwrap().seed, Some(u64::MAX));
+        assert_eq!(lowered(Profile::OpenAi, json!({"seed": u64::MAX})).unwrap().seed, Some(u64::MAX));
+        assert_eq!(lowered(Profile::OpenAi, json!({"seed": null})).unwrap().seed, None);
+    }
+
+    #[test]
+    fn every_filter_is_passed_on_and_those_that_are_off_are_left_out() {
+        let on = lowered(
+            Profile::OpenAi,
+            json!({"top_k": 3, "top_p": 0.5, "typical_p": 0.25, "min_p": 0.125,
+            "min_tokens": 2, "ignore_eos": true, "presence_penalty": -1, "repetition_penalty": 1.5}),
+        )
+        .unwrap();
+        assert_eq!(
+            (on.top_k, on.top_p, on.typical_p, on.min_p),
+            (Some(3), Some(0.5), Some(0.25), Some(0.125))
+        );
+        assert_eq!((on.min_new_tokens, on.ignore_eos), (2, true));
+        assert_eq!((on.presence_penalty, on.repetition_penalty), (Some(-1.0), Some(1.5)));
+        let off = lowered(Profile::OpenAi, json!({"top_k": -1, "top_p": 1.0, "typical_p": 1})).unwrap();
+        assert_eq!((off.top_k, off.top_p, off.typical_p), (None, None, None));
+        let tgi = lowered(Profile::Tgi, json!({"top_k": 0, "top_p": 1.0})).unwrap();
+        assert_eq!((tgi.top_k, tgi.top_p), (None, Some(1.0)));
+    }
+
+    #[test]
+    fn a_logit_bias_names_tokens_and_numbers() {
+        assert!(lowered(Profile::OpenAi, json!({"logit_bias": {"x": 1}})).is_err());
+        assert!(lowered(Profile::OpenAi, json!({"logit_bias": {"1": "x"}})).is_err());
+        let array = lowered(Profile::Tgi, json!({"logit_bias": [0.0, 2.5]})).unwrap();
+        assert_eq!(array.logit_bias, [(1, 2.5)]);
+    }
+}

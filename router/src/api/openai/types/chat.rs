@@ -16,8 +16,15 @@ pub(crate) struct ChatRequest {
     pub tools: Option<Vec<Value>>,
     pub tool_choice: Option<Value>,
 
+    /// A variable of the chat template (TGI).
+    pub guideline: Option<String>,
+    /// Further variables of the chat template.
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+    pub documents: Option<Vec<Value>>,
     /// The prompt ends inside the last message, which the answer continues. Absent: where the assistant wrote it.
     pub continue_final_message: Option<bool>,
+    /// The prompt ends with the beginning of the answer. Absent: unless the final message is continued.
+    pub add_generation_prompt: Option<bool>,
 
     /// What changes the answer and is not served here; see [`unserved`](Self::unserved).
     pub functions: Option<Value>,
