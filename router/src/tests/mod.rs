@@ -29,7 +29,7 @@ use device::{Device, Gate};
 /// What the device writes after every prompt, byte by byte, and then the end-of-sequence token.
 const SCRIPT: &str = "Hello, wörld! Bye.";
 const END: u32 = 257;
-const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot: {% endif %}";
+const TEMPLATE: &str = "{{ guideline or '' }}{{ mood or '' }}{% for d in documents or [] %}{{ d.text }}{% endfor %}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot: {% endif %}";
 /// The seed whose sequence 0 writes the script as it is.
 const OWN_SEED: u64 = 997;
 const BLOCKS: usize = 64;

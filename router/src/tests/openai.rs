@@ -315,6 +315,57 @@ async fn messages_may_come_in_parts_but_not_with_images() {
 }
 
 #[tokio::test]
+async fn the_template_sees_what_the_client_gives_it() {
+    let server = TestServer::new();
+    // The prompt is `user: Hi\nbot: `, one token per byte.
+    for (more, prompt_tokens) in [
+        (json!({}), 14),
+        (json!({"guideline": "be kind"}), 14 + 7),
+        (json!({"chat_template_kwargs": {"mood": "sad"}}), 14 + 3),
+        (json!({"documents": [{"text": "ab"}, {"text": "c"}]}), 14 + 3),
+        (json!({"add_generation_prompt": false}), 14 - 5),
+        (json!({"continue_final_message": true}), 14 - 6),
+    ] {
+        let answer = server.post("/v1/chat/completions", chat(more.clone())).await.json();
+        assert_eq!(answer["usage"]["prompt_tokens"], prompt_tokens, "{more}");
+    }
+    // What the assistant began is continued, unless the client wants it answered.
+    let begun = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]);
+    for (more, prompt_tokens) in [
+        (json!({"messages": begun}), 9 + 13),
+        (json!({"messages": begun, "add_generation_prompt": true}), 9 + 14 + 5),
+        (json!({"messages": begun, "continue_final_message": false}), 9 + 14 + 5),
+    ] {
+        let answer = server.post("/v1/chat/completions", chat(more.clone())).await.json();
+        assert_eq!(answer["usage"]["prompt_tokens"], prompt_tokens, "{more}");
+    }
+    let both = chat(json!({"continue_final_message": true, "add_generation_prompt": true}));
+    assert_eq!(server.post("/v1/chat/completions", both).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_refused_and_not_ignored() {
+    let server = TestServer::new();
+    for (field, value) in [
+        ("functions", json!([])),
+        ("function_call", json!("auto")),
+        ("audio", json!({"voice": "x"})),
+        ("modalities", json!(["text", "audio"])),
+        ("web_search_options", json!({})),
+        ("adapter_id", json!("x")),
+    ] {
+        let answer = server.post("/v1/chat/completions", chat(json!({field: value}))).await;
+        assert_eq!(
+            (answer.status, &answer.json()["error"]["param"]),
+            (StatusCode::BAD_REQUEST, &json!(field))
+        );
+    }
+    let answer =
+        server.post("/v1/chat/completions", chat(json!({"modalities": ["text"], "user": "x"}))).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn models_names_the_one_that_is_served() {
     let server = TestServer::new();
     let model = json!({"id": "test/model", "object": "model", "created": 0, "owned_by": "test/model",
