@@ -182,9 +182,9 @@ pub struct LowArgs {
     #[arg(long, env, value_delimiter = ',')]
     pub cors_allow_origin: Vec<String>,
 
-    /// Bearer key that clients must send.
+    /// Bearer key that clients must send; repeatable.
     #[arg(long, env, hide_env_values = true)]
-    pub api_key: Option<String>,
+    pub api_key: Vec<String>,
 
     /// Watermark gamma. Default 0.5.
     #[arg(long, env)]
@@ -241,6 +241,18 @@ pub struct LowArgs {
     /// Seconds that requests in flight get to finish after SIGTERM.
     #[arg(long, short, env, default_value_t = 90)]
     pub graceful_termination_timeout: u64,
+
+    /// File of further keys, one a line; empty lines and lines that begin with `#` are skipped.
+    #[arg(long, env)]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Ask for a key on `/info`, `/metrics` and `/v1/models`, too.
+    #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
+    pub guard_info: bool,
+
+    /// Seconds that a request may take, waiting included; what takes longer ends with an error. 0: no limit.
+    #[arg(long, env, default_value_t = 0)]
+    pub max_request_seconds: u64,
 
     /// Whose statuses, error bodies and quirks to show under `/v1`. Started as `text-generation-launcher` or `text-generation-router`, the default is `tgi`.
     #[arg(long, env, value_enum, default_value_t = Profile::OpenAi)]

@@ -11,12 +11,16 @@ use weirgate_router::{
 
 use crate::cli::LowArgs;
 use crate::error::{ArgumentError, LauncherError};
+use crate::keys::api_keys;
 use crate::values::{Quantization, RopeScaling, parse_bool};
+use crate::vertex;
 
 /// The name clients see when no model was named.
 pub const DEMO_MODEL_NAME: &str = "weirgate-demo";
 
 const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// What the `x-compute-type` header says where `COMPUTE_TYPE` does not.
+const DEFAULT_COMPUTE_TYPE: &str = "cpu";
 const DEFAULT_WATERMARK_GAMMA: f32 = 0.5;
 const DEFAULT_WATERMARK_DELTA: f32 = 2.0;
 
@@ -63,19 +67,24 @@ impl Config {
         let (watermark_gamma, watermark_delta) = watermark(&args)?;
         check_positive(&args)?;
         let model = model_source(&args)?;
+        let port = vertex::port(env)?.unwrap_or(args.port);
+        let compute_type = env("COMPUTE_TYPE").filter(|text| !text.is_empty());
         let router = RouterConfig {
             model: ModelLocation::Embedded,
             model_id: args.model_id.clone().unwrap_or_else(|| DEMO_MODEL_NAME.to_owned()),
             model_sha: None,
             tokenizer_config_path: args.tokenizer_config_path,
-            listen: SocketAddr::new(host(&args.hostname, &mut warnings), args.port),
+            listen: SocketAddr::new(host(&args.hostname, &mut warnings), port),
             profile: args.profile.into(),
             limits,
             engine,
             log: log_settings(args.json_output, env),
             traces: traces(args.otlp_endpoint, args.otlp_service_name)?,
-            api_keys: args.api_key.into_iter().collect(),
+            api_keys: api_keys(args.api_key, args.api_key_file.as_deref())?,
+            guard_info: args.guard_info,
             cors_allow_origin: origins(args.cors_allow_origin),
+            compute_type: compute_type.unwrap_or_else(|| DEFAULT_COMPUTE_TYPE.to_owned()),
+            vertex: vertex::routes(env)?,
             validation_workers: args.validation_workers,
             default_max_new_tokens: args.default_max_new_tokens.0,
             watermark_gamma,
@@ -209,6 +218,7 @@ fn limits(args: &LowArgs) -> Result<Limits, ArgumentError> {
         max_top_n_tokens: args.max_top_n_tokens,
         max_client_batch_size: args.max_client_batch_size,
         payload_limit: args.payload_limit,
+        max_request_seconds: args.max_request_seconds,
         max_input_tokens,
         max_total_tokens: args.max_total_tokens,
     })

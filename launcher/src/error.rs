@@ -32,6 +32,10 @@ pub enum LauncherError {
         "cannot listen on {address}: {source}; choose another port with --port or address with --hostname"
     )]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error("--api-key-file {}: {source}", path.display())]
+    KeyFile { path: PathBuf, source: std::io::Error },
+    #[error("--api-key-file {}: it holds no key; write one a line", path.display())]
+    NoKeyInFile { path: PathBuf },
     #[error("cannot install signal handlers: {0}")]
     Signals(std::io::Error),
     #[error("cannot find this program's own file: {0}")]
@@ -87,6 +91,10 @@ pub enum ArgumentError {
     Lora,
     #[error("`{flag}` is `{value}`, which is not supported on the CPU yet; leave `{flag}` out")]
     NotOnCpu { flag: &'static str, value: String },
+    #[error("`api_key` cannot be empty")]
+    EmptyApiKey,
+    #[error("`{name}` must be {expected}. Given: {value}")]
+    Variable { name: &'static str, expected: &'static str, value: String },
     #[error("`model_id`: {0}")]
     ModelId(weirgate_hub::IdError),
     #[error("`revision`: {0}")]

@@ -4,6 +4,7 @@ mod child;
 mod cli;
 mod config;
 mod error;
+mod keys;
 mod logging;
 mod model;
 mod runtime_info;
@@ -12,6 +13,7 @@ mod signals;
 mod supervise;
 mod table;
 mod values;
+mod vertex;
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::config::Env;
+use crate::values::parse_bool;
 
 /// The argument that asks for this profile.
 pub const COMMAND: &str = "serve";
@@ -13,6 +14,7 @@ const MODEL_FOLDER: &str = "/opt/ml/model";
 const PORT: &str = "8080";
 /// Seconds to finish requests in: SageMaker kills after 30.
 const DRAIN: &str = "25";
+const TRUST: &str = "--trust-remote-code";
 
 /// `argv` without the command, with a flag for each of SageMaker's variables. What was typed comes first: a flag that
 /// is there already, or whose own variable is set, is left alone, but for the port, which the platform fixes.
@@ -42,6 +44,10 @@ fn arguments_at(argv: &[OsString], env: Env, folder: &Path) -> Vec<OsString> {
         {
             arguments.extend([flag.into(), value.into()]);
         }
+    }
+    let trust = set("HF_MODEL_TRUST_REMOTE_CODE").is_some_and(|text| parse_bool(&text) == Ok(true));
+    if trust && !argv.iter().any(|argument| argument == TRUST) {
+        arguments.push(TRUST.into());
     }
     arguments
 }
@@ -75,11 +81,13 @@ mod tests {
             ("HF_MODEL_REVISION", "v2"),
             ("SM_NUM_GPUS", "1"),
             ("HF_MODEL_QUANTIZE", "awq"),
+            ("HF_MODEL_TRUST_REMOTE_CODE", "true"),
         ];
         let found = run(&["weirgate", "serve"], &variables, Path::new(NOWHERE));
         let expected =
             ["--model-id", "org/name", "--revision", "v2", "--num-shard", "1", "--quantize", "awq"];
-        assert_eq!(found[5..], expected);
+        assert_eq!(found[5..13], expected);
+        assert_eq!(found[13..], ["--trust-remote-code"]);
     }
 
     #[test]

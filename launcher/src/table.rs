@@ -13,6 +13,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         max_top_n_tokens,
         max_client_batch_size,
         payload_limit,
+        max_request_seconds,
         max_input_tokens,
         max_total_tokens,
     } = &config.limits;
@@ -44,8 +45,10 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ("max_top_n_tokens", max_top_n_tokens.to_string()),
         ("max_client_batch_size", max_client_batch_size.to_string()),
         ("payload_limit", payload_limit.to_string()),
+        ("max_request_seconds", max_request_seconds.to_string()),
         ("cors_allow_origin", origins(&config.cors_allow_origin)),
         ("api_key", if config.api_keys.is_empty() { "none" } else { "set" }.to_owned()),
+        ("guard_info", config.guard_info.to_string()),
         (
             "tokenizer_config_path",
             or(&config.tokenizer_config_path.as_ref().map(|p| p.display()), "the model's"),

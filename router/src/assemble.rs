@@ -66,6 +66,7 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         tracer,
         health: Health::ready(),
         watchdog: Duration::from_secs(config.watchdog_seconds),
+        patience: Duration::from_secs(limits.max_request_seconds),
         validator,
     };
     let settings = settings(config, &service.validator);
@@ -77,6 +78,7 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
 fn settings(config: &RouterConfig, validator: &Validator) -> Settings {
     Settings {
         profile: config.profile,
+        compute_type: config.compute_type.clone(),
         model_id: config.model_id.clone(),
         model_sha: config.model_sha.clone(),
         max_concurrent_requests: config.limits.max_concurrent_requests,

@@ -25,8 +25,13 @@ pub struct RouterConfig {
     /// `None`: no traces are recorded.
     pub traces: Option<TraceSettings>,
     pub api_keys: Vec<String>,
+    /// `/info`, `/metrics` and `/v1/models` ask for a key, too.
+    pub guard_info: bool,
     /// Empty allows any origin.
     pub cors_allow_origin: Vec<String>,
+    /// What the `x-compute-type` header says.
+    pub compute_type: String,
+    pub vertex: VertexRoutes,
     /// Tokenizer and template threads.
     pub validation_workers: usize,
     /// `None`: generate until the total-token limit.
@@ -66,6 +71,15 @@ pub enum ModelLocation {
     Local(PathBuf),
 }
 
+/// The paths that Vertex AI calls, as it tells its containers (`AIP_PREDICT_ROUTE`, `AIP_HEALTH_ROUTE`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VertexRoutes {
+    /// POST: answered as `/vertex`.
+    pub predict: Option<String>,
+    /// GET: answered as `/health`.
+    pub health: Option<String>,
+}
+
 /// What a request may ask for (reference: TGI's launcher flags of the same names).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -76,6 +90,8 @@ pub struct Limits {
     pub max_client_batch_size: usize,
     /// Bytes of a request body.
     pub payload_limit: usize,
+    /// Seconds from a request's admission to its end. 0: no limit.
+    pub max_request_seconds: u64,
     /// Prompt tokens; `None`: `max_total_tokens - 1`.
     pub max_input_tokens: Option<usize>,
     /// Prompt plus output; `None`: the least of KV pool, tokenizer's and model's maximum.

@@ -26,7 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use api::docs::openapi_json;
-pub use config::{EngineSettings, Limits, LogSettings, ModelLocation, Profile, RopeOverride, RouterConfig};
+pub use config::{
+    EngineSettings, Limits, LogSettings, ModelLocation, Profile, RopeOverride, RouterConfig, VertexRoutes,
+};
 pub use error::RouterError;
 pub use service::{ChatTemplate, Conversation, TEMPLATE_COMMAND, TemplateError, run_templates};
 pub use telemetry::{OtlpEndpoint, OtlpEndpointError, TraceSettings};

@@ -132,6 +132,7 @@ mod tests {
             max_top_n_tokens: 5,
             max_client_batch_size: 4,
             payload_limit: 1000,
+            max_request_seconds: 0,
             max_input_tokens: None,
             max_total_tokens: None,
         }

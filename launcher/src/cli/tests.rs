@@ -87,6 +87,9 @@ const TABLE: &[Row] = &[
 
 /// Our own, in the same form.
 const OWN: &[Row] = &[
+    row("api-key-file", "API_KEY_FILE", None, "/keys"),
+    switch("guard-info", "GUARD_INFO"),
+    row("max-request-seconds", "MAX_REQUEST_SECONDS", Some("0"), "600"),
     row("profile", "PROFILE", Some("openai"), "tgi"),
     row("device", "DEVICE", Some("auto"), "cpu"),
     row("threads", "THREADS", None, "2"),

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::Settings;
 use crate::service::Generation;
 
-/// The device class TGI's launcher would report.
-const COMPUTE_TYPE: &str = "cpu";
-
 /// What is known before anything is generated; `characters` are the input's.
-pub(super) fn compute_headers(characters: usize) -> HeaderMap {
+pub(super) fn compute_headers(settings: &Settings, characters: usize) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(HeaderName::from_static("x-compute-type"), HeaderValue::from_static(COMPUTE_TYPE));
+    if let Ok(compute_type) = HeaderValue::try_from(&settings.compute_type) {
+        headers.insert(HeaderName::from_static("x-compute-type"), compute_type);
+    }
     headers.insert(HeaderName::from_static("x-compute-characters"), HeaderValue::from(characters));
     headers
 }

@@ -1,10 +1,12 @@
 //! One folder per dialect, each with the same file names: types, convert, handlers, stream, errors. A dialect knows
-//! [`crate::service`] and no other dialect.
+//! [`crate::service`] and no other dialect; [`platforms`] stands on top of both.
 
+mod collect;
 pub(crate) mod docs;
 mod extract;
 mod headers;
 pub(crate) mod openai;
+pub(crate) mod platforms;
 pub(crate) mod tgi;
 
 use std::sync::Arc;
@@ -23,6 +25,7 @@ pub(crate) fn routes() -> (Router<AppState>, OpenApi) {
     let (routes, mut document) = OpenApiRouter::with_openapi(docs::head())
         .merge(tgi::routes().into())
         .merge(openai::routes().into())
+        .merge(platforms::routes().into())
         .split_for_parts();
     docs::complete(&mut document);
     (routes.merge(docs::routes(&document)), document)
@@ -53,6 +56,7 @@ impl FromRequestParts<AppState> for Caller {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub profile: Profile,
+    pub compute_type: String,
     pub model_id: String,
     pub model_sha: Option<String>,
     pub max_concurrent_requests: usize,

@@ -10,24 +10,51 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::api::{docs, openai};
+use crate::config::{Profile, RouterConfig};
 use crate::service::Tenant;
 
-/// Open to all, as in TGI: what probes, scrapers and listings read.
-const OPEN: [&str; 8] = ["/", "/health", "/ping", "/livez", "/readyz", "/metrics", "/info", "/v1/models"];
+/// Open to all, as in TGI: what probes and browsers of the documentation read.
+const OPEN: [&str; 7] = ["/", "/health", "/ping", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"];
+/// Open, too, unless [`RouterConfig::guard_info`] says otherwise: what scrapers and listings read.
+const INFORMATION: [&str; 3] = ["/metrics", "/info", "/v1/models"];
 
-/// The accepted keys, as digests: comparing those takes the same time whatever was sent.
+/// Who is let in, and how others are told.
 #[derive(Clone)]
-pub(super) struct ApiKeys(Arc<[[u8; 32]]>);
+pub(super) struct Guard {
+    /// The accepted keys, as digests: comparing those takes the same time whatever was sent.
+    keys: Arc<[[u8; 32]]>,
+    guard_info: bool,
+    profile: Profile,
+}
 
-impl ApiKeys {
-    pub fn new(keys: &[String]) -> Self {
-        Self(keys.iter().map(|key| digest(key.as_bytes())).collect())
+impl Guard {
+    pub fn new(config: &RouterConfig) -> Self {
+        Self {
+            keys: config.api_keys.iter().map(|key| digest(key.as_bytes())).collect(),
+            guard_info: config.guard_info,
+            profile: config.profile,
+        }
+    }
+
+    fn is_open(&self, method: &Method, path: &str) -> bool {
+        let open =
+            OPEN.contains(&path) || docs::is_open(path) || (!self.guard_info && INFORMATION.contains(&path));
+        self.keys.is_empty() || (open && matches!(*method, Method::GET | Method::HEAD))
+    }
+
+    /// In the words of the dialect that the path belongs to. TGI says nothing.
+    fn refusal(&self, path: &str) -> Response {
+        if path.starts_with("/v1/") && self.profile != Profile::Tgi {
+            openai::unauthorized()
+        } else {
+            StatusCode::UNAUTHORIZED.into_response()
+        }
     }
 
     /// Who a key belongs to: the tenant is the key's digest cut to 64 bits.
     fn tenant(&self, given: &[u8]) -> Option<Tenant> {
         let given = digest(given);
-        let matches = self.0.iter().fold(Choice::from(0), |found, key| found | key.ct_eq(&given));
+        let matches = self.keys.iter().fold(Choice::from(0), |found, key| found | key.ct_eq(&given));
         let salt = given.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         bool::from(matches).then_some(Tenant(salt))
     }
@@ -38,19 +65,17 @@ fn digest(key: &[u8]) -> [u8; 32] {
 }
 
 /// Lets a request through if no key is set, the route is open, or it brings a key.
-pub(super) async fn check(State(keys): State<ApiKeys>, mut request: Request, next: Next) -> Response {
+pub(super) async fn check(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let open = request.method() == Method::GET && (OPEN.contains(&path) || docs::is_open(path));
-    if keys.0.is_empty() || open {
+    if guard.is_open(request.method(), path) {
         return next.run(request).await;
     }
-    match bearer(&request).and_then(|key| keys.tenant(key)) {
+    match bearer(&request).and_then(|key| guard.tenant(key)) {
         Some(tenant) => {
             request.extensions_mut().insert(tenant);
             next.run(request).await
         }
-        None if path.starts_with("/v1/") => openai::unauthorized(),
-        None => StatusCode::UNAUTHORIZED.into_response(),
+        None => guard.refusal(path),
     }
 }
 

@@ -100,6 +100,8 @@ pub(crate) enum ValidationError {
     #[error("invalid image content: this model takes text only")]
     Image,
 
+    #[error("`adapter_id` {0:?} is not loaded")]
+    Adapter(String),
     #[error("`{field}` must be >= {min} and <= {max}. Given: {given}")]
     Range { field: &'static str, min: String, max: String, given: String },
     #[error("`{field}` supports up to {limit} entries. Given: {given}")]
@@ -126,6 +128,7 @@ impl ValidationError {
             Self::TypicalP => "typical_p",
             Self::TopK => "top_k",
             Self::NegativeMaxNewTokens => "max_tokens",
+            Self::Adapter(_) => "adapter_id",
             Self::StopSequences { .. } => "stop",
             Self::TopNTokens { .. } => "top_logprobs",
             Self::Image => "messages",

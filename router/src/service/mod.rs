@@ -15,7 +15,7 @@ mod validation;
 mod workers;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokenizers::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -54,6 +54,8 @@ pub(crate) struct Service {
     pub health: Health,
     /// An engine that makes no step for this long is not healthy; zero: never.
     pub watchdog: Duration,
+    /// How long a request may take; zero: as long as it does.
+    pub patience: Duration,
 }
 
 /// A token and where it lies in the input, in bytes.
@@ -129,6 +131,7 @@ impl Service {
         request: &Request,
         account: &mut Account,
     ) -> Result<(weirgate_types::GenerateRequest, usize), ServiceError> {
+        let deadline = (!self.patience.is_zero()).then(|| Instant::now() + self.patience);
         self.validator.check_parameters(request)?;
         let mut prompt = self.tokenize_prompt(&request.prompt).await?;
         if let Some(last) = request.truncate {
@@ -138,7 +141,7 @@ impl Service {
         account.validated(prompt.tokens.len(), max_new_tokens);
         let id = self.engine.next_id();
         let generate = self.validator.lower(id, request, prompt.tokens.into(), max_new_tokens);
-        Ok((generate, prompt.characters))
+        Ok((weirgate_types::GenerateRequest { deadline, ..generate }, prompt.characters))
     }
 
     fn submit(
@@ -192,13 +195,22 @@ impl Service {
         }
     }
 
-    /// The tokens of a text and their places in it.
+    /// The tokens of a text, special ones added, and their places in it.
     pub async fn tokenize(&self, text: String) -> Result<Vec<Placed>, ServiceError> {
         let tokenizer = self.vocabulary.tokenizer.clone();
+        self.on_worker(move || place(&tokenizer, &text, true)).await
+    }
+
+    /// A conversation as the model would read it: its text, and the text's tokens.
+    pub async fn tokenize_chat(
+        &self,
+        conversation: Conversation,
+    ) -> Result<(String, Vec<Placed>), ServiceError> {
+        let (tokenizer, template) = (self.vocabulary.tokenizer.clone(), self.template.clone());
         self.on_worker(move || {
-            let encoding = tokenizer.encode(text, true).map_err(tokenizer_error)?;
-            let places = encoding.get_ids().iter().zip(encoding.get_offsets());
-            Ok(places.map(|(id, (start, stop))| Placed { id: *id, start: *start, stop: *stop }).collect())
+            let text = template.render(&conversation)?;
+            let placed = place(&tokenizer, &text, false)?;
+            Ok((text, placed))
         })
         .await
     }
@@ -219,6 +231,12 @@ fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> Result
     }
     let encoding = tokenizer.encode_fast(text, add_special_tokens).map_err(tokenizer_error)?;
     Ok(Tokenized { tokens: encoding.get_ids().to_vec(), characters: text.chars().count() })
+}
+
+fn place(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> Result<Vec<Placed>, ServiceError> {
+    let encoding = tokenizer.encode(text, add_special_tokens).map_err(tokenizer_error)?;
+    let places = encoding.get_ids().iter().zip(encoding.get_offsets());
+    Ok(places.map(|(id, (start, stop))| Placed { id: *id, start: *start, stop: *stop }).collect())
 }
 
 fn tokenizer_error(error: tokenizers::Error) -> ServiceError {

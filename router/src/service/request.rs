@@ -88,6 +88,8 @@ pub(crate) struct Parameters {
     pub stop: Vec<String>,
     pub top_n_tokens: u32,
     pub prompt_logprobs: bool,
+    /// A LoRA adapter, by its name.
+    pub adapter: Option<String>,
     /// A grammar, a response format or tools were asked for.
     pub grammar: bool,
 }
@@ -116,6 +118,7 @@ impl Parameters {
             stop: Vec::new(),
             top_n_tokens: 0,
             prompt_logprobs: false,
+            adapter: None,
             grammar: false,
         }
     }

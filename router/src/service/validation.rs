@@ -81,6 +81,9 @@ impl Validator {
 
     /// Rules for what TGI does not have.
     fn check_additions(&self, p: &Parameters) -> Result<(), ValidationError> {
+        if let Some(adapter) = &p.adapter {
+            return Err(ValidationError::Adapter(adapter.clone()));
+        }
         if let Some(min_p) = p.min_p {
             check_range("min_p", min_p, 0.0, 1.0)?;
         }
@@ -120,7 +123,8 @@ impl Validator {
         let limit = self.max_total_tokens;
         let room = u32::try_from(limit.saturating_sub(input)).unwrap_or(u32::MAX);
         if let MaxNewTokens::Given(new) = parameters.max_new_tokens {
-            let fits = input as u64 + u64::from(new.min(COUNTED_NEW_TOKENS)) <= limit as u64;
+            let new = new.min(COUNTED_NEW_TOKENS);
+            let fits = input as u64 + u64::from(new) <= limit as u64;
             ensure(fits, ValidationError::MaxTotalTokens { limit, input, new })?;
         }
         let limit = self.max_input_tokens;

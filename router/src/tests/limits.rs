@@ -109,6 +109,29 @@ async fn the_key_guards_all_but_the_open_routes() {
 }
 
 #[tokio::test]
+async fn the_key_can_guard_what_is_open_by_default() {
+    let mut config = config();
+    (config.api_keys, config.guard_info, config.profile) = (vec!["Secret".into()], true, Profile::Tgi);
+    let server = TestServer::with(config);
+    for path in ["/metrics", "/info", "/v1/models"] {
+        let answer = server.get(path).await;
+        assert_eq!((answer.status, answer.text.as_str()), (StatusCode::UNAUTHORIZED, ""), "{path}");
+    }
+    assert_eq!(server.get("/health").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_page_of_another_name_cannot_reach_a_server_on_loopback() {
+    let ask = |host: &'static str| Request::get("/health").header("host", host).body(Body::empty()).unwrap();
+    let server = TestServer::new();
+    assert_eq!(server.send(ask("evil.example")).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(server.send(ask("127.0.0.1:3000")).await.status, StatusCode::OK);
+    let mut open = config();
+    open.listen = "0.0.0.0:0".parse().unwrap();
+    assert_eq!(TestServer::with(open).send(ask("evil.example")).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_browser_may_send_its_key() {
     let server = TestServer::new();
     let preflight = Request::options("/generate")
@@ -151,7 +174,11 @@ async fn draining_refuses_new_requests_and_finishes_old_ones() {
     }
     assert_eq!(server.get("/health").await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(server.get("/health").await.text, r#"{"error":"unhealthy","error_type":"healthcheck"}"#);
+    for path in ["/", "/ping", "/readyz", "/v2/health/ready"] {
+        assert_eq!(server.get(path).await.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+    }
     assert_eq!(server.get("/livez").await.status, StatusCode::OK);
+    assert_eq!(server.get("/v2/health/live").await.json(), json!({"live": true}));
     assert_eq!(server.post("/generate", greedy(json!({}))).await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(
         server.post("/generate_stream", greedy(json!({}))).await.status,
@@ -160,6 +187,27 @@ async fn draining_refuses_new_requests_and_finishes_old_ones() {
     server.gate.reopen();
     assert_eq!(request.await.unwrap().json()["generated_text"], "Hello");
     drained.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_ends_alone() {
+    let mut config = config();
+    config.limits.max_request_seconds = 1;
+    let server = held(config);
+    let ask = |path: &'static str| {
+        let server = server.clone();
+        tokio::spawn(async move { server.post(path, greedy(json!({}))).await })
+    };
+    let (plain, stream) = (ask("/generate"), ask("/generate_stream"));
+    server.until(|stats| stats.live_requests == 2).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    server.gate.reopen();
+    let error = json!({"error": "Request failed during generation: the request's deadline passed", "error_type": "generation"});
+    let plain = plain.await.unwrap();
+    assert_eq!((plain.status, plain.json()), (StatusCode::FAILED_DEPENDENCY, error.clone()));
+    assert_eq!(stream.await.unwrap().json_events().last(), Some(&error));
+    assert_eq!(server.post("/generate", greedy(json!({}))).await.json()["generated_text"], "Hello");
+    server.idle().await;
 }
 
 #[tokio::test]

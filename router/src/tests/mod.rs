@@ -4,6 +4,7 @@ mod device;
 mod limits;
 mod openai;
 mod openai_tgi;
+mod platforms;
 mod tgi;
 
 use std::sync::Arc;
@@ -18,7 +19,9 @@ use weirgate_engine::RopeRule;
 
 use crate::api::AppState;
 use crate::assemble::{Assembled, assemble};
-use crate::config::{EngineSettings, Limits, LogSettings, ModelLocation, Profile, RouterConfig};
+use crate::config::{
+    EngineSettings, Limits, LogSettings, ModelLocation, Profile, RouterConfig, VertexRoutes,
+};
 use crate::load::{Loaded, TextModel};
 use crate::server;
 use crate::service::ChatTemplate;
@@ -49,6 +52,7 @@ fn config() -> RouterConfig {
             max_top_n_tokens: 5,
             max_client_batch_size: 3,
             payload_limit: 4000,
+            max_request_seconds: 0,
             max_input_tokens: None,
             max_total_tokens: None,
         },
@@ -63,7 +67,10 @@ fn config() -> RouterConfig {
         traces: None,
         log: LogSettings { level: "info".into(), json: false, color: false },
         api_keys: Vec::new(),
+        guard_info: false,
         cors_allow_origin: Vec::new(),
+        compute_type: "test".into(),
+        vertex: VertexRoutes::default(),
         validation_workers: 1,
         default_max_new_tokens: Some(100),
         watermark_gamma: 0.5,

@@ -19,7 +19,7 @@ use crate::service::{Conversation, MaxNewTokens, Prompt, Request, ServiceError, 
 
 const ID_PREFIX: &str = "chatcmpl";
 
-pub(super) async fn completions(Caller(state): Caller, body: Body<ChatRequest>) -> Response {
+pub(crate) async fn completions(Caller(state): Caller, body: Body<ChatRequest>) -> Response {
     let quirks = Quirks::of(state.settings.profile);
     match body.0 {
         Ok(body) => {
@@ -37,7 +37,7 @@ async fn answer(state: &AppState, body: ChatRequest) -> Result<Response, Refusal
     request.tenant = state.tenant;
     let account = state.service.admit_one()?;
     let mut generation = state.service.generate(request, account).await?;
-    let mut headers = compute_headers(generation.facts.prompt_characters);
+    let mut headers = compute_headers(&state.settings, generation.facts.prompt_characters);
     if shape.stream {
         generation.started().await?;
         let chunks = ChatChunks::new(state.service.vocabulary.clone(), &shape);
@@ -63,6 +63,11 @@ fn choice(vocabulary: &Vocabulary, shape: &Shape, index: usize, sequence: Finish
         finish_reason: shape.quirks.finish_reason(sequence.end.reason),
         message: AssistantMessage { role: "assistant", content: sequence.end.text },
     }
+}
+
+/// A chat for routes that answer in a form of their own.
+pub(crate) fn chat_request(body: ChatRequest, settings: &Settings) -> Result<Request, ServiceError> {
+    lower(body, settings).map(|(request, _)| request)
 }
 
 fn lower(body: ChatRequest, settings: &Settings) -> Result<(Request, Shape), ServiceError> {

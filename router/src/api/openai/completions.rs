@@ -21,7 +21,7 @@ const OBJECT: &str = "text_completion";
 /// TGI 2.4.1's default for `max_tokens`.
 const MAX_TOKENS: u32 = 32;
 
-pub(super) async fn completions(Caller(state): Caller, body: Body<CompletionRequest>) -> Response {
+pub(crate) async fn completions(Caller(state): Caller, body: Body<CompletionRequest>) -> Response {
     let quirks = Quirks::of(state.settings.profile);
     match body.0 {
         Ok(body) => {
@@ -39,7 +39,7 @@ async fn answer(state: &AppState, body: CompletionRequest) -> Result<Response, R
     let (requests, shape) = lowered.inspect_err(|refusal| refusal.book(&state.service))?;
     let Started { mut generations, echoes } = start(state, requests, echo).await?;
     let characters = generations.iter().map(|generation| generation.facts.prompt_characters).sum();
-    let mut headers = compute_headers(characters);
+    let mut headers = compute_headers(&state.settings, characters);
     let vocabulary = &state.service.vocabulary;
     if shape.stream {
         for generation in &mut generations {

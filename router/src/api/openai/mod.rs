@@ -4,9 +4,9 @@
 //! or `stream` → `types`; what goes wrong on it is in `errors`.
 
 mod answer;
-mod chat;
+pub(crate) mod chat;
 mod collect;
-mod completions;
+pub(crate) mod completions;
 mod errors;
 mod logprobs;
 mod messages;
@@ -21,6 +21,7 @@ use axum::routing::{get, post};
 
 use super::AppState;
 pub(crate) use errors::unauthorized;
+pub(crate) use types::{ChatRequest, CompletionRequest};
 
 /// This dialect's routes.
 pub(crate) fn routes() -> Router<AppState> {

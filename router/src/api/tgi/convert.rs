@@ -2,32 +2,24 @@
 
 use weirgate_types::Frequency;
 
-use super::types::{self, FinishReason, GenerateRequest};
+use super::types::{self, FinishReason, GenerateRequest, SimpleToken};
 use crate::api::Settings;
 use crate::service::{
-    self, MaxNewTokens, Parameters, Prompt, Request, ServiceError, StopReason, Tenant, TextOptions,
-    ValidationError,
+    self, MaxNewTokens, Parameters, Placed, Prompt, Request, ServiceError, StopReason, Tenant, TextOptions,
 };
 
 /// TGI keeps the stop string and shows special tokens token by token.
 const TEXT: TextOptions = TextOptions { keep_stop: true, special_pieces: true };
 
-/// The service's request. An adapter that is not loaded is refused rather than left out silently.
-pub(super) fn request(body: GenerateRequest, settings: &Settings) -> Result<Request, ServiceError> {
+/// The service's request.
+pub(crate) fn request(body: GenerateRequest, settings: &Settings) -> Result<Request, ServiceError> {
     let p = body.parameters;
-    if let Some(adapter) = p.adapter_id {
-        return Err(ValidationError::Field {
-            field: "adapter_id",
-            message: format!("adapter {adapter:?} is not loaded"),
-        }
-        .into());
-    }
     let max_new_tokens = MaxNewTokens::new(p.max_new_tokens, settings.default_max_new_tokens);
     let parameters = Parameters {
         best_of: p.best_of,
         min_new_tokens: p.min_tokens.unwrap_or(0),
         ignore_eos: p.ignore_eos,
-        do_sample: p.do_sample,
+        do_sample: p.do_sample.unwrap_or(false),
         temperature: p.temperature,
         top_k: p.top_k,
         top_p: p.top_p,
@@ -41,6 +33,7 @@ pub(super) fn request(body: GenerateRequest, settings: &Settings) -> Result<Requ
         top_n_tokens: p.top_n_tokens.unwrap_or(0),
         prompt_logprobs: p.decoder_input_details,
         grammar: p.grammar.is_some(),
+        adapter: p.adapter_id,
         ..Parameters::new(max_new_tokens)
     };
     Ok(Request {
@@ -65,6 +58,18 @@ pub(super) fn top_tokens(token: &service::Token) -> Vec<types::Token> {
         special: top.special,
     };
     token.top.iter().map(convert).collect()
+}
+
+/// Tokens of `text` with the part of it that each stands for.
+pub(crate) fn simple_tokens(placed: &[Placed], text: &str) -> Vec<SimpleToken> {
+    let part = |start, stop| text.as_bytes().get(start..stop).unwrap_or_default();
+    let token = |token: &Placed| SimpleToken {
+        id: token.id,
+        text: String::from_utf8_lossy(part(token.start, token.stop)).into_owned(),
+        start: token.start,
+        stop: token.stop,
+    };
+    placed.iter().map(token).collect()
 }
 
 pub(super) fn finish_reason(reason: StopReason) -> FinishReason {

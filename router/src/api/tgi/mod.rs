@@ -2,7 +2,8 @@
 
 mod convert;
 mod errors;
-mod handlers;
+mod generate;
+pub(crate) mod handlers;
 mod stream;
 mod types;
 
@@ -10,6 +11,9 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::AppState;
+pub(crate) use convert::{request, simple_tokens};
+pub(crate) use errors::ApiError;
+pub(crate) use types::{ErrorResponse, GenerateRequest, Parameters, SimpleToken};
 
 /// This dialect's routes.
 pub(crate) fn routes() -> Router<AppState> {

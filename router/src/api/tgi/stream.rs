@@ -47,20 +47,18 @@ pub(super) fn respond(
         let event = tokens.next().await?;
         Some((Ok::<_, Infallible>(event), tokens))
     });
-    let mut response = Sse::new(events).keep_alive(KeepAlive::default()).into_response();
-    response.headers_mut().extend(headers);
-    response
-        .headers_mut()
-        .insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
+    with_headers(Sse::new(events).keep_alive(KeepAlive::default()), headers)
 }
 
 /// The response to a request refused before its stream began.
 pub(super) fn refuse(error: ServiceError, headers: HeaderMap) -> Response {
     let events = stream::iter([Ok::<_, Infallible>(error_event(error))]);
-    let mut response = Sse::new(events).into_response();
-    response.headers_mut().extend(headers);
-    response
+    with_headers(Sse::new(events), headers)
+}
+
+fn with_headers(events: impl IntoResponse, headers: HeaderMap) -> Response {
+    let unbuffered = [(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))];
+    (headers, unbuffered, events).into_response()
 }
 
 impl TokenStream {

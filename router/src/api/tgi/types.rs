@@ -23,7 +23,8 @@ pub(crate) struct Parameters {
     pub top_k: Option<i32>,
     pub top_p: Option<f32>,
     pub typical_p: Option<f32>,
-    pub do_sample: bool,
+    /// Absent, it means no, but not everywhere: see [`Parameters::absent`].
+    pub do_sample: Option<bool>,
     pub max_new_tokens: Option<u32>,
     pub return_full_text: Option<bool>,
     pub stop: Vec<String>,
@@ -42,8 +43,9 @@ pub(crate) struct Parameters {
 }
 
 impl Parameters {
-    fn absent() -> Self {
-        Self { do_sample: true, ..Self::default() }
+    /// The parameters of a request that has none: it samples.
+    pub fn absent() -> Self {
+        Self { do_sample: Some(true), ..Self::default() }
     }
 }
 
