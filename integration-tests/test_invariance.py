@@ -42,5 +42,12 @@ def test_same_tokens_and_logprobs(start_server, usual, name):
     assert answers(Client(start_server(*SETTINGS[name], env=env).port)) == usual
 
 
+def test_speculation_tells_the_same_sooner(start_server, usual):
+    client = Client(start_server("--speculate", "4").port)
+    assert answers(client) == usual
+    samples = metrics.parse(client.get("/metrics").text)
+    assert metrics.total(samples, "tgi_request_skipped_tokens_sum") > 0, "no guess came true"
+
+
 def test_a_folder_tells_the_same_as_the_binary(start_server, usual):
     assert answers(Client(start_server("--model-id", str(DEMO_MODEL)).port)) == usual

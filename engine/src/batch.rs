@@ -23,7 +23,7 @@ pub struct Batch {
     pub block_copies: Vec<(u32, u32)>,
     /// Tokens to draw.
     pub samples: Vec<Sample>,
-    /// The token histories the samples refer to, back to back.
+    /// The token histories the samples refer to; those of one sequence overlap.
     pub history: Vec<u32>,
     /// Prompt tokens whose log-probability was asked for.
     pub scores: Vec<Score>,
@@ -35,7 +35,7 @@ pub struct Sample {
     /// Index into the batch's `T` tokens.
     pub row: u32,
     pub params: Arc<SampleParams>,
-    /// The sequence's tokens, in [`Batch::history`].
+    /// The tokens up to this row in [`Batch::history`]: all of them if the parameters need them, else the last.
     pub history: Range<usize>,
     pub prompt_len: usize,
     /// How many tokens the sequence has generated before this one.

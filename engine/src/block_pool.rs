@@ -290,6 +290,15 @@ impl BlockPool {
         BlockTable { published: table.published.min(shared.len()), blocks: shared }
     }
 
+    /// Gives back the blocks beyond the first `blocks`, none of which is published.
+    pub fn shrink(&mut self, table: &mut BlockTable, blocks: usize) {
+        while table.len() > blocks.max(table.published)
+            && let Some(id) = table.blocks.pop()
+        {
+            self.let_go(id);
+        }
+    }
+
     /// Empties the table. Deeper blocks are let go first, so they are evicted first.
     pub fn release(&mut self, table: &mut BlockTable) {
         while let Some(id) = table.blocks.pop() {

@@ -1,14 +1,13 @@
 //! The engine thread: inbox → [`Scheduler`] → [`Executor`] → outputs.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use weirgate_types::{Finish, RejectReason, RequestId, StepOutputs, StepStats};
+use weirgate_types::{Finish, RejectReason, StepOutputs, StepStats};
 
+use crate::deadlines::Deadlines;
 use crate::handle::Message;
 use crate::mask_pool::MaskPool;
 use crate::stats::Shared;
@@ -34,6 +33,9 @@ pub struct EngineConfig {
     pub weights: u64,
     pub prefix_cache: bool,
     pub rope: RopeRule,
+    /// Most tokens guessed ahead per sequence and step, from what the sequence itself said before; 0 for none. Changes
+    /// how soon tokens come, never which.
+    pub speculate: usize,
     /// Fault injection: stop stepping after so many steps, as an engine that hangs would.
     pub stall_after_steps: Option<u64>,
 }
@@ -47,6 +49,7 @@ impl Default for EngineConfig {
             weights: 0,
             prefix_cache: true,
             rope: RopeRule::default(),
+            speculate: 0,
             stall_after_steps: None,
         }
     }
@@ -114,7 +117,7 @@ struct Engine {
     mode: Mode,
     max_waiting: usize,
     stall_after_steps: Option<u64>,
-    deadlines: BinaryHeap<Reverse<(Instant, RequestId)>>,
+    deadlines: Deadlines,
     batch: Batch,
     result: StepResult,
     /// Started with the first constrained request.
@@ -141,6 +144,7 @@ impl Engine {
             weights: config.weights,
             prefix_cache: config.prefix_cache,
             rope: config.rope,
+            speculate: config.speculate,
         });
         Self {
             executor,
@@ -149,7 +153,7 @@ impl Engine {
             mode: Mode::Serving,
             max_waiting: config.max_waiting,
             stall_after_steps: config.stall_after_steps,
-            deadlines: BinaryHeap::new(),
+            deadlines: Deadlines::default(),
             batch: Batch::default(),
             result: StepResult::default(),
             mask_pool: None,
@@ -219,7 +223,9 @@ impl Engine {
                     return;
                 }
                 if let Some(deadline) = request.get().deadline {
-                    self.deadlines.push(Reverse((deadline, request.id())));
+                    let scheduler = &self.scheduler;
+                    let live = scheduler.live_requests();
+                    self.deadlines.add(deadline, request.id(), live, |id| scheduler.is_live(id));
                 }
                 match grammar {
                     Some(grammar) => self.scheduler.submit_constrained(&request, &grammar),
@@ -242,10 +248,7 @@ impl Engine {
             return;
         }
         let now = Instant::now();
-        while let Some(&Reverse((deadline, id))) = self.deadlines.peek()
-            && deadline <= now
-        {
-            self.deadlines.pop();
+        while let Some(id) = self.deadlines.expired(now) {
             self.scheduler.finish(id, Finish::Deadline);
         }
     }
@@ -270,7 +273,7 @@ impl Engine {
             return Err(error);
         }
         let committing = Instant::now();
-        self.scheduler.commit(plan, &mut self.result)?;
+        stats.accepted_tokens = self.scheduler.commit(plan, &mut self.result)?;
         stats.commit_time = committing.elapsed();
         self.dispatch_masks();
         self.steps += 1;
@@ -402,6 +405,7 @@ fn step_stats(plan: &Plan, schedule_time: Duration, forward_time: Duration) -> S
     StepStats {
         prefill_tokens: plan.prefill_tokens,
         decode_tokens: plan.decode_tokens,
+        draft_tokens: plan.draft_tokens,
         preemptions: plan.preemptions,
         schedule_time,
         forward_time,

@@ -20,7 +20,6 @@ pub(crate) enum Message {
     /// A mask is ready.
     Mask(Box<MaskAnswer>),
     Cancel(RequestId),
-    /// Ends one sequence of a request.
     CancelSequence(RequestId, u32),
     /// Finish what was accepted, then end.
     Stop,
@@ -129,8 +128,10 @@ impl Ticket {
         self.id
     }
 
-    /// Ends sequence `index` of the request, and leaves the others; without effect after that sequence's end.
+    /// Ends sequence `index` of the request with [`weirgate_types::Finish::Cancelled`], by the next step; its siblings go
+    /// on. Free of effect if it has ended or never was.
     pub fn cancel_sequence(&self, index: u32) {
+        // An engine that has ended has nothing left to cancel.
         let _ = self.inbox.send(Message::CancelSequence(self.id, index));
     }
 }

@@ -6,7 +6,9 @@
 mod batch;
 mod block_pool;
 mod constraint;
+mod deadlines;
 mod decoder;
+mod drafter;
 mod engine;
 mod executor;
 mod grammar;

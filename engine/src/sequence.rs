@@ -8,6 +8,7 @@ use weirgate_types::{RequestId, TokenId, Usage};
 use crate::RopeRule;
 use crate::block_pool::{BlockTable, Namespace, RopeClass};
 use crate::constraint::Constraint;
+use crate::drafter::Drafter;
 use crate::ledger::Account;
 
 /// The order of service, smallest first: priority, then arrival, then the index within the request.
@@ -60,6 +61,8 @@ pub(crate) struct Sequence {
     pub scores: Option<Vec<f32>>,
     /// What its tokens must obey.
     pub constraint: Option<Constraint>,
+    /// `None`: nothing is guessed ahead.
+    pub drafter: Option<Drafter>,
     /// Siblings wait for this sequence to compute the prompt.
     pub has_unborn: bool,
 }

@@ -26,6 +26,9 @@ pub struct EngineStats {
     /// Prompt tokens found in the prefix cache, of so many looked up.
     pub prefix_hits: u64,
     pub prefix_queries: u64,
+    /// Tokens guessed by speculation, and how many of them came true.
+    pub drafted_tokens: u64,
+    pub accepted_tokens: u64,
     /// How long live requests have seen no step; zero when there are none.
     pub since_last_step: Duration,
     /// Contradictions found in the books when idle; anything but 0 is a defect.
@@ -51,6 +54,8 @@ pub(crate) struct Shared {
     preemptions: AtomicU64,
     prefix_hits: AtomicU64,
     prefix_queries: AtomicU64,
+    drafted_tokens: AtomicU64,
+    accepted_tokens: AtomicU64,
     integrity_errors: AtomicU64,
     /// When the last step ended or the engine last got work while it had none, in nanoseconds after `started`.
     progress: AtomicU64,
@@ -72,6 +77,8 @@ impl Shared {
             preemptions: AtomicU64::new(0),
             prefix_hits: AtomicU64::new(0),
             prefix_queries: AtomicU64::new(0),
+            drafted_tokens: AtomicU64::new(0),
+            accepted_tokens: AtomicU64::new(0),
             integrity_errors: AtomicU64::new(0),
             progress: AtomicU64::new(0),
         }
@@ -117,6 +124,8 @@ impl Shared {
         self.preemptions.store(stats.preemptions, Ordering::Relaxed);
         self.prefix_hits.store(stats.prefix_hits, Ordering::Relaxed);
         self.prefix_queries.store(stats.prefix_queries, Ordering::Relaxed);
+        self.drafted_tokens.store(stats.drafted, Ordering::Relaxed);
+        self.accepted_tokens.store(stats.accepted, Ordering::Relaxed);
     }
 
     pub fn snapshot(&self, inbox: usize) -> EngineStats {
@@ -136,6 +145,8 @@ impl Shared {
             preemptions: self.preemptions.load(Ordering::Relaxed),
             prefix_hits: self.prefix_hits.load(Ordering::Relaxed),
             prefix_queries: self.prefix_queries.load(Ordering::Relaxed),
+            drafted_tokens: self.drafted_tokens.load(Ordering::Relaxed),
+            accepted_tokens: self.accepted_tokens.load(Ordering::Relaxed),
             since_last_step: if live == 0 { Duration::ZERO } else { since },
             integrity_errors: self.integrity_errors.load(Ordering::Relaxed),
         }

@@ -217,6 +217,77 @@ fn a_deadline_ends_a_request_at_the_next_step() {
 }
 
 #[test]
+fn a_deadline_ends_a_request_that_runs() {
+    let (handle, outputs, gate) = start_gated(EngineConfig::default(), false);
+    let deadline = Instant::now() + Duration::from_millis(30);
+    let asked = GenerateRequest { deadline: Some(deadline), ..ask(&handle, 5, 50) };
+    let ticket = submit(&handle, &asked);
+    for _ in 0..3 {
+        gate.wait_for_step();
+        gate.let_one_pass();
+    }
+    gate.wait_for_step();
+    std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+    gate.open();
+    let all = until_ends(&outputs, 1);
+    assert_eq!(finish_of(&all, asked.id.0, 0), Some(Finish::Deadline));
+    assert_eq!(tokens_of(&all, asked.id.0, 0), expected(&asked, Rotary::Fixed, VOCAB).0[..4]);
+    drop(ticket);
+}
+
+#[test]
+fn a_sequence_can_be_cancelled_beside_its_siblings() {
+    let (handle, outputs, gate) = start_gated(EngineConfig::default(), false);
+    let asked = GenerateRequest { n: 3, ..ask(&handle, 5, 8) };
+    let ticket = submit(&handle, &asked);
+    for _ in 0..3 {
+        gate.wait_for_step();
+        gate.let_one_pass();
+    }
+    gate.wait_for_step();
+    // While the fourth step runs: it still gives every sequence its token, and is the last to give one to these.
+    ticket.cancel_sequence(1);
+    ticket.cancel_sequence(2);
+    gate.open();
+    let all = until_ends(&outputs, 3);
+    let tokens = expected(&asked, Rotary::Fixed, VOCAB).0;
+    assert_eq!(tokens_of(&all, asked.id.0, 0), tokens);
+    assert_eq!(finish_of(&all, asked.id.0, 0), Some(Finish::Length));
+    for index in [1, 2] {
+        assert_eq!(finish_of(&all, asked.id.0, index), Some(Finish::Cancelled));
+        // The prompt's step gave sequence 0 alone its first token.
+        assert_eq!(tokens_of(&all, asked.id.0, index), tokens[..3]);
+    }
+    eventually("no live request", || handle.stats().live_requests == 0);
+    ticket.cancel_sequence(0);
+    drop(ticket);
+    assert_eq!((handle.stats().used_blocks, handle.stats().integrity_errors), (0, 0));
+}
+
+#[test]
+fn what_speculation_guessed_is_counted() {
+    let (handle, outputs) = start(EngineConfig { speculate: 3, ..EngineConfig::default() });
+    let mut asked = request(handle.next_id().0, &[1, 2, 1, 2, 1, 2], 30);
+    asked.sampling.top_k = 3;
+    let ticket = submit(&handle, &asked);
+    let (mut drafted, mut accepted, mut steps, mut most, mut tokens) = (0, 0, 0, 0, 0);
+    while tokens < 30 {
+        let step = outputs.recv_timeout(PATIENCE).expect("an output");
+        drafted += u64::from(step.stats.draft_tokens);
+        accepted += u64::from(step.stats.accepted_tokens);
+        steps += u64::from(step.stats.tokens() > 0);
+        most = most.max(step.tokens_per_sequence().max().unwrap_or(0));
+        tokens += step.tokens_per_sequence().sum::<usize>();
+    }
+    eventually("no live request", || handle.stats().live_requests == 0);
+    let stats = handle.stats();
+    assert_eq!((stats.drafted_tokens, stats.accepted_tokens), (drafted, accepted));
+    assert_eq!(accepted + steps, 30, "every step draws one token beside those it was offered");
+    assert!(accepted > 0 && accepted < drafted && (2..=4).contains(&most), "{stats:?}");
+    drop(ticket);
+}
+
+#[test]
 fn a_full_queue_refuses_at_once_and_takes_requests_again_later() {
     let config = EngineConfig { max_waiting: 3, max_seqs: 1, ..EngineConfig::default() };
     let (handle, outputs, gate) = start_gated(config, false);

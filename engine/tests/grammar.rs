@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use support::rule::{Failure, Rule, expected_under, source};
-use support::{FakeDevice, Rig, Rng, Rotary, expected, finish_of, limits, request, tokens_of};
-use weirgate_engine::{EngineConfig, ExecutorLimits, Grammar, GrammarFault, GrammarSource, spawn};
+use support::{FakeDevice, Rig, Rng, Rotary, config, expected, finish_of, limits, request, tokens_of};
+use weirgate_engine::{
+    EngineConfig, ExecutorLimits, Grammar, GrammarFault, GrammarSource, Scheduler, SchedulerConfig, spawn,
+};
 use weirgate_types::{Finish, GenerateRequest, Selection, SeqOutput, SeqUpdate, StepOutputs, StopRules};
 
 const TRACES: u64 = 6_000;
@@ -36,6 +38,7 @@ fn random_request(id: u64, limits: &ExecutorLimits, rng: &mut Rng) -> GenerateRe
     } else if rng.chance(30) {
         request.n = 3;
     }
+    request.sampling.top_k = if rng.chance(40) { 3 } else { 0 };
     let stop_tokens: Arc<[u32]> = if rng.chance(60) { Arc::new([0, 1_000_000]) } else { Arc::new([]) };
     let max_new_tokens = request.stop.max_new_tokens;
     request.stop = StopRules { max_new_tokens, min_new_tokens: rng.range(0, 4) as u32, stop_tokens };
@@ -54,6 +57,7 @@ struct Coverage {
     preemptions: u64,
     sat_out: u64,
     forced: usize,
+    accepted: u64,
 }
 
 /// Runs one random engine; every sequence must generate what its own definition says, whatever goes on beside it.
@@ -70,7 +74,9 @@ fn run_trace(seed: u64, coverage: &mut Coverage) {
     };
     let longest = limits.max_seq_len.min(limits.blocks * limits.block_size);
     let rotary = if rng.chance(15) { Rotary::Long(rng.range(1, longest)) } else { Rotary::Fixed };
-    let mut rig = Rig::new(limits, rotary);
+    let speculate = if rng.chance(50) { rng.range(1, 6) } else { 0 };
+    let config = SchedulerConfig { speculate, ..config(limits, rotary) };
+    let mut rig = Rig::with(limits, rotary, Scheduler::new(config));
     rig.mask_lag = rng.chance(70).then(|| Rng(rng.next()));
     let mut all = Vec::new();
     let mut outputs = Vec::new();
@@ -100,6 +106,7 @@ fn run_trace(seed: u64, coverage: &mut Coverage) {
     assert_eq!(rig.scheduler.stats().blocks.used, 0);
     coverage.preemptions += rig.scheduler.stats().preemptions;
     coverage.sat_out += rig.sat_out;
+    coverage.accepted += rig.accepted;
     coverage.forced += outputs.iter().filter(|output| is_forced(output)).count();
     for submitted in &all {
         check(submitted, &outputs, rotary, limits.vocab_size, coverage);
@@ -147,14 +154,16 @@ fn constrained_and_free_sequences_keep_to_their_definitions() {
     for seed in 0..TRACES {
         run_trace(seed, &mut coverage);
     }
-    let Coverage { ends, preemptions, sat_out, forced } = coverage;
-    println!("{ends:?}, {preemptions} preemptions, {sat_out} steps sat out, {forced} forced tokens");
+    let Coverage { ends, preemptions, sat_out, forced, accepted } = coverage;
+    println!(
+        "{ends:?}, {preemptions} preemptions, {sat_out} steps sat out, {forced} forced tokens, {accepted} guessed"
+    );
     for end in
         [Finish::Length, Finish::StopToken, Finish::Cancelled, Finish::GrammarEnd, Finish::GrammarFailed]
     {
         assert!(ends.get(&end).is_some_and(|&count| count > 200), "{end:?}: {ends:?}");
     }
-    assert!(preemptions > 500 && sat_out > 5_000 && forced > 5_000);
+    assert!(preemptions > 500 && sat_out > 5_000 && forced > 5_000 && accepted > 1_000);
 }
 
 #[test]

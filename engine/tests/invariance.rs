@@ -1,6 +1,6 @@
 //! Batch invariance on the real engine: 64 requests of mixed lengths and sampling settings give the same tokens, and
-//! the same bits of log-probability, alone, together, shuffled, preempted, with the prefix cache cold and warm, and
-//! with one and two threads.
+//! the same bits of log-probability, alone, together, shuffled, preempted, with the prefix cache cold and warm, with one
+//! and two threads, and with and without speculation.
 
 mod real;
 
@@ -17,9 +17,13 @@ fn requests(vocab: usize) -> Vec<GenerateRequest> {
     let shared: Vec<Vec<u32>> = (0..4).map(|i| rng.tokens(40 + 23 * i, vocab)).collect();
     (0..REQUESTS)
         .map(|id| {
+            // Some prompts repeat themselves, so that there is something to guess from.
             let mut prompt = if rng.below(2) == 0 { shared[rng.below(4)].clone() } else { Vec::new() };
             let own = 1 + rng.below(60);
             prompt.extend(rng.tokens(own, vocab));
+            if rng.below(3) == 0 {
+                prompt.extend_from_within(..prompt.len() / 2);
+            }
             let max_new_tokens = 4 + rng.below(28) as u32;
             let mut request = greedy(id, prompt, max_new_tokens);
             request.n = if rng.below(6) == 0 { 3 } else { 1 };
@@ -90,13 +94,36 @@ fn check(model: &Model) {
         assert_same(&expected, &engine.run(&shuffled), "tiny pool");
         preemptions += engine.finish().preemptions;
     }
+    let accepted = check_speculation(model, &requests, &expected);
     assert!(preemptions > 0, "the tiny pool preempted nobody");
     println!(
         "proof: batch invariance, {}: {REQUESTS} requests, {} sequences, {tokens} tokens identical alone, at once, \
-         shuffled, cold, warm, 1 and 2 threads, and with {preemptions} preemptions",
+         shuffled, cold, warm, 1 and 2 threads, with {preemptions} preemptions, and with {accepted} tokens guessed ahead",
         model.name,
         expected.len()
     );
+}
+
+/// The same with guesses: how many came true.
+fn check_speculation(model: &Model, requests: &[GenerateRequest], expected: &Results) -> u64 {
+    let few = Setup { speculate: 2, ..Setup::default() };
+    let many = Setup { threads: 1, speculate: 8, ..Setup::default() };
+    let tight = Setup { blocks: 24, step_tokens: 96, speculate: 4, ..Setup::default() };
+    let mut accepted = 0;
+    for setup in [few, many, tight] {
+        let engine = Engine::start(model, setup);
+        // A few at a time leave room for guesses; then all at once on a warm cache.
+        let mut found = Results::new();
+        for some in requests.chunks(3) {
+            found.extend(engine.run(some));
+        }
+        assert_same(expected, &found, "speculation, three at a time");
+        assert_same(expected, &engine.run(requests), "speculation, all at once");
+        let stats = engine.finish();
+        assert!(stats.accepted_tokens > 0 && stats.accepted_tokens < stats.drafted_tokens, "{stats:?}");
+        accepted += stats.accepted_tokens;
+    }
+    accepted
 }
 
 #[test]

@@ -23,6 +23,10 @@ struct Coverage {
     prefix_hits: u64,
     block_copies: u64,
     cancelled: u64,
+    /// Guesses, those of them that came true, and sequences cancelled while a step with guesses ran.
+    drafted: u64,
+    accepted: u64,
+    abandoned: u64,
     longest_wait: u64,
     closest_wait_percent: u64,
 }
@@ -31,8 +35,19 @@ struct Arrival {
     step: u64,
     request: GenerateRequest,
     cancel_at: Option<u64>,
+    /// Cancel this sequence only.
+    cancel_index: Option<u32>,
     /// Cancel while the step runs, not before it.
     mid_step: bool,
+}
+
+impl Arrival {
+    fn cancel(&self, scheduler: &mut Scheduler) {
+        match self.cancel_index {
+            Some(index) => scheduler.finish_sequence(self.request.id, index, Finish::Cancelled),
+            None => scheduler.finish(self.request.id, Finish::Cancelled),
+        }
+    }
 }
 
 struct Trace {
@@ -40,6 +55,7 @@ struct Trace {
     rotary: Rotary,
     prefix_cache: bool,
     weak_hash: bool,
+    speculate: usize,
     arrivals: Vec<Arrival>,
 }
 
@@ -75,10 +91,12 @@ fn random_trace(seed: u64) -> Trace {
                 *token %= limits.vocab_size as u32;
             }
             let cancel_at = (cancels && rng.chance(30)).then(|| step + rng.range(0, 12) as u64);
-            Arrival { step, request, cancel_at, mid_step: rng.chance(30) }
+            let cancel_index = rng.chance(40).then(|| rng.range(0, request.n as usize - 1) as u32);
+            Arrival { step, request, cancel_at, cancel_index, mid_step: rng.chance(30) }
         })
         .collect();
-    Trace { limits, rotary, prefix_cache: !rng.chance(25), weak_hash: rng.chance(10), arrivals }
+    let speculate = if rng.chance(60) { rng.range(1, 6) } else { 0 };
+    Trace { limits, rotary, prefix_cache: !rng.chance(25), weak_hash: rng.chance(10), speculate, arrivals }
 }
 
 fn random_request(id: u64, roots: &[Vec<u32>], longest: usize, rng: &mut Rng) -> GenerateRequest {
@@ -92,6 +110,10 @@ fn random_request(id: u64, roots: &[Vec<u32>], longest: usize, rng: &mut Rng) ->
     request.n = if rng.chance(25) { rng.range(2, 4) as u32 } else { 1 };
     if rng.chance(40) {
         request.sampling.selection = Selection::Random { seed: rng.next() };
+    }
+    request.sampling.top_k = if rng.chance(60) { rng.range(2, 4) as u32 } else { 0 };
+    if rng.chance(20) {
+        request.sampling.repetition_penalty = 1.0;
     }
     let stop_tokens: Arc<[u32]> = if rng.chance(40) { Arc::new([0, 1_000_000]) } else { Arc::new([]) };
     let max_new_tokens = request.stop.max_new_tokens;
@@ -116,12 +138,16 @@ struct Run<'a> {
     rig: Rig,
     seen: HashMap<(u64, u32), Seen>,
     step: u64,
+    abandoned: u64,
 }
 
 impl<'a> Run<'a> {
     fn new(trace: &'a Trace) -> Self {
-        let config =
-            SchedulerConfig { prefix_cache: trace.prefix_cache, ..config(trace.limits, trace.rotary) };
+        let config = SchedulerConfig {
+            prefix_cache: trace.prefix_cache,
+            speculate: trace.speculate,
+            ..config(trace.limits, trace.rotary)
+        };
         let pool = match trace.weak_hash {
             false => BlockPool::new(trace.limits.blocks, trace.limits.block_size),
             true => BlockPool::with_hash(
@@ -131,7 +157,7 @@ impl<'a> Run<'a> {
             ),
         };
         let rig = Rig::with(trace.limits, trace.rotary, Scheduler::with_pool(config, pool));
-        Self { trace, rig, seen: HashMap::new(), step: 0 }
+        Self { trace, rig, seen: HashMap::new(), step: 0, abandoned: 0 }
     }
 
     fn run(mut self) -> (HashMap<(u64, u32), Seen>, Coverage) {
@@ -155,13 +181,16 @@ impl<'a> Run<'a> {
         coverage.preemptions = stats.preemptions;
         coverage.prefix_hits = stats.prefix_hits;
         coverage.block_copies = self.rig.device.block_copies;
+        coverage.drafted = self.rig.drafted;
+        coverage.accepted = self.rig.accepted;
+        coverage.abandoned = self.abandoned;
         (self.seen, coverage)
     }
 
     fn cancel(&mut self, arrived: usize) {
         for arrival in &self.trace.arrivals[..arrived] {
             if arrival.cancel_at == Some(self.step) && !arrival.mid_step {
-                self.rig.scheduler.finish(arrival.request.id, Finish::Cancelled);
+                arrival.cancel(&mut self.rig.scheduler);
             }
         }
         let outputs = self.rig.scheduler.take_outputs();
@@ -175,13 +204,18 @@ impl<'a> Run<'a> {
         }
         let arrivals = &self.trace.arrivals[..arrived];
         let step = self.step;
+        let drafted = self.rig.drafted;
         let outputs = self.rig.step_with(|scheduler| {
             for arrival in
                 arrivals.iter().filter(|arrival| arrival.mid_step && arrival.cancel_at == Some(step))
             {
-                scheduler.finish(arrival.request.id, Finish::Cancelled);
+                arrival.cancel(scheduler);
             }
         });
+        let ends = outputs
+            .iter()
+            .filter(|output| matches!(output.update, SeqUpdate::Finished { reason: Finish::Cancelled, .. }));
+        self.abandoned += if self.rig.drafted > drafted { ends.count() as u64 } else { 0 };
         for seen in self.seen.values_mut() {
             seen.waited += u64::from(seen.cached.is_none() && seen.end.is_none());
         }
@@ -236,14 +270,21 @@ impl<'a> Run<'a> {
 fn alone(trace: &Trace, request: &GenerateRequest) -> HashMap<(u64, u32), Seen> {
     let limits =
         ExecutorLimits { blocks: 200, block_size: 16, max_step_tokens: 1000, max_seqs: 8, ..trace.limits };
-    let arrivals = vec![Arrival { step: 0, request: request.clone(), cancel_at: None, mid_step: false }];
-    let trace = Trace { limits, rotary: trace.rotary, prefix_cache: false, weak_hash: false, arrivals };
+    let arrivals = vec![Arrival {
+        step: 0,
+        request: request.clone(),
+        cancel_at: None,
+        cancel_index: None,
+        mid_step: false,
+    }];
+    let (rotary, prefix_cache, weak_hash, speculate) = (trace.rotary, false, false, 0);
+    let trace = Trace { limits, rotary, prefix_cache, weak_hash, speculate, arrivals };
     Run::new(&trace).run().0
 }
 
 fn check_results(trace: &Trace, seen: &HashMap<(u64, u32), Seen>) -> u64 {
     let mut cancelled = 0;
-    for Arrival { request, cancel_at, .. } in &trace.arrivals {
+    for Arrival { request, cancel_at, cancel_index, .. } in &trace.arrivals {
         let by_definition = expected(request, trace.rotary, trace.limits.vocab_size);
         let alone = alone(trace, request);
         for index in 0..request.n {
@@ -251,7 +292,7 @@ fn check_results(trace: &Trace, seen: &HashMap<(u64, u32), Seen>) -> u64 {
             let (seen, alone) = (&seen[&key], &alone[&key]);
             let end = seen.end.expect("an end");
             if end == Finish::Cancelled {
-                assert!(cancel_at.is_some());
+                assert!(cancel_at.is_some() && cancel_index.is_none_or(|only| only == index));
                 assert!(alone.tokens.starts_with(&seen.tokens), "{key:?}: tokens before the cancellation");
                 cancelled += 1;
                 continue;
@@ -346,6 +387,9 @@ fn random_traces_keep_every_promise() {
                     sum.prefix_hits += one.prefix_hits;
                     sum.block_copies += one.block_copies;
                     sum.cancelled += one.cancelled;
+                    sum.drafted += one.drafted;
+                    sum.accepted += one.accepted;
+                    sum.abandoned += one.abandoned;
                     sum.longest_wait = sum.longest_wait.max(one.longest_wait);
                     sum.closest_wait_percent = sum.closest_wait_percent.max(one.closest_wait_percent);
                 }
@@ -356,18 +400,22 @@ fn random_traces_keep_every_promise() {
     for worker in workers {
         let sum = worker.join().expect("a failed trace is printed above");
         println!(
-            "{} steps, {} sequences, {} preemptions, {} hits, {} copies, {} cancelled, waits up to {} steps \
-             and {}% of the bound",
+            "{} steps, {} sequences, {} preemptions, {} hits, {} copies, {} cancelled, {} guesses, {} of them right \
+             and {} abandoned, waits up to {} steps and {}% of the bound",
             sum.steps,
             sum.sequences,
             sum.preemptions,
             sum.prefix_hits,
             sum.block_copies,
             sum.cancelled,
+            sum.drafted,
+            sum.accepted,
+            sum.abandoned,
             sum.longest_wait,
             sum.closest_wait_percent,
         );
         assert!(sum.preemptions > 5_000 && sum.prefix_hits > 50_000 && sum.block_copies > 10_000);
+        assert!(sum.drafted > 20_000 && sum.accepted > 10_000 && sum.abandoned > 100);
         assert!(sum.cancelled > 5_000 && sum.sequences > 50_000 && sum.longest_wait > 40);
     }
 }

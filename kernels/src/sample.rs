@@ -49,13 +49,22 @@ impl Default for SampleParams {
     }
 }
 
+impl SampleParams {
+    /// Whether a draw depends on more of the history than its last token.
+    pub fn needs_history(&self) -> bool {
+        let (FrequencyPenalty::Count(frequency) | FrequencyPenalty::Relative(frequency)) =
+            self.frequency_penalty;
+        self.repetition_penalty != 1.0 || frequency != 0.0 || self.presence_penalty != 0.0
+    }
+}
+
 /// One row of logits to draw from.
 #[derive(Debug, Clone, Copy)]
 pub struct SampleRow<'a> {
     pub params: &'a SampleParams,
-    /// Prompt then generated tokens; never empty.
+    /// Prompt then generated tokens; never empty. The last token suffices where [`SampleParams::needs_history`] says so.
     pub history: &'a [u32],
-    /// `history[..prompt_len]` is the prompt.
+    /// `history[..prompt_len]` is the prompt, if the whole history is given.
     pub prompt_len: usize,
     /// Which draw this is: the uniform variate is a pure function of `(seed, draw)`.
     pub draw: u64,

@@ -50,7 +50,8 @@ pub struct LowArgs {
     #[arg(long, env, value_enum)]
     pub quantize: Option<Quantization>,
 
-    /// Number of tokens to speculate. Speculation is not built yet: accepted, and off.
+    /// Most tokens guessed ahead per sequence and step, from what its text said before; checked in one step, so that
+    /// tokens come sooner and are the same. Off by default.
     #[arg(long, env)]
     pub speculate: Option<usize>,
 
@@ -302,7 +303,6 @@ pub struct DownloadArgs {
 /// Flags that are accepted and change nothing, with the reason.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("dtype", "weights keep the type the checkpoint stores"),
-    ("speculate", "speculation is not built yet and is off"),
     ("trust_remote_code", "code from a model repository is never run"),
     ("waiting_served_ratio", "every step mixes prompts and decoding"),
     ("max_waiting_tokens", "every step mixes prompts and decoding"),

@@ -244,6 +244,7 @@ fn engine_settings(
         max_batch_total_tokens: args.max_batch_total_tokens,
         max_batch_size: args.max_batch_size,
         prefix_caching,
+        speculate: args.speculate.unwrap_or(0),
         rope_scaling: rope_override(args.rope_scaling, args.rope_factor)?,
     })
 }

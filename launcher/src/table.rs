@@ -23,6 +23,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         max_batch_total_tokens,
         max_batch_size,
         prefix_caching,
+        speculate,
         rope_scaling,
     } = &config.engine;
     let rows = [
@@ -38,6 +39,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ("max_batch_size", or(max_batch_size, "chosen for the device")),
         ("threads", or(threads, "every usable processor")),
         ("prefix_caching", prefix_caching.to_string()),
+        ("speculate", speculate.to_string()),
         ("rope_scaling", rope_scaling.map_or_else(|| "the model's".to_owned(), |s| format!("{s:?}"))),
         ("validation_workers", config.validation_workers.to_string()),
         ("max_best_of", max_best_of.to_string()),

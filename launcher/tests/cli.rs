@@ -69,6 +69,7 @@ fn defaults_are_those_of_the_reference() {
         ("watermark_gamma", "0.5"),
         ("watermark_delta", "2"),
         ("prefix_caching", "true"),
+        ("speculate", "0"),
         ("rope_scaling", "the model's"),
     ] {
         assert_eq!(setting(&stdout, name), value, "{name}");
@@ -304,14 +305,16 @@ fn a_hostname_that_is_no_address_is_replaced_with_a_warning() {
 fn flags_of_python_shards_cost_one_warning() {
     let variables =
         [("MASTER_ADDR", "10.0.0.1"), ("TRUST_REMOTE_CODE", "true"), ("DISABLE_CUSTOM_KERNELS", "false")];
-    let stdout = text(&with_settings(&variables, &["--speculate", "2"]).stdout);
+    let stdout = text(&with_settings(&variables, &["--shard-uds-path", "/tmp/s"]).stdout);
     let warnings: Vec<&str> = stdout.lines().filter(|line| line.contains("without effect")).collect();
     assert_eq!(warnings.len(), 1, "{stdout}");
-    for flag in ["--master-addr", "--trust-remote-code", "--speculate"] {
+    for flag in ["--master-addr", "--trust-remote-code", "--shard-uds-path"] {
         assert!(warnings[0].contains(flag), "{flag}: {}", warnings[0]);
     }
     assert!(!warnings[0].contains("--disable-custom-kernels"), "{}", warnings[0]);
-    assert!(!text(&with_settings(&[], &[]).stdout).contains("without effect"));
+    let stdout = text(&with_settings(&[], &["--speculate", "2"]).stdout);
+    assert!(!stdout.contains("without effect"), "{stdout}");
+    assert_eq!(setting(&stdout, "speculate"), "2");
 }
 
 #[test]

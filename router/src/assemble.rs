@@ -33,6 +33,7 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         max_step_tokens: sizing.max_step_tokens,
         max_seqs: sizing.max_seqs,
         prefix_cache: config.engine.prefix_caching,
+        speculate: config.engine.speculate,
         rope,
         stall_after_steps: config.fault_stall_after_steps,
         ..EngineConfig::default()

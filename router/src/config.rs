@@ -110,6 +110,8 @@ pub struct EngineSettings {
     /// Sequences per step; `None`: chosen for the device.
     pub max_batch_size: Option<usize>,
     pub prefix_caching: bool,
+    /// Most tokens guessed ahead per sequence and step; 0 for none.
+    pub speculate: usize,
     /// `--rope-scaling`, `--rope-factor`: replaces the checkpoint's scaling.
     pub rope_scaling: Option<RopeOverride>,
 }

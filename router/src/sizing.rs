@@ -145,6 +145,7 @@ mod tests {
             max_batch_total_tokens: None,
             max_batch_size: None,
             prefix_caching: true,
+            speculate: 0,
             rope_scaling: None,
         }
     }

@@ -9,6 +9,17 @@ pub struct StepOutputs {
     pub stats: StepStats,
 }
 
+impl StepOutputs {
+    /// How many tokens each sequence got that got any; more than one where guesses came true or a grammar left no choice.
+    pub fn tokens_per_sequence(&self) -> impl Iterator<Item = usize> {
+        let same = |a: &SeqOutput, b: &SeqOutput| (a.request, a.index) == (b.request, b.index);
+        let tokens = |outputs: &[SeqOutput]| {
+            outputs.iter().filter(|output| matches!(output.update, SeqUpdate::Token(_))).count()
+        };
+        self.outputs.chunk_by(same).map(tokens).filter(|&tokens| tokens > 0)
+    }
+}
+
 /// What one step did and how the engine stands after it. A message without a step (a refusal, a cancellation while
 /// idle) has `tokens() == 0`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,6 +28,9 @@ pub struct StepStats {
     pub prefill_tokens: u32,
     /// Sequences that were decoding.
     pub decode_tokens: u32,
+    /// Guessed tokens that were computed on top (speculation), and how many of them came true.
+    pub draft_tokens: u32,
+    pub accepted_tokens: u32,
     pub running: u32,
     pub waiting: u32,
     /// KV blocks held by live sequences, kept only for their cached prefix, and in all.
@@ -38,7 +52,7 @@ pub struct StepStats {
 impl StepStats {
     /// Tokens computed in this step.
     pub fn tokens(&self) -> u32 {
-        self.prefill_tokens + self.decode_tokens
+        self.prefill_tokens + self.decode_tokens + self.draft_tokens
     }
 }
 

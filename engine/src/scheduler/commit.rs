@@ -1,21 +1,23 @@
 //! Taking a step's result in.
 
 use weirgate_kernels::Sampled;
+use weirgate_types::TokenId;
 
 use crate::block_pool::Prefix;
 use crate::{ExecutorError, StepResult};
 
-use super::plan::{Item, Plan};
+use super::plan::Plan;
 use super::{Scheduler, append_token};
 
 impl Scheduler {
     /// Takes in the result of the step that `plan` stands for: the KV of its tokens is written now, so full blocks are
-    /// published; drawn tokens are appended and sequences end. Moves the tokens' data out of `result`.
+    /// published; drawn tokens are appended and sequences end. Moves the tokens' data out of `result`. Returns how many
+    /// draft tokens were accepted.
     ///
     /// # Errors
     /// [`ExecutorError::Batch`] when the result does not have one entry per sample and per score; nothing is taken in.
-    pub fn commit(&mut self, plan: Plan, result: &mut StepResult) -> Result<(), ExecutorError> {
-        let samples = plan.items.iter().filter(|item| item.samples).count();
+    pub fn commit(&mut self, plan: Plan, result: &mut StepResult) -> Result<u32, ExecutorError> {
+        let samples: usize = plan.items.iter().map(|item| item.samples).sum();
         let scores: usize = plan.items.iter().map(|item| item.scores).sum();
         if (samples, scores) != (result.sampled.len(), result.scores.len()) {
             return Err(ExecutorError::Batch(format!(
@@ -24,23 +26,32 @@ impl Scheduler {
                 result.scores.len()
             )));
         }
+        let accepted_before = self.accepted;
         let mut sampled = result.sampled.drain(..);
         let mut scores = result.scores.as_slice();
         for item in &plan.items {
             let (own, rest) = scores.split_at(item.scores);
             scores = rest;
-            let token = if item.samples { sampled.next() } else { None };
-            self.commit_item(item, own, token);
+            let mut drawn = sampled.by_ref().take(item.samples);
+            // A sequence that ended while the step ran is gone; so is its interest in the result.
+            if let Some(at) = self.running_at(item.key) {
+                self.commit_computed(at, item.tokens, own);
+                let draft = plan.drafts.get(item.drafts.clone()).unwrap_or_default();
+                self.commit_drawn(at, draft, &mut drawn);
+            }
+            // What was drawn behind void guesses.
+            drawn.for_each(drop);
         }
+        self.drafted += u64::from(plan.draft_tokens);
         self.spare_items = plan.items;
-        Ok(())
+        self.spare_drafts = plan.drafts;
+        Ok((self.accepted - accepted_before) as u32)
     }
 
-    fn commit_item(&mut self, item: &Item, scores: &[f32], token: Option<Sampled>) {
-        // A sequence that ended while the step ran is gone; so is its interest in the result.
-        let Some(at) = self.running_at(item.key) else { return };
+    /// The sequence's next `tokens` tokens are computed now.
+    fn commit_computed(&mut self, at: usize, tokens: usize, scores: &[f32]) {
         let sequence = &mut self.running[at];
-        sequence.computed += item.tokens;
+        sequence.computed += tokens;
         if let Some(collected) = &mut sequence.scores {
             collected.extend_from_slice(scores);
         }
@@ -55,8 +66,48 @@ impl Scheduler {
                 self.fork(at);
             }
         }
-        if let Some(token) = token {
-            self.append_drawn(at, token);
+    }
+
+    /// Appends what was drawn, up to the first token that is not as the draft has it: the draws behind that one do not
+    /// follow it. A guess that came true is computed already.
+    fn commit_drawn(&mut self, at: usize, draft: &[TokenId], drawn: &mut dyn Iterator<Item = Sampled>) {
+        let mut accepted = 0;
+        for next in drawn {
+            let sequence = &mut self.running[at];
+            let guessed = draft.get(accepted) == Some(&next.token);
+            sequence.computed += usize::from(guessed);
+            accepted += usize::from(guessed);
+            let token = next.token;
+            let end = append_token(sequence, next, &mut self.ledger, &self.rope, &mut self.pool);
+            if guessed && end.is_none() {
+                continue;
+            }
+            if !draft.is_empty() {
+                self.settle_draft(at, draft.len(), accepted);
+            }
+            if let Some(reason) = end {
+                let sequence = self.running.remove(at);
+                self.end(sequence, reason);
+                return;
+            }
+            let sequence = &mut self.running[at];
+            let generated = sequence.generated();
+            if let Some(constraint) = &mut sequence.constraint {
+                self.mask_jobs.extend(constraint.advance(token, generated));
+            }
+            return;
+        }
+    }
+
+    /// Publishes what the accepted guesses completed and gives back the blocks that only void ones needed.
+    fn settle_draft(&mut self, at: usize, proposed: usize, accepted: usize) {
+        self.accepted += accepted as u64;
+        self.publish(at);
+        let sequence = &mut self.running[at];
+        self.pool.shrink(&mut sequence.table, self.pool.blocks_for(sequence.computed));
+        let len = sequence.len();
+        if let Some(drafter) = &mut sequence.drafter {
+            drafter.learn(proposed, accepted, len);
         }
     }
 
@@ -74,20 +125,5 @@ impl Scheduler {
         };
         self.pool.publish(&mut table, &prefix, sequence.computed);
         self.running[at].table = table;
-    }
-
-    fn append_drawn(&mut self, at: usize, drawn: Sampled) {
-        let token = drawn.token;
-        let sequence = &mut self.running[at];
-        let end = append_token(sequence, drawn, &mut self.ledger, &self.rope, &mut self.pool);
-        if let Some(reason) = end {
-            let sequence = self.running.remove(at);
-            self.end(sequence, reason);
-            return;
-        }
-        let generated = sequence.generated();
-        if let Some(constraint) = &mut sequence.constraint {
-            self.mask_jobs.extend(constraint.advance(token, generated));
-        }
     }
 }

@@ -20,6 +20,14 @@
 //! - **A grammar's mask** that is not there yet holds up the draw of its own sequence only: the sequence computes all but
 //!   its last token, and that one when the mask is there.
 //!
+//! # Speculation
+//! A decoding sequence may have a draft: guesses at its next tokens, computed in the same step behind its own. A token is
+//! drawn behind each of them, under the history that the guesses make, with the draw's own number; the guesses that
+//! equal what is drawn before them are accepted, and with the first other token the rest of the draft is void. So the
+//! tokens are those of one draw per step. Drafts come last: they take what tokens of a small step and what blocks
+//! are left when the plan is otherwise settled. What a void guess wrote lies beyond the computed tokens, is never
+//! published and is overwritten by the tokens that come in its place.
+//!
 //! # Progress, and a bound on waiting
 //! The first running sequence in the order is never preempted nor paused and computes at least one token in every
 //! step unless it waits for a mask: `max_seqs` is at most the token budget, and a request that needs more than the whole pool is refused. Among
@@ -33,6 +41,7 @@
 
 mod admit;
 mod commit;
+mod draft;
 mod masks;
 mod plan;
 
@@ -42,11 +51,12 @@ use std::sync::Arc;
 use weirgate_kernels::{FrequencyPenalty, SampleParams, Sampled};
 use weirgate_types::{
     Finish, Frequency, GenerateRequest, RejectReason, RequestId, SamplingParams, Selection, SeqOutput,
-    TokenOut,
+    TokenId, TokenOut,
 };
 
 use crate::block_pool::{BlockCounts, BlockPool, BlockTable, IntegrityError, Namespace};
 use crate::constraint::{Constraint, MaskJob};
+use crate::drafter::Drafter;
 use crate::ledger::Ledger;
 use crate::sequence::{Request, SeqKey, SeqStatus, Sequence};
 use crate::{ExecutorLimits, GrammarSource, ValidRequest};
@@ -77,6 +87,8 @@ pub struct SchedulerConfig {
     pub weights: u64,
     pub prefix_cache: bool,
     pub rope: RopeRule,
+    /// Most tokens guessed ahead per sequence and step; 0 for none.
+    pub speculate: usize,
 }
 
 /// The state of the queues and what has been counted since the start.
@@ -90,6 +102,9 @@ pub struct SchedulerStats {
     /// Prompt tokens found in the cache, of so many looked up, when sequences were first scheduled.
     pub prefix_hits: u64,
     pub prefix_queries: u64,
+    /// Draft tokens computed, and how many of them came true.
+    pub drafted: u64,
+    pub accepted: u64,
 }
 
 /// A live request: where its sequences are.
@@ -111,6 +126,7 @@ pub struct Scheduler {
     weights: u64,
     prefix_cache: bool,
     rope: RopeRule,
+    speculate: usize,
     pool: BlockPool,
     ledger: Ledger,
     /// In order of service.
@@ -122,8 +138,11 @@ pub struct Scheduler {
     preemptions: u64,
     prefix_hits: u64,
     prefix_queries: u64,
-    /// The items of the last plan, kept for their memory.
+    drafted: u64,
+    accepted: u64,
+    /// The last plan's vectors, kept for their memory.
     spare_items: Vec<plan::Item>,
+    spare_drafts: Vec<TokenId>,
     /// Masks to compute, not taken yet.
     mask_jobs: Vec<MaskJob>,
 }
@@ -144,6 +163,7 @@ impl Scheduler {
             weights: config.weights,
             prefix_cache: config.prefix_cache,
             rope: config.rope,
+            speculate: config.speculate,
             pool,
             ledger: Ledger::default(),
             running: Vec::new(),
@@ -154,7 +174,10 @@ impl Scheduler {
             preemptions: 0,
             prefix_hits: 0,
             prefix_queries: 0,
+            drafted: 0,
+            accepted: 0,
             spare_items: Vec::new(),
+            spare_drafts: Vec::new(),
             mask_jobs: Vec::new(),
         }
     }
@@ -193,10 +216,14 @@ impl Scheduler {
         for index in 0..n {
             let key = SeqKey { priority, arrival, index };
             let mut sequence = self.new_sequence(key, request, &shared);
-            if let Some(source) = source {
-                let (constraint, job) = Constraint::start(key, &shared, source, self.vocab as usize);
-                sequence.constraint = Some(constraint);
-                self.mask_jobs.push(job);
+            match source {
+                Some(source) => {
+                    let (constraint, job) = Constraint::start(key, &shared, source, self.vocab as usize);
+                    sequence.constraint = Some(constraint);
+                    self.mask_jobs.push(job);
+                }
+                // Under a grammar every draw needs the mask of its own prefix; its forced tokens come without draws.
+                None => sequence.drafter = (self.speculate > 0).then(|| Drafter::new(self.speculate)),
             }
             self.waiting.insert(key, sequence);
         }
@@ -252,6 +279,11 @@ impl Scheduler {
         self.requests.len()
     }
 
+    /// Whether a sequence of the request has not ended.
+    pub fn is_live(&self, request: RequestId) -> bool {
+        self.requests.contains_key(&request)
+    }
+
     /// Live requests of which nothing was scheduled yet.
     pub fn unstarted_requests(&self) -> usize {
         self.unstarted
@@ -265,6 +297,8 @@ impl Scheduler {
             preemptions: self.preemptions,
             prefix_hits: self.prefix_hits,
             prefix_queries: self.prefix_queries,
+            drafted: self.drafted,
+            accepted: self.accepted,
         }
     }
 
@@ -298,6 +332,7 @@ impl Scheduler {
             cached_tokens: None,
             scores: (first && from.logprobs.prompt).then(Vec::new),
             constraint: None,
+            drafter: None,
             has_unborn: first && from.n > 1,
         }
     }

@@ -1,6 +1,9 @@
 //! Planning a step.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use weirgate_types::TokenId;
 
 use crate::Batch;
 use crate::batch::{Sample, Score};
@@ -14,8 +17,12 @@ use super::Scheduler;
 #[must_use = "a plan must be committed with the step's result"]
 pub struct Plan {
     pub(super) items: Vec<Item>,
+    /// The drafts of all items.
+    pub(super) drafts: Vec<TokenId>,
     pub prefill_tokens: u32,
     pub decode_tokens: u32,
+    /// Guessed tokens that are computed on top.
+    pub draft_tokens: u32,
     /// Sequences preempted to make room.
     pub preemptions: u32,
 }
@@ -31,8 +38,10 @@ impl Plan {
 pub(super) struct Item {
     pub key: SeqKey,
     pub tokens: usize,
-    /// Draws the next token.
-    pub samples: bool,
+    /// Its draft, in the plan's drafts.
+    pub drafts: Range<usize>,
+    /// Tokens drawn: none before the last of its tokens is computed, else one and one more for each drafted.
+    pub samples: usize,
     /// Prompt scores, in the batch's order.
     pub scores: usize,
 }
@@ -53,9 +62,7 @@ impl Scheduler {
         batch.clear();
         batch.cu_q.push(0);
         batch.block_offsets.push(0);
-        let mut items = std::mem::take(&mut self.spare_items);
-        items.clear();
-        let mut plan = Plan { items, prefill_tokens: 0, decode_tokens: 0, preemptions: 0 };
+        let mut plan = self.empty_plan();
         let single = self.running.iter().filter(|sequence| needs_one(sequence)).count();
         let mut pass = Pass { spare: self.max_step_tokens - single, admitting: true, preemptions: 0 };
         let mut at = 0;
@@ -75,13 +82,34 @@ impl Scheduler {
                 } else {
                     plan.prefill_tokens += tokens as u32;
                 }
-                plan.items.push(append(sequence, tokens, self.pool.block_size(), batch));
+                plan.items.push(Item { key: sequence.key, tokens, drafts: 0..0, samples: 0, scores: 0 });
             }
             at += 1;
         }
         plan.preemptions = pass.preemptions;
         self.preemptions += u64::from(pass.preemptions);
+        self.add_drafts(&mut plan);
+        self.fill(&mut plan, batch);
         plan
+    }
+
+    fn empty_plan(&mut self) -> Plan {
+        let (mut items, mut drafts) =
+            (std::mem::take(&mut self.spare_items), std::mem::take(&mut self.spare_drafts));
+        items.clear();
+        drafts.clear();
+        Plan { items, drafts, prefill_tokens: 0, decode_tokens: 0, draft_tokens: 0, preemptions: 0 }
+    }
+
+    /// Writes the plan down as a batch.
+    fn fill(&self, plan: &mut Plan, batch: &mut Batch) {
+        let mut sequences = self.running.iter();
+        for item in &mut plan.items {
+            if let Some(sequence) = sequences.find(|sequence| sequence.key == item.key) {
+                let draft = plan.drafts.get(item.drafts.clone()).unwrap_or_default();
+                append(sequence, item, draft, self.pool.block_size(), batch);
+            }
+        }
     }
 
     /// Admits the head of the queue to place `at` of the running sequences if that is its place and there is room.
@@ -153,45 +181,57 @@ fn needs_one(sequence: &Sequence) -> bool {
     sequence.work() == 1 && sequence.ready_work() == 1
 }
 
-/// Adds the next `tokens` tokens of a sequence to the batch.
-fn append(sequence: &Sequence, tokens: usize, block_size: usize, batch: &mut Batch) -> Item {
+/// Adds a sequence's part in the step to the batch: its next tokens, then its draft.
+fn append(sequence: &Sequence, item: &mut Item, draft: &[TokenId], block_size: usize, batch: &mut Batch) {
     let blocks = sequence.table.as_slice();
-    let end = sequence.computed + tokens;
-    let mut scores = 0;
-    for position in sequence.computed..end {
+    let (begin, end) = (sequence.computed, sequence.computed + item.tokens);
+    let own = &sequence.tokens[begin..end];
+    for (position, &token) in (begin..).zip(own.iter().chain(draft)) {
         let row = batch.ids.len() as u32;
-        batch.ids.push(sequence.tokens[position]);
+        batch.ids.push(token);
         batch.positions.push(position as u32);
         batch.slots.push(blocks[position / block_size] * block_size as u32 + (position % block_size) as u32);
         batch.rope_len.push(sequence.rope_len(position) as u32);
         if sequence.wants_score(position) {
             batch.scores.push(Score { row, target: sequence.tokens[position + 1] });
-            scores += 1;
+            item.scores += 1;
         }
     }
     batch.cu_q.push(batch.ids.len() as u32);
-    batch.kv_len.push(end as u32);
+    batch.kv_len.push((end + draft.len()) as u32);
     batch.block_tables.extend_from_slice(blocks);
     batch.block_offsets.push(batch.block_tables.len() as u32);
-    let samples = end == sequence.len();
-    if samples {
-        push_sample(sequence, batch);
+    if end == sequence.len() {
+        item.samples = 1 + draft.len();
+        push_samples(sequence, draft, batch);
     }
-    Item { key: sequence.key, tokens, samples, scores }
 }
 
-fn push_sample(sequence: &Sequence, batch: &mut Batch) {
+/// A draw behind a sequence's last token and one behind each token of its draft, under the history up to there.
+fn push_samples(sequence: &Sequence, draft: &[TokenId], batch: &mut Batch) {
     let request = &sequence.request;
+    let whole = sequence.params.needs_history();
     let start = batch.history.len();
-    batch.history.extend_from_slice(&sequence.tokens);
-    let too_short = sequence.generated() < request.min_new_tokens && !request.stop_tokens.is_empty();
-    batch.samples.push(Sample {
-        row: batch.ids.len() as u32 - 1,
-        params: Arc::clone(&sequence.params),
-        history: start..batch.history.len(),
-        prompt_len: sequence.prompt_len(),
-        draw: sequence.generated() as u64,
-        banned: too_short.then(|| Arc::clone(&request.stop_tokens)),
-        mask: sequence.constraint.as_ref().and_then(Constraint::mask).map(Arc::clone),
-    });
+    batch.history.extend_from_slice(if whole { &sequence.tokens } else { last(&sequence.tokens) });
+    let first_end = batch.history.len();
+    batch.history.extend_from_slice(draft);
+    let first_row = batch.ids.len() - 1 - draft.len();
+    for ahead in 0..=draft.len() {
+        let generated = sequence.generated() + ahead;
+        let too_short = generated < request.min_new_tokens && !request.stop_tokens.is_empty();
+        let end = first_end + ahead;
+        batch.samples.push(Sample {
+            row: (first_row + ahead) as u32,
+            params: Arc::clone(&sequence.params),
+            history: if whole { start..end } else { end - 1..end },
+            prompt_len: sequence.prompt_len(),
+            draw: generated as u64,
+            banned: too_short.then(|| Arc::clone(&request.stop_tokens)),
+            mask: sequence.constraint.as_ref().and_then(Constraint::mask).map(Arc::clone),
+        });
+    }
+}
+
+fn last(tokens: &[TokenId]) -> &[TokenId] {
+    &tokens[tokens.len().saturating_sub(1)..]
 }

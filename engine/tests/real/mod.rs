@@ -38,11 +38,12 @@ pub struct Setup {
     pub blocks: usize,
     pub step_tokens: usize,
     pub prefix_cache: bool,
+    pub speculate: usize,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { threads: 2, blocks: 4096, step_tokens: 256, prefix_cache: true }
+        Self { threads: 2, blocks: 4096, step_tokens: 256, prefix_cache: true, speculate: 0 }
     }
 }
 
@@ -77,6 +78,7 @@ impl Engine {
         let executor = load_cpu(&model.spec, model.tensors.as_ref(), &options).expect("the model loads");
         let config = EngineConfig {
             prefix_cache: setup.prefix_cache,
+            speculate: setup.speculate,
             rope: RopeRule::of(&model.spec),
             ..EngineConfig::default()
         };

@@ -98,10 +98,31 @@ pub fn fingerprints(tokens: &[u32], prompt_len: usize, rotary: Rotary) -> Vec<u6
         .collect()
 }
 
+/// What a request's tokens depend on beside its history.
+#[derive(Debug, Clone, Copy)]
+pub struct Taste {
+    pub seed: Option<u64>,
+    /// In so many cases of four the tokens 1 and 2 alternate, so that guesses come true; the rest is arbitrary.
+    pub habit: u32,
+}
+
+impl Taste {
+    pub fn of(request: &GenerateRequest) -> Self {
+        let seed = match request.sampling.selection {
+            Selection::Greedy => None,
+            Selection::Random { seed } => Some(seed),
+        };
+        Self { seed, habit: request.sampling.top_k }
+    }
+}
+
 /// The token that follows a prefix with this fingerprint.
-pub fn next_token(fingerprint: u64, seed: Option<u64>, draw: u64, banned: &[u32], vocab: usize) -> u32 {
-    let start = mix(mix(fingerprint, seed.unwrap_or(1)), draw) % vocab as u64;
-    let mut token = start as u32;
+pub fn next_token(fingerprint: u64, taste: Taste, draw: u64, banned: &[u32], vocab: usize) -> u32 {
+    let chance = mix(mix(fingerprint, taste.seed.unwrap_or(1)), draw);
+    let mut token = match (chance >> 32) % 4 < u64::from(taste.habit) {
+        true => 1 + (draw % 2) as u32,
+        false => (chance % vocab as u64) as u32,
+    };
     while banned.contains(&token) {
         token = (token + 1) % vocab as u32;
     }
@@ -226,11 +247,20 @@ impl FakeDevice {
                 slot.step
             );
         }
-        let last = batch.kv_len[s] as usize - 1;
-        let row = batch.cu_q[s + 1] as usize - 1;
-        assert_eq!(batch.positions[row] as usize, last);
-        if let Some(sample) = batch.samples.iter().find(|sample| sample.row as usize == row) {
+        let rows = batch.cu_q[s]..batch.cu_q[s + 1];
+        assert_eq!(batch.positions[rows.end as usize - 1], batch.kv_len[s] - 1);
+        let mut draws = batch.samples.iter().filter(|sample| rows.contains(&sample.row)).peekable();
+        let Some(first) = draws.peek() else { return };
+        assert!((first.row..rows.end).eq(draws.clone().map(|sample| sample.row)), "draws at the last rows");
+        for sample in draws {
+            let last = batch.positions[sample.row as usize] as usize;
+            assert_eq!(sample.draw as usize + sample.prompt_len, last + 1, "the number of a draw");
             let tokens = &batch.history[sample.history.clone()];
+            assert_eq!(tokens.last(), Some(&batch.ids[sample.row as usize]));
+            if !sample.params.needs_history() {
+                assert_eq!(tokens.len(), 1);
+                continue;
+            }
             assert_eq!(tokens.len(), last + 1, "history of a drawn token");
             let own = fingerprints(tokens, sample.prompt_len, self.rotary);
             for (position, own) in own.into_iter().enumerate() {
@@ -241,8 +271,6 @@ impl FakeDevice {
     }
 
     fn sample(&self, sample: &Sample, fingerprint: u64) -> Sampled {
-        let generated = sample.history.len() - sample.prompt_len;
-        assert_eq!(sample.draw, generated as u64);
         let vocab = self.limits.vocab_size;
         let mut banned = sample.banned.as_deref().unwrap_or_default().to_vec();
         if let Some(mask) = &sample.mask {
@@ -250,7 +278,8 @@ impl FakeDevice {
             banned.extend((0..vocab as u32).filter(|&id| mask[id as usize / 32] & (1 << (id % 32)) == 0));
             assert!((0..vocab as u32).any(|id| !banned.contains(&id)), "a draw without a choice");
         }
-        let token = next_token(fingerprint, sample.params.seed, sample.draw, &banned, vocab);
+        let taste = Taste { seed: sample.params.seed, habit: sample.params.top_k };
+        let token = next_token(fingerprint, taste, sample.draw, &banned, vocab);
         Sampled { token, logprob: score(fingerprint, token), top: Vec::new() }
     }
 }
@@ -273,13 +302,14 @@ impl Executor for FakeDevice {
     }
 }
 
-/// A greedy request with neutral settings.
+/// A greedy request with neutral settings but for a penalty that the device does not apply: it puts the whole history into
+/// the batch, for the device to check.
 pub fn request(id: u64, prompt: &[u32], max_new_tokens: u32) -> GenerateRequest {
     GenerateRequest {
         id: RequestId(id),
         prompt: prompt.into(),
         n: 1,
-        sampling: SamplingParams::default(),
+        sampling: SamplingParams { repetition_penalty: 1.1, ..SamplingParams::default() },
         stop: StopRules { max_new_tokens, min_new_tokens: 0, stop_tokens: Arc::new([]) },
         logprobs: Logprobs::default(),
         priority: 0,
@@ -288,22 +318,15 @@ pub fn request(id: u64, prompt: &[u32], max_new_tokens: u32) -> GenerateRequest 
     }
 }
 
-pub fn seed_of(request: &GenerateRequest) -> Option<u64> {
-    match request.sampling.selection {
-        Selection::Greedy => None,
-        Selection::Random { seed } => Some(seed),
-    }
-}
-
 /// The tokens and the end of sequence 0 of a request, straight from the definition: one full pass per token.
 pub fn expected(request: &GenerateRequest, rotary: Rotary, vocab: usize) -> (Vec<u32>, Finish) {
-    let seed = seed_of(request);
+    let taste = Taste::of(request);
     let mut tokens = request.prompt.to_vec();
     let prompt_len = tokens.len();
     for draw in 0u32.. {
         let last = fingerprints(&tokens, prompt_len, rotary)[tokens.len() - 1];
         let banned: &[u32] = if draw < request.stop.min_new_tokens { &request.stop.stop_tokens } else { &[] };
-        let token = next_token(last, seed, u64::from(draw), banned, vocab);
+        let token = next_token(last, taste, u64::from(draw), banned, vocab);
         tokens.push(token);
         if draw + 1 == request.stop.max_new_tokens {
             return (tokens.split_off(prompt_len), Finish::Length);
@@ -331,6 +354,9 @@ pub struct Rig {
     pub limits: ExecutorLimits,
     /// All that was computed beside decoding.
     pub prefill_tokens: u64,
+    /// Guessed tokens, and how many of them came true.
+    pub drafted: u64,
+    pub accepted: u64,
     /// Leaves masks undone for some steps, at random.
     pub mask_lag: Option<Rng>,
     pub mask_jobs: Vec<MaskJob>,
@@ -353,6 +379,8 @@ impl Rig {
             result,
             limits,
             prefill_tokens: 0,
+            drafted: 0,
+            accepted: 0,
             mask_lag: None,
             mask_jobs: Vec::new(),
             sat_out: 0,
@@ -400,11 +428,14 @@ impl Rig {
             meanwhile(&mut self.scheduler);
             return self.scheduler.take_outputs();
         }
-        assert_eq!((plan.prefill_tokens + plan.decode_tokens) as usize, self.batch.tokens());
+        let planned = plan.prefill_tokens + plan.decode_tokens + plan.draft_tokens;
+        assert_eq!(planned as usize, self.batch.tokens());
         self.prefill_tokens += u64::from(plan.prefill_tokens);
+        self.drafted += u64::from(plan.draft_tokens);
         self.device.run(&self.batch, &mut self.result);
         meanwhile(&mut self.scheduler);
-        self.scheduler.commit(plan, &mut self.result).expect("a complete result");
+        let accepted = self.scheduler.commit(plan, &mut self.result).expect("a complete result");
+        self.accepted += u64::from(accepted);
         self.scheduler.check_integrity().expect("sound books");
         self.scheduler.take_outputs()
     }
@@ -421,7 +452,7 @@ impl Rig {
 }
 
 pub fn config(limits: ExecutorLimits, rotary: Rotary) -> SchedulerConfig {
-    SchedulerConfig { limits, weights: 0, prefix_cache: true, rope: rotary.rule() }
+    SchedulerConfig { limits, weights: 0, prefix_cache: true, rope: rotary.rule(), speculate: 0 }
 }
 
 pub fn limits(blocks: usize, block_size: usize) -> ExecutorLimits {

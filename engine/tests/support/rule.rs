@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weirgate_engine::{Grammar, GrammarFault, GrammarSource};
 use weirgate_types::{Finish, GenerateRequest};
 
-use super::{Rotary, fingerprints, mix, next_token, seed_of};
+use super::{Rotary, Taste, fingerprints, mix, next_token};
 
 /// How a rule fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub fn expected_under(
             return given(&tokens, if complete { Finish::GrammarEnd } else { Finish::GrammarFailed });
         }
         let last = fingerprints(&tokens, prompt_len, rotary)[tokens.len() - 1];
-        let drawn = next_token(last, seed_of(request), draw, &banned, vocab);
+        let drawn = next_token(last, Taste::of(request), draw, &banned, vocab);
         let forced = rule.forced(generated).filter(|token| draw > 0 && !stop.stop_tokens.contains(token));
         let token = forced.unwrap_or(drawn);
         tokens.push(token);

@@ -253,7 +253,9 @@ impl Metrics {
 
     /// One message of the engine's.
     pub fn observe_step(&self, step: &StepOutputs) {
-        self.observe_skipped(&step.outputs);
+        for tokens in step.tokens_per_sequence() {
+            self.requests.skipped_tokens.observe((tokens - 1) as f64);
+        }
         let (stats, batches) = (&step.stats, &self.batches);
         let joined =
             step.outputs.iter().filter(|output| matches!(output.update, SeqUpdate::Scheduled { .. })).count();
@@ -278,27 +280,6 @@ impl Metrics {
         batches.forward_duration.of(prefill).observe(stats.forward_time.as_secs_f64());
         batches.decode_duration.of(prefill).observe(stats.commit_time.as_secs_f64());
         batches.filter_duration.of(prefill).observe(stats.schedule_time.as_secs_f64());
-    }
-
-    /// For each sequence that got tokens in this step: those beyond the first. A sequence's tokens stand together.
-    fn observe_skipped(&self, outputs: &[SeqOutput]) {
-        let mut tokens = outputs.iter().filter(|output| matches!(output.update, SeqUpdate::Token(_)));
-        let mut last: Option<(RequestId, u32)> = None;
-        let mut skipped = 0;
-        loop {
-            let next = tokens.next().map(|output| (output.request, output.index));
-            if next.is_some() && next == last {
-                skipped += 1;
-                continue;
-            }
-            if last.is_some() {
-                self.requests.skipped_tokens.observe(f64::from(skipped));
-            }
-            if next.is_none() {
-                return;
-            }
-            (last, skipped) = (next, 0);
-        }
     }
 }
 

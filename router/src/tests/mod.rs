@@ -62,6 +62,7 @@ fn config() -> RouterConfig {
             max_batch_total_tokens: None,
             max_batch_size: None,
             prefix_caching: true,
+            speculate: 0,
             rope_scaling: None,
         },
         traces: None,
