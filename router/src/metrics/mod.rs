@@ -6,7 +6,7 @@ mod series;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use weirgate_types::{RequestId, SeqOutput, SeqUpdate, StepOutputs};
+use weirgate_types::{SeqUpdate, StepOutputs};
 
 use series::{Counter, Histogram};
 

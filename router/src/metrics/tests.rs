@@ -1,5 +1,5 @@
 use weirgate_engine::EngineStats;
-use weirgate_types::{Finish, StepStats, TokenOut, Usage};
+use weirgate_types::{Finish, RequestId, SeqOutput, StepStats, TokenOut, Usage};
 
 use super::*;
 
