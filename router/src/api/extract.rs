@@ -38,6 +38,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
+impl BodyError {
+    /// JSON whose values are not those of the request; `reason` begins with the field.
+    pub fn data(reason: &str) -> Self {
+        let message = format!("Failed to deserialize the JSON body into the target type: {reason}");
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, message }
+    }
+}
+
 impl From<JsonRejection> for BodyError {
     fn from(rejection: JsonRejection) -> Self {
         Self { status: rejection.status(), message: rejection.body_text() }

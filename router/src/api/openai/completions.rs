@@ -11,7 +11,7 @@ use super::parameters::{Shape, field, parameters, request};
 use super::quirks::Quirks;
 use super::stream::{self, TextChunks};
 use super::types::{CompletionLogprobs, CompletionRequest, Envelope, PromptInput, TextChoice};
-use crate::api::extract::Body;
+use crate::api::extract::{Body, BodyError};
 use crate::api::headers::{compute_headers, summed_figure_headers};
 use crate::api::{AppState, Caller, Settings};
 use crate::service::{Generation, MaxNewTokens, Prompt, Request, ServiceError, ValidationError, Vocabulary};
@@ -20,6 +20,7 @@ const ID_PREFIX: &str = "cmpl";
 const OBJECT: &str = "text_completion";
 /// TGI 2.4.1's default for `max_tokens`.
 const MAX_TOKENS: u32 = 32;
+const NO_PROMPTS: &str = "prompt: Empty array detected. Do not use an empty array for the prompt.";
 
 pub(crate) async fn completions(Caller(state): Caller, body: Body<CompletionRequest>) -> Response {
     let quirks = Quirks::of(state.settings.profile);
@@ -125,6 +126,11 @@ fn choice(
 
 /// One request per prompt.
 fn lower(body: CompletionRequest, settings: &Settings) -> Result<(Vec<Request>, Shape), Refusal> {
+    let prompts = prompts(body.prompt);
+    if prompts.is_empty() {
+        // TGI finds it while it reads the body, so it is told as what is no request.
+        return Err(BodyError::data(NO_PROMPTS).into());
+    }
     if body.suffix.is_some() {
         return Err(Refusal::Invalid {
             message: "Suffix is not supported and can be achieved by preprocessing the prompt.".to_owned(),
@@ -132,7 +138,6 @@ fn lower(body: CompletionRequest, settings: &Settings) -> Result<(Vec<Request>, 
             error_type: "suffix not supported",
         });
     }
-    let prompts = prompts(body.prompt);
     let limit = settings.max_client_batch_size;
     if prompts.len() > limit {
         return Err(Refusal::Invalid {
@@ -140,9 +145,6 @@ fn lower(body: CompletionRequest, settings: &Settings) -> Result<(Vec<Request>, 
             param: "prompt",
             error_type: "batch size exceeded",
         });
-    }
-    if prompts.is_empty() {
-        return Err(field("prompt", "cannot be empty").into());
     }
     let shape = Shape::new(&body.common, body.logprobs.is_some(), settings);
     let default = settings.default_max_new_tokens.map(|_| MAX_TOKENS);
