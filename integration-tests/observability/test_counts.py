@@ -172,6 +172,16 @@ def test_invalid_requests(counted):
     watch.check(tgi_request_count=5, validation=5)
 
 
+def test_prompts_that_came_with_an_invalid_one_fail_as_it_does(counted):
+    """Nobody went away, so nothing is counted as dropped."""
+    watch = Watch(counted)
+    body = {"model": "tgi", "prompt": ["One", "word " * 3000, "Three"], "max_tokens": 5}
+    assert counted.post("/v1/completions", body).status in (400, 422)
+    watch.check(tgi_request_count=3, validation=3)
+    assert counted.post("/v1/completions", body | {"prompt": "One", "temperature": -1}).status in (400, 422)
+    watch.check(tgi_request_count=4, validation=4)
+
+
 def test_what_is_no_request_is_not_counted(counted):
     """As in text-generation-inference: a body that cannot be read, and what only looks."""
     watch = Watch(counted)

@@ -163,6 +163,11 @@ impl Generation {
         self.absorb(updates).map(|error| self.fail(error))
     }
 
+    /// Ends the request because of another one's error.
+    pub(super) fn abandon(mut self, error: &ServiceError) {
+        self.fail(error.clone());
+    }
+
     fn fail(&mut self, error: ServiceError) -> ServiceError {
         self.done = true;
         self.account.fail(&error);

@@ -126,6 +126,24 @@ impl Service {
         }
     }
 
+    /// Starts all requests of one call, or none: if one is refused, each of them fails with its error.
+    pub async fn generate_all(&self, requests: Vec<Request>) -> Result<Vec<Generation>, ServiceError> {
+        let mut accounts = self.admit(requests.len())?.into_iter();
+        let mut generations: Vec<Generation> = Vec::new();
+        for request in requests {
+            let Some(account) = accounts.next() else { break };
+            match self.generate(request, account).await {
+                Ok(generation) => generations.push(generation),
+                Err(error) => {
+                    generations.into_iter().for_each(|generation| generation.abandon(&error));
+                    accounts.for_each(|mut account| account.fail(&error));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(generations)
+    }
+
     async fn prepare(
         &self,
         request: &Request,

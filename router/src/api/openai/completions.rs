@@ -77,22 +77,23 @@ struct Started {
     echoes: Vec<String>,
 }
 
-async fn start(state: &AppState, requests: Vec<Request>, echo: bool) -> Result<Started, Refusal> {
-    let accounts = state.service.admit(requests.len())?;
-    let mut started = Started { generations: Vec::new(), echoes: Vec::new() };
-    for (mut request, account) in requests.into_iter().zip(accounts) {
+async fn start(state: &AppState, mut requests: Vec<Request>, echo: bool) -> Result<Started, Refusal> {
+    for request in &mut requests {
         request.tenant = state.tenant;
-        let text = match &request.prompt {
-            Prompt::Text(text) if echo => Some(text.clone()),
-            _ => None,
-        };
-        let generation = state.service.generate(request, account).await?;
-        let tokenizer = &state.service.vocabulary.tokenizer;
-        let decoded = || tokenizer.decode(&generation.facts.prompt, true).unwrap_or_default();
-        started.echoes.push(if echo { text.unwrap_or_else(decoded) } else { String::new() });
-        started.generations.push(generation);
     }
-    Ok(started)
+    let text = |request: &Request| match &request.prompt {
+        Prompt::Text(text) if echo => Some(text.clone()),
+        _ => None,
+    };
+    let texts: Vec<Option<String>> = requests.iter().map(text).collect();
+    let generations = state.service.generate_all(requests).await?;
+    let tokenizer = &state.service.vocabulary.tokenizer;
+    let echoed = |(generation, text): (&Generation, Option<String>)| {
+        let decoded = || tokenizer.decode(&generation.facts.prompt, true).unwrap_or_default();
+        if echo { text.unwrap_or_else(decoded) } else { String::new() }
+    };
+    let echoes = generations.iter().zip(texts).map(echoed).collect();
+    Ok(Started { generations, echoes })
 }
 
 /// An echoed prompt. Without log-probabilities asked for, its tokens have none.
