@@ -4,7 +4,7 @@ use weirgate_kernels::cpu::CpuBackend;
 use weirgate_kernels::{Backend, DType, KvShape, SampleRow};
 use weirgate_models::{ModelSpec, RopeScaling, TensorSource};
 
-use crate::decoder::{Decoder, DecoderConfig, LoadError, stored_dtype};
+use crate::decoder::{Decoder, DecoderConfig, LoadError};
 use crate::{Batch, Executor, ExecutorError, ExecutorLimits, RopeRule, StepResult};
 
 /// How a model is brought onto the CPU.
@@ -46,11 +46,11 @@ pub fn kv_block_bytes(
     Ok(shape.bytes_per_block())
 }
 
-/// The KV cache's element type for a checkpoint when none is asked for.
+/// The KV cache's element type for a checkpoint when none is asked for, judged by the embedding.
 fn default_kv_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<DType, LoadError> {
-    Ok(match stored_dtype(spec, tensors)? {
-        DType::F32 => DType::F32,
-        DType::F16 | DType::BF16 => DType::F16,
+    Ok(match tensors.info(&spec.tensors.embedding)?.0 {
+        weirgate_models::DType::F32 => DType::F32,
+        _ => DType::F16,
     })
 }
 

@@ -3,12 +3,11 @@
 
 use std::path::PathBuf;
 
-use weirgate_engine::{Batch, Decoder, DecoderConfig, LoadError};
+use weirgate_engine::{Batch, Decoder, DecoderConfig};
 use weirgate_kernels::DType;
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_models::{
-    DType as StoredDType, Gguf, GgufSource, GgufWriter, ModelFiles, ModelSpec, RopeScaling, TensorSource,
-    read_spec, to_gguf,
+    Gguf, GgufSource, GgufWriter, ModelFiles, ModelSpec, RopeScaling, TensorSource, read_spec, to_gguf,
 };
 use weirgate_testkit::{Definition, RandomCheckpoint, definitions};
 
@@ -19,7 +18,7 @@ const BLOCK_SIZE: usize = 16;
 const SCALED_BOUND: f64 = 2e-5;
 const GOLDEN_BOUND: f64 = 1e-4;
 
-fn decoder(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<Decoder<CpuBackend>, LoadError> {
+fn decoder(spec: &ModelSpec, tensors: &dyn TensorSource) -> Decoder<CpuBackend> {
     let config = DecoderConfig {
         blocks: TOKENS.div_ceil(BLOCK_SIZE),
         block_size: BLOCK_SIZE,
@@ -29,7 +28,7 @@ fn decoder(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<Decoder<CpuBa
         max_seq_len: TOKENS,
         max_logit_rows: 64,
     };
-    Decoder::new(CpuBackend::new(2), spec, tensors, config)
+    Decoder::new(CpuBackend::new(2), spec, tensors, config).unwrap()
 }
 
 /// The logits after every token of the prompt.
@@ -47,7 +46,7 @@ fn logits(spec: &ModelSpec, tensors: &dyn TensorSource, prompt: &[u32]) -> Vec<f
         block_offsets: vec![0, blocks],
         ..Batch::default()
     };
-    let mut decoder = decoder(spec, tensors).unwrap();
+    let mut decoder = decoder(spec, tensors);
     decoder.forward(&batch).unwrap();
     let mut logits = Vec::new();
     decoder.logits(&(0..count).collect::<Vec<_>>(), &mut logits).unwrap();
@@ -136,42 +135,4 @@ fn what_gguf_cannot_express_is_refused() {
     let checkpoint = RandomCheckpoint::new(&Definition::named("llama-dynamic").unwrap()).unwrap();
     let message = to_gguf(checkpoint.spec(), &checkpoint).err().unwrap().to_string();
     assert!(message.contains("dynamic scaling cannot be expressed"), "{message}");
-}
-
-#[test]
-fn types_without_kernels_are_named() {
-    let checkpoint = RandomCheckpoint::new(&Definition::named("llama").unwrap()).unwrap();
-    let files = open(&to_gguf(checkpoint.spec(), &checkpoint).unwrap());
-    let spec = read_spec(&files).unwrap();
-    let source = Mxfp4Output(GgufSource::open(&files).unwrap());
-    let error = decoder(&spec, &source).err().unwrap();
-    assert!(matches!(&error, LoadError::DType { .. }), "{error}");
-    let message = error.to_string();
-    assert!(message.contains("test.gguf: tensor 'blk.0.attn_output.weight'"), "{message}");
-    assert!(message.contains("MXFP4"), "{message}");
-}
-
-/// Calls the first layer's output projection MXFP4.
-struct Mxfp4Output(GgufSource);
-
-impl TensorSource for Mxfp4Output {
-    fn tensor(&self, name: &str) -> Result<weirgate_models::TensorView<'_>, weirgate_models::ModelError> {
-        let mut view = self.0.tensor(name)?;
-        if name == "blk.0.attn_output.weight" {
-            view.dtype = StoredDType::Mxfp4;
-        }
-        Ok(view)
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.0.contains(name)
-    }
-
-    fn file(&self, name: &str) -> &str {
-        self.0.file(name)
-    }
-
-    fn total_bytes(&self) -> u64 {
-        self.0.total_bytes()
-    }
 }

@@ -81,7 +81,9 @@ fn noise(len: usize) -> Vec<f32> {
 fn matrices(device: &CpuBackend, dtype: DType, rows: usize, cols: usize) -> Vec<Matrix> {
     let bytes = vec![0x3c; rows * cols * dtype.size()];
     let copies = (COLD_BYTES / bytes.len()).clamp(1, 64);
-    (0..copies).map(|_| device.matrix(&[WeightView { dtype, rows, cols, bytes: &bytes }]).unwrap()).collect()
+    (0..copies)
+        .map(|_| device.matrix(&[WeightView { dtype: dtype.into(), rows, cols, bytes: &bytes }]).unwrap())
+        .collect()
 }
 
 fn linear(device: &mut CpuBackend, dtype: DType, filter: &str, (bandwidth, flops): (f64, f64)) {
@@ -234,8 +236,8 @@ mod ceiling {
     pub fn multiply_adds(threads: usize, isa: Isa) -> f64 {
         const ROUNDS: usize = 100_000;
         let flops_per_round = match isa {
-            Isa::Avx512 => 12 * 16 * 2,
-            Isa::Avx2 => 12 * 8 * 2,
+            Isa::Avx512 | Isa::Avx512Vnni => 12 * 16 * 2,
+            Isa::Avx2 | Isa::AvxVnni => 12 * 8 * 2,
             Isa::Portable => return 0.0,
         };
         together(threads, |_| {
@@ -252,9 +254,9 @@ mod ceiling {
     fn chains(isa: Isa, rounds: usize) {
         match isa {
             // SAFETY: the device found these instructions.
-            Isa::Avx512 => unsafe { wide(rounds) },
+            Isa::Avx512 | Isa::Avx512Vnni => unsafe { wide(rounds) },
             // SAFETY: as above.
-            Isa::Avx2 => unsafe { narrow(rounds) },
+            Isa::Avx2 | Isa::AvxVnni => unsafe { narrow(rounds) },
             Isa::Portable => {}
         }
     }

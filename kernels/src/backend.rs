@@ -91,7 +91,7 @@ pub trait Backend: Send + 'static {
     fn buffer(&self, len: usize) -> Result<Self::Buf>;
     /// A parameter vector (norm weights, biases).
     fn vector(&self, values: &[f32]) -> Result<Self::Buf>;
-    /// One matrix from parts stacked by rows (query, key, value; gate, up). All parts have the same `cols` and dtype.
+    /// One matrix from parts stacked by rows (query, key, value; gate, up). All parts have the same `cols`.
     fn matrix(&self, parts: &[WeightView<'_>]) -> Result<Self::Matrix>;
     fn kv_cache(&self, shape: KvShape) -> Result<Self::KvCache>;
     /// Room for the inputs of a step of up to `tokens` tokens, `seqs` sequences and `blocks` block-table entries.

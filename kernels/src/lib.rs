@@ -10,6 +10,6 @@ mod error;
 mod sample;
 
 pub use backend::{Activation, AttentionParams, Backend, HeadCounts, KvShape, StepInputs};
-pub use dtype::{DType, WeightView};
+pub use dtype::{BlockType, DType, WeightType, WeightView};
 pub use error::KernelError;
 pub use sample::{FrequencyPenalty, SampleParams, SampleRow, Sampled};

@@ -1,6 +1,6 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,6 +39,15 @@ enum Inner {
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
         Self(Inner::Owned(bytes.into()))
+    }
+}
+
+impl Bytes {
+    /// Gives back the memory of `range` until it is read again, where it is mapped.
+    pub(crate) fn release(&self, range: Range<usize>) {
+        if let Inner::Mapped(map) = &self.0 {
+            mmap::release(map, range);
+        }
     }
 }
 

@@ -158,6 +158,14 @@ impl TensorSource for SafetensorsSource {
         }
     }
 
+    fn release(&self, name: &str) {
+        if let Some(entry) = self.tensors.get(name)
+            && let Some(shard) = self.shards.get(entry.shard)
+        {
+            shard.bytes.release(entry.range.clone());
+        }
+    }
+
     fn total_bytes(&self) -> u64 {
         self.tensors.values().map(|entry| entry.range.len() as u64).sum()
     }

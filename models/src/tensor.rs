@@ -124,9 +124,15 @@ pub struct TensorView<'a> {
 pub trait TensorSource: Send + Sync {
     /// The tensor `name`, or an error that names the file searched.
     fn tensor(&self, name: &str) -> Result<TensorView<'_>, ModelError>;
+    /// Type and shape of tensor `name`, as [`TensorSource::tensor`] would give it, without its bytes.
+    fn info(&self, name: &str) -> Result<(DType, Vec<usize>), ModelError> {
+        self.tensor(name).map(|view| (view.dtype, view.shape))
+    }
     fn contains(&self, name: &str) -> bool;
     /// The file that holds tensor `name`, or where it was looked for; for messages.
     fn file(&self, name: &str) -> &str;
+    /// Tensor `name` has been read, and will hardly be again: memory that its file occupies may be given back.
+    fn release(&self, _name: &str) {}
     /// Sum of all tensors' bytes.
     fn total_bytes(&self) -> u64;
 }

@@ -9,7 +9,6 @@ use weirgate_kernels::{
 use weirgate_models::{ModelSpec, Rope, TensorSource};
 
 pub use weights::LoadError;
-pub(crate) use weights::stored_dtype;
 use weights::{Layer, Linear, Weights};
 
 use crate::{Batch, ExecutorError};

@@ -1,6 +1,6 @@
 //! From named tensors to a device's matrices and vectors.
 
-use weirgate_kernels::{Backend, DType, KernelError, WeightView};
+use weirgate_kernels::{Backend, BlockType, DType, KernelError, WeightType, WeightView};
 use weirgate_models::{LayerTensors, ModelError, ModelSpec, TensorSource, TensorView};
 
 /// Why a model could not be brought onto its device.
@@ -10,8 +10,6 @@ pub enum LoadError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("{file}: tensor '{tensor}': weights of type {dtype} are not supported on this device")]
-    DType { file: String, tensor: String, dtype: weirgate_models::DType },
 }
 
 /// One layer's parameters on the device.
@@ -98,12 +96,10 @@ impl<B: Backend> Loader<'_, B> {
     fn matrix(&self, names: &[String]) -> Result<B::Matrix, LoadError> {
         let tensors =
             names.iter().map(|name| self.tensors.tensor(name)).collect::<Result<Vec<_>, ModelError>>()?;
-        let views = names
-            .iter()
-            .zip(&tensors)
-            .map(|(name, tensor)| weight_view(self.tensors, name, tensor))
-            .collect::<Result<Vec<_>, LoadError>>()?;
-        Ok(self.backend.matrix(&views)?)
+        let views: Vec<WeightView<'_>> = tensors.iter().map(weight_view).collect();
+        let matrix = self.backend.matrix(&views)?;
+        names.iter().for_each(|name| self.tensors.release(name));
+        Ok(matrix)
     }
 
     fn norm(&self, name: &str) -> Result<B::Buf, LoadError> {
@@ -119,34 +115,33 @@ impl<B: Backend> Loader<'_, B> {
     }
 }
 
-fn weight_view<'a>(
-    tensors: &dyn TensorSource,
-    name: &str,
-    tensor: &'a TensorView<'_>,
-) -> Result<WeightView<'a>, LoadError> {
-    Ok(WeightView {
-        dtype: kernel_dtype(tensors, name, tensor.dtype)?,
+fn weight_view<'a>(tensor: &'a TensorView<'_>) -> WeightView<'a> {
+    WeightView {
+        dtype: weight_type(tensor.dtype),
         rows: tensor.shape.first().copied().unwrap_or(0),
         cols: tensor.shape.iter().skip(1).product(),
         bytes: &tensor.bytes,
-    })
+    }
 }
 
-/// The type most of the checkpoint's weights are stored in, judged by the embedding.
-pub(crate) fn stored_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<DType, LoadError> {
-    let name = &spec.tensors.embedding;
-    kernel_dtype(tensors, name, tensors.tensor(name)?.dtype)
-}
-
-fn kernel_dtype(
-    tensors: &dyn TensorSource,
-    name: &str,
-    dtype: weirgate_models::DType,
-) -> Result<DType, LoadError> {
+fn weight_type(dtype: weirgate_models::DType) -> WeightType {
+    use weirgate_models::DType as Stored;
     match dtype {
-        weirgate_models::DType::F32 => Ok(DType::F32),
-        weirgate_models::DType::F16 => Ok(DType::F16),
-        weirgate_models::DType::BF16 => Ok(DType::BF16),
-        _ => Err(LoadError::DType { file: tensors.file(name).into(), tensor: name.into(), dtype }),
+        Stored::F32 => DType::F32.into(),
+        Stored::F16 => DType::F16.into(),
+        Stored::BF16 => DType::BF16.into(),
+        Stored::Q8_0 => BlockType::Q8_0.into(),
+        Stored::Q4_0 => BlockType::Q4_0.into(),
+        Stored::Q4_1 => BlockType::Q4_1.into(),
+        Stored::Q5_0 => BlockType::Q5_0.into(),
+        Stored::Q5_1 => BlockType::Q5_1.into(),
+        Stored::Q2K => BlockType::Q2K.into(),
+        Stored::Q3K => BlockType::Q3K.into(),
+        Stored::Q4K => BlockType::Q4K.into(),
+        Stored::Q5K => BlockType::Q5K.into(),
+        Stored::Q6K => BlockType::Q6K.into(),
+        Stored::Iq4Nl => BlockType::Iq4Nl.into(),
+        Stored::Iq4Xs => BlockType::Iq4Xs.into(),
+        Stored::Mxfp4 => BlockType::Mxfp4.into(),
     }
 }

@@ -185,7 +185,7 @@ impl<W: Element> Piece<'_, W> {
                 segments[count] = self.segment(rows.table, panel);
                 count += 1;
             }
-            for (row, n) in tile::row_groups(rows.count) {
+            for (row, n) in tile::row_groups(rows.count, MAX_ROWS) {
                 let seen = self.visible(rows, row, n);
                 let from = segments[..count].iter().take_while(|g| g.end <= seen.start).count();
                 let to = count - segments[..count].iter().rev().take_while(|g| g.start >= seen.end).count();

@@ -8,10 +8,12 @@
 
 use std::ops::Range;
 
-use super::isa::{Dispatch, Kernel, Simd, load_part, store_part};
-use super::matrix::Matrix;
-use super::panel::{Element, LANES, panel_len, with_panels};
+use super::isa::{Dispatch, Kernel, Simd};
+use super::matrix::{Data, Matrix};
+use super::output::{Output, Turn};
+use super::panel::{Element, LANES, Panels, panel_len, with_panels};
 use super::pool::{Pool, Shards};
+use super::quant::{self, Activations};
 use super::tile::{self, accumulate, with_rows};
 use super::{check, check_room, product};
 use crate::KernelError;
@@ -27,20 +29,17 @@ const AHEAD: usize = 2048;
 /// With many rows, columns between prefetches.
 const STRETCH: usize = 16;
 
-/// One call, its shapes checked.
+/// One band's product, its shapes checked.
 struct Linear<'a> {
-    out: Shards<'a, f32>,
+    output: &'a Output<'a>,
     x: &'a [f32],
-    bias: Option<&'a [f32]>,
     rows: usize,
     cols: usize,
-    /// Rows of the weight matrix, columns of `out`.
-    outputs: usize,
 }
 
 /// `out = x · wᵀ + bias`; `x` is `[rows, w.cols]`, `out` `[rows, w.rows]`, `bias` `[w.rows]`.
 pub(crate) fn linear(
-    (pool, isa): (&Pool, Dispatch),
+    (pool, isa, activations): (&Pool, Dispatch, &mut Activations),
     out: &mut [f32],
     x: &[f32],
     w: &Matrix,
@@ -48,26 +47,44 @@ pub(crate) fn linear(
     rows: usize,
 ) -> Result<(), KernelError> {
     const OP: &str = "linear";
-    let (outputs, cols) = (w.rows(), w.cols());
+    let (width, cols) = (w.rows(), w.cols());
     check_room(OP, "elements of x", product(&[rows, cols]), x.len())?;
-    check_room(OP, "elements of out", product(&[rows, outputs]), out.len())?;
+    check_room(OP, "elements of out", product(&[rows, width]), out.len())?;
     if let Some(bias) = bias {
-        check(OP, "elements of bias", bias.len(), outputs)?;
+        check(OP, "elements of bias", bias.len(), width)?;
     }
     if rows == 0 {
         return Ok(());
     }
-    let panels = outputs.div_ceil(LANES);
-    let per_chunk = panels_per_chunk(panels, pool.threads(), rows);
-    let job = Linear { out: Shards::new(out), x, bias, rows, cols, outputs };
-    with_panels!(w.data(), data => pool.run(panels.div_ceil(per_chunk), &|_, chunk| {
+    let out = Shards::new(out);
+    let mut first = 0;
+    for band in w.bands() {
+        let outputs = band.rows;
+        let bias = bias.and_then(|bias| bias.get(first..first + outputs));
+        let output = Output { out: &out, width, first, outputs, bias };
+        match &band.data {
+            Data::Floats(panels) => floats(pool, isa, Linear { output: &output, x, rows, cols }, panels)?,
+            Data::Blocks(blocks, panels) => {
+                let band = quant::Band { blocks: *blocks, panels, cols };
+                quant::multiply((pool, isa), activations, &output, (x, rows), band)?;
+            }
+        }
+        first += outputs;
+    }
+    Ok(())
+}
+
+fn floats(pool: &Pool, isa: Dispatch, job: Linear<'_>, panels: &Panels) -> Result<(), KernelError> {
+    let count = job.output.outputs.div_ceil(LANES);
+    let per_chunk = panels_per_chunk(count, pool.threads(), job.rows);
+    with_panels!(panels, data => pool.run(count.div_ceil(per_chunk), &|_, chunk| {
         let first = chunk * per_chunk;
-        isa.run(Chunk { job: &job, w: data, panels: first..panels.min(first + per_chunk) });
+        isa.run(Chunk { job: &job, w: data, panels: first..count.min(first + per_chunk) });
     }))
 }
 
 /// Enough chunks to keep all threads busy to the end, yet whole tiles in each.
-fn panels_per_chunk(panels: usize, threads: usize, rows: usize) -> usize {
+pub(crate) fn panels_per_chunk(panels: usize, threads: usize, rows: usize) -> usize {
     let most = if rows <= 4 { 64 } else { PANELS_IN_CACHE };
     (panels / (threads * 8) / 4 * 4).clamp(4, most)
 }
@@ -144,7 +161,7 @@ impl<W: Element> Chunk<'_, W> {
         col: usize,
         next: (usize, usize),
     ) {
-        let groups = tile::row_groups(rows.len());
+        let groups = tile::row_groups(rows.len(), tile::MAX_ROWS);
         let mut fetch = Fetch {
             start: self.weights(next.0, next.1),
             panel_len: panel_len(self.job.cols),
@@ -221,21 +238,11 @@ impl<W: Element> Chunk<'_, W> {
         (row, panel): (usize, usize),
         col: usize,
     ) {
-        let job = self.job;
-        let last = self.block(col).end == job.cols;
+        let turn = Turn { first: col == 0, last: self.block(col).end == self.job.cols };
         for (r, sums) in sums.into_iter().enumerate() {
-            for (p, mut sum) in sums.into_iter().enumerate() {
-                let output = (panel + p) * LANES;
-                let len = LANES.min(job.outputs - output);
-                // SAFETY: `row + r < rows` and `output + len <= outputs`; only this chunk has these outputs.
-                let out = unsafe { job.out.slice((row + r) * job.outputs + output, len) };
-                if col > 0 {
-                    sum = s.add(load_part(s, out), sum);
-                }
-                if let (true, Some(bias)) = (last, job.bias) {
-                    sum = s.add(sum, load_part(s, bias.get(output..output + len).unwrap_or_default()));
-                }
-                store_part(s, sum, out);
+            for (p, sum) in sums.into_iter().enumerate() {
+                // SAFETY: the row and the panel exist; only this chunk has these outputs.
+                unsafe { self.job.output.add(s, (row + r, panel + p), sum, turn) };
             }
         }
     }

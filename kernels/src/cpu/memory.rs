@@ -25,6 +25,12 @@ unsafe impl Plain for f32 {}
 unsafe impl Plain for f16 {}
 // SAFETY: as above.
 unsafe impl Plain for bf16 {}
+// SAFETY: integers.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
+unsafe impl Plain for i8 {}
+// SAFETY: as above.
+unsafe impl Plain for i32 {}
 
 /// An owned array, zeroed at first, aligned to a cache line.
 pub(crate) struct Memory<T> {

@@ -1,6 +1,7 @@
 //! The CPU device: one file per op, over a worker pool, with the instruction set chosen at run time.
 //!
-//! Activations are f32; weights and the KV cache keep their stored type and are widened as they are loaded.
+//! Activations are f32. Float weights and the KV cache keep their stored type and are widened as they are loaded;
+//! quantized weights are multiplied in integers.
 
 mod attention;
 mod elementwise;
@@ -12,8 +13,10 @@ mod math;
 mod matrix;
 mod memory;
 mod norm;
+mod output;
 mod panel;
 mod pool;
+mod quant;
 mod rope;
 mod sample;
 mod score;
@@ -36,6 +39,7 @@ use crate::{
 use attention::Scratch;
 use isa::Dispatch;
 use pool::Pool;
+use quant::Activations;
 use sample::{SampleScratch, sample_row};
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -49,6 +53,8 @@ pub struct CpuBackend {
     isa: Dispatch,
     /// One per participant of the pool.
     scratch: Vec<Mutex<Scratch>>,
+    /// The quantized rows of the product at hand.
+    activations: Activations,
     /// One per participant of the pool.
     sample_scratch: Vec<Mutex<SampleScratch>>,
 }
@@ -66,7 +72,8 @@ impl CpuBackend {
         let pool = Pool::new(threads);
         let scratch = (0..pool.threads()).map(|_| Mutex::new(Scratch::default())).collect();
         let sample_scratch = (0..pool.threads()).map(|_| Mutex::new(SampleScratch::default())).collect();
-        Self { pool, isa: Dispatch::new(isa), scratch, sample_scratch }
+        let activations = Activations::default();
+        Self { pool, isa: Dispatch::new(isa), scratch, activations, sample_scratch }
     }
 
     /// The instruction set in use.
@@ -144,7 +151,7 @@ impl Backend for CpuBackend {
     }
 
     fn embed(&mut self, out: &mut CpuBuf, table: &Matrix, step: &Step, scale: f32) -> Result<()> {
-        embed::embed(&self.pool, out, table, step, scale)
+        embed::embed((&self.pool, self.isa), out, table, step, scale)
     }
 
     fn rms_norm(
@@ -170,7 +177,8 @@ impl Backend for CpuBackend {
         bias: Option<&CpuBuf>,
         rows: usize,
     ) -> Result<()> {
-        linear::linear((&self.pool, self.isa), out, x, w, bias.map(|bias| &**bias), rows)
+        let device = (&self.pool, self.isa, &mut self.activations);
+        linear::linear(device, out, x, w, bias.map(|bias| &**bias), rows)
     }
 
     fn norm_heads(

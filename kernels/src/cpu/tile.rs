@@ -68,10 +68,10 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: us
     acc
 }
 
-/// Cuts `0..rows` into as few groups of at most [`MAX_ROWS`] as possible, of even sizes: `(first row, rows)`.
+/// Cuts `0..rows` into as few groups of at most `most` as possible, of even sizes: `(first row, rows)`.
 #[inline(always)]
-pub(crate) fn row_groups(rows: usize) -> impl ExactSizeIterator<Item = (usize, usize)> {
-    let groups = rows.div_ceil(MAX_ROWS).max(1);
+pub(crate) fn row_groups(rows: usize, most: usize) -> impl ExactSizeIterator<Item = (usize, usize)> {
+    let groups = rows.div_ceil(most).max(1);
     (0..groups).map(move |g| {
         let first = g * rows / groups;
         (first, (g + 1) * rows / groups - first)

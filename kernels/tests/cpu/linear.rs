@@ -146,7 +146,7 @@ fn stacks_parts_by_rows() {
             bytes.extend(encode(dtype, &whole.w));
             let row = whole.cols * dtype.size();
             let part = |from: usize, to: usize| WeightView {
-                dtype,
+                dtype: dtype.into(),
                 rows: to - from,
                 cols: whole.cols,
                 bytes: &bytes[1 + from * row..1 + to * row],

@@ -2,8 +2,8 @@
 
 use weirgate_kernels::cpu::{CpuBackend, Step};
 use weirgate_kernels::{
-    Activation, AttentionParams, Backend, DType, HeadCounts, KernelError, KvShape, SampleParams, SampleRow,
-    StepInputs, WeightView,
+    Activation, AttentionParams, Backend, BlockType, DType, HeadCounts, KernelError, KvShape, SampleParams,
+    SampleRow, StepInputs, WeightView,
 };
 
 use crate::common::{buffer, matrix};
@@ -44,7 +44,7 @@ fn uploaded(device: &mut CpuBackend, inputs: &StepInputs<'_>) -> Step {
 #[test]
 fn weights() {
     let device = CpuBackend::new(1);
-    let part = |dtype, rows, cols, bytes| WeightView { dtype, rows, cols, bytes };
+    let part = |dtype: DType, rows, cols, bytes| WeightView { dtype: dtype.into(), rows, cols, bytes };
     let bytes = [0u8; 64];
     refused("matrix", device.matrix(&[]));
     refused("matrix", device.matrix(&[part(DType::F32, 2, 4, &bytes[..31])]));
@@ -54,10 +54,14 @@ fn weights() {
         "matrix",
         device.matrix(&[part(DType::F32, 2, 4, &bytes[..32]), part(DType::F32, 4, 2, &bytes[..32])]),
     );
-    refused(
-        "matrix",
-        device.matrix(&[part(DType::F16, 2, 4, &bytes[..16]), part(DType::BF16, 2, 4, &bytes[..16])]),
-    );
+    let blocks = |blocks: BlockType, cols, bytes| {
+        let part = WeightView { dtype: blocks.into(), rows: 1, cols, bytes };
+        refused("matrix", device.matrix(&[part]));
+    };
+    blocks(BlockType::Q8_0, 32, &bytes[..33]);
+    blocks(BlockType::Q8_0, 33, &bytes[..34]);
+    blocks(BlockType::Q4K, 32, &bytes[..18]);
+    blocks(BlockType::Q4K, usize::MAX / 256 * 256, &bytes);
 }
 
 #[test]

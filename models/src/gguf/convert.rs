@@ -27,7 +27,7 @@ pub fn to_gguf<'a>(spec: &'a ModelSpec, tensors: &'a dyn TensorSource) -> Result
         };
         let offset = if stored.ends_with("norm.weight") { spec.norm_offset } else { 0.0 };
         let (stored, rows) = (stored.to_owned(), shape.first().copied().unwrap_or(1));
-        let dtype = if shape.len() == 1 { DType::F32 } else { tensors.tensor(&stored)?.dtype };
+        let dtype = if shape.len() == 1 { DType::F32 } else { tensors.info(&stored)?.0 };
         writer.tensor(name, dtype, &shape, move || {
             let view = tensors.tensor(&stored)?;
             let bytes = match dtype {

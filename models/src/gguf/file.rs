@@ -105,6 +105,11 @@ impl GgufFile {
     pub fn data(&self, tensor: &GgufTensor) -> &[u8] {
         self.bytes.get(tensor.range.clone()).unwrap_or_default()
     }
+
+    /// See [`crate::TensorSource::release`].
+    pub(super) fn release(&self, tensor: &GgufTensor) {
+        self.bytes.release(tensor.range.clone());
+    }
 }
 
 fn check_magic(cursor: &mut Cursor<'_>) -> Result<(), Fault> {

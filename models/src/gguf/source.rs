@@ -63,6 +63,19 @@ impl GgufSource {
         Some((file, file.tensors().get(index)?))
     }
 
+    /// As `find`, of a type that is supported.
+    fn find_known(&self, name: &str) -> Result<(&GgufFile, &GgufTensor, DType), ModelError> {
+        let (file, info) = self.find(name).ok_or_else(|| self.error(name, "is missing"))?;
+        match info.dtype {
+            GgufTensorType::Known(dtype) => Ok((file, info, dtype)),
+            GgufTensorType::Other(id) => {
+                let known: Vec<&str> = DType::ALL.iter().map(|dtype| dtype.name()).collect();
+                let known = known.join(", ");
+                Err(self.error(name, format!("ggml type {id} is not supported; these are: {known}")))
+            }
+        }
+    }
+
     fn error(&self, name: &str, message: impl Into<String>) -> ModelError {
         ModelError::Tensor { file: self.file(name).into(), tensor: name.into(), message: message.into() }
     }
@@ -102,15 +115,7 @@ impl Heads {
 
 impl TensorSource for GgufSource {
     fn tensor(&self, name: &str) -> Result<TensorView<'_>, ModelError> {
-        let (file, info) = self.find(name).ok_or_else(|| self.error(name, "is missing"))?;
-        let dtype = match info.dtype {
-            GgufTensorType::Known(dtype) => dtype,
-            GgufTensorType::Other(id) => {
-                let known: Vec<&str> = DType::ALL.iter().map(|dtype| dtype.name()).collect();
-                let known = known.join(", ");
-                return Err(self.error(name, format!("ggml type {id} is not supported; these are: {known}")));
-            }
-        };
+        let (file, info, dtype) = self.find_known(name)?;
         let stored = file.data(info);
         let bytes =
             match self.heads_of(name) {
@@ -122,6 +127,10 @@ impl TensorSource for GgufSource {
         Ok(TensorView { dtype, shape: info.shape.clone(), bytes })
     }
 
+    fn info(&self, name: &str) -> Result<(DType, Vec<usize>), ModelError> {
+        self.find_known(name).map(|(_, info, dtype)| (dtype, info.shape.clone()))
+    }
+
     fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -130,6 +139,12 @@ impl TensorSource for GgufSource {
         match self.find(name) {
             Some((file, _)) => file.metadata().label(),
             None => self.gguf.label(),
+        }
+    }
+
+    fn release(&self, name: &str) {
+        if let Some((file, info)) = self.find(name) {
+            file.release(info);
         }
     }
 

@@ -4,10 +4,14 @@
 //! Each operation rounds the same way on every instruction set with fused multiply-add, so AVX2 and AVX-512 give the
 //! same bits.
 
+mod dot;
+#[cfg(target_arch = "x86_64")]
+mod dot_x86;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use dot::{Dot, DotKernel, Range};
 use half::{bf16, f16};
 
 /// An instruction set the CPU device has code for.
@@ -17,14 +21,20 @@ pub enum Isa {
     Portable,
     /// AVX2 with FMA and F16C.
     Avx2,
+    /// With AVX-VNNI too, which matters to quantized weights alone.
+    AvxVnni,
     /// AVX-512 F and BW.
     Avx512,
+    /// With AVX-512 VNNI too, which matters to quantized weights alone.
+    Avx512Vnni,
 }
 
 impl Isa {
     /// Every instruction set this processor has, worst first.
     pub fn available() -> impl Iterator<Item = Isa> {
-        [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available())
+        [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni]
+            .into_iter()
+            .filter(|isa| isa.is_available())
     }
 
     /// The best instruction set this processor has.
@@ -39,9 +49,13 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => x86::has_avx2(),
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => dot_x86::has_avx_vnni(),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => x86::has_avx512(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => dot_x86::has_avx512_vnni(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 | Isa::Avx512Vnni => false,
         }
     }
 }
@@ -67,10 +81,10 @@ impl Dispatch {
         match self.0 {
             // SAFETY: `Dispatch::new` keeps only what the processor has.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { x86::run_avx512(kernel) },
+            Isa::Avx512 | Isa::Avx512Vnni => unsafe { x86::run_avx512(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { x86::run_avx2(kernel) },
+            Isa::Avx2 | Isa::AvxVnni => unsafe { x86::run_avx2(kernel) },
             _ => kernel.run(portable::Portable),
         }
     }

@@ -33,6 +33,14 @@ pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) {
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
+impl Avx512 {
+    /// # Safety
+    /// The processor has AVX-512 F and BW.
+    pub(super) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
 // SAFETY (every block): the token proves the features; loads and stores go through references of the exact size and
 // use unaligned instructions; prefetch may name any address.
 impl Simd for Avx512 {
@@ -126,6 +134,14 @@ impl Simd for Avx512 {
 
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
+
+impl Avx2 {
+    /// # Safety
+    /// The processor has AVX2, FMA and F16C.
+    pub(super) unsafe fn new() -> Self {
+        Self(())
+    }
+}
 
 type Pair = (__m256, __m256);
 

@@ -1,0 +1,45 @@
+//! Where the sums of a product go.
+#![allow(unsafe_code)]
+
+use super::isa::{Simd, load_part, store_part};
+use super::panel::LANES;
+use super::pool::Shards;
+
+/// Columns `first..first + outputs` of a row-major matrix, which get the products with one band of weights.
+pub(crate) struct Output<'a> {
+    pub(crate) out: &'a Shards<'a, f32>,
+    /// Columns of the matrix.
+    pub(crate) width: usize,
+    pub(crate) first: usize,
+    pub(crate) outputs: usize,
+    /// One value for each of the band's outputs.
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+/// Which of the blocks of columns a sum runs over.
+#[derive(Clone, Copy)]
+pub(crate) struct Turn {
+    pub(crate) first: bool,
+    pub(crate) last: bool,
+}
+
+impl Output<'_> {
+    /// Sets (in the first turn, else adds) the results of sixteen outputs in one row; adds the bias in the last turn.
+    ///
+    /// # Safety
+    /// `row` is below the matrix's rows, `panel` below the band's panels, and nobody else has these outputs.
+    #[inline(always)]
+    pub(crate) unsafe fn add<S: Simd>(&self, s: S, (row, panel): (usize, usize), mut sum: S::V, turn: Turn) {
+        let output = panel * LANES;
+        let len = LANES.min(self.outputs - output);
+        // SAFETY: inside the matrix and exclusive, as the caller promises.
+        let out = unsafe { self.out.slice(row * self.width + self.first + output, len) };
+        if !turn.first {
+            sum = s.add(load_part(s, out), sum);
+        }
+        if let (true, Some(bias)) = (turn.last, self.bias) {
+            sum = s.add(sum, load_part(s, bias.get(output..output + len).unwrap_or_default()));
+        }
+        store_part(s, sum, out);
+    }
+}
