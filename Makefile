@@ -5,7 +5,7 @@ BIN := target/release/weirgate
 PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
-        prove-throughput prove-clean prove-metrics openapi
+        prove-quantization prove-throughput prove-clean prove-metrics openapi
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -37,13 +37,16 @@ setup:
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-throughput prove-metrics prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-throughput prove-metrics prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
 
 prove-invariance: ## the batch-invariance and cache tests at full length
 	tools/prove/invariance.sh
+
+prove-quantization: build setup ## perplexity and logits of every quantization
+	tools/prove/quantization.sh
 
 prove-throughput: build setup setup-prove ## tokens per second against transformers
 	.venv/prove/bin/python tools/bench/spine.py

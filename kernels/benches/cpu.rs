@@ -10,7 +10,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use weirgate_kernels::cpu::{CpuBackend, CpuBuf, Isa, KvCache, Matrix, Step};
-use weirgate_kernels::{Activation, AttentionParams, Backend, DType, KvShape, StepInputs, WeightView};
+use weirgate_kernels::{
+    Activation, AttentionParams, Backend, BlockType, DType, KvShape, StepInputs, WeightType, WeightView,
+};
 
 const HIDDEN: usize = 896;
 const INTERMEDIATE: usize = 4864;
@@ -34,10 +36,15 @@ fn main() {
     let bandwidth = ceiling::read_bandwidth(threads);
     let flops = ceiling::multiply_adds(threads, isa);
     println!("memory, read in many streams: {bandwidth:.1} GB/s");
-    println!("multiply-adds from registers: {flops:.0} GFLOP/s\n");
+    println!("multiply-adds from registers: {flops:.0} GFLOP/s");
+    let int8 = ceiling::int8(threads, isa);
+    println!("int8 dot products from registers: {int8:.0} GOP/s\n");
     println!("{:<34}{:>6}{:>12}{:>12}{:>9}", "op", "rows", "time", "rate", "ceiling");
     for dtype in [DType::BF16, DType::F16, DType::F32] {
-        linear(&mut device, dtype, filter, (bandwidth, flops));
+        linear(&mut device, (dtype.into(), &format!("{dtype:?}")), filter, (bandwidth, flops));
+    }
+    for blocks in BlockType::ALL {
+        linear(&mut device, (blocks.into(), &format!("{blocks:?}")), filter, (bandwidth, int8));
     }
     if filter.is_empty() {
         attention(&mut device, flops);
@@ -78,15 +85,25 @@ fn noise(len: usize) -> Vec<f32> {
 }
 
 /// Enough copies of a matrix that none is still in the cache when its turn comes again.
-fn matrices(device: &CpuBackend, dtype: DType, rows: usize, cols: usize) -> Vec<Matrix> {
-    let bytes = vec![0x3c; rows * cols * dtype.size()];
+fn matrices(device: &CpuBackend, dtype: WeightType, rows: usize, cols: usize) -> Vec<Matrix> {
+    let bytes = vec![0x3c; stored_bytes(dtype, rows * cols)];
     let copies = (COLD_BYTES / bytes.len()).clamp(1, 64);
-    (0..copies)
-        .map(|_| device.matrix(&[WeightView { dtype: dtype.into(), rows, cols, bytes: &bytes }]).unwrap())
-        .collect()
+    (0..copies).map(|_| device.matrix(&[WeightView { dtype, rows, cols, bytes: &bytes }]).unwrap()).collect()
 }
 
-fn linear(device: &mut CpuBackend, dtype: DType, filter: &str, (bandwidth, flops): (f64, f64)) {
+fn stored_bytes(dtype: WeightType, elements: usize) -> usize {
+    match dtype {
+        WeightType::Float(dtype) => elements * dtype.size(),
+        WeightType::Blocks(blocks) => elements / blocks.elements() * blocks.bytes(),
+    }
+}
+
+fn linear(
+    device: &mut CpuBackend,
+    (dtype, type_name): (WeightType, &str),
+    filter: &str,
+    (bandwidth, operations): (f64, f64),
+) {
     let shapes = [
         ("qkv", QKV, HIDDEN),
         ("output", HIDDEN, HEADS * HEAD_DIM),
@@ -95,12 +112,17 @@ fn linear(device: &mut CpuBackend, dtype: DType, filter: &str, (bandwidth, flops
         ("head", VOCAB, HIDDEN),
     ];
     for (name, outputs, cols) in shapes {
-        let label = format!("{name} {outputs}x{cols} {dtype:?}");
+        // The next multiple of the block: the K types' are 256 columns, and 896 is three and a half of them.
+        let cols = match dtype {
+            WeightType::Float(_) => cols,
+            WeightType::Blocks(blocks) => cols.next_multiple_of(blocks.elements()),
+        };
+        let label = format!("{name} {outputs}x{cols} {type_name}");
         if !label.contains(filter) {
             continue;
         }
         let w = matrices(device, dtype, outputs, cols);
-        for rows in [1, 4, 16, 128, 512] {
+        for rows in [1, 4, 8, 16, 128, 512] {
             if name == "head" && rows > 16 {
                 continue;
             }
@@ -109,10 +131,10 @@ fn linear(device: &mut CpuBackend, dtype: DType, filter: &str, (bandwidth, flops
             let time = least(|i| device.linear(&mut out, &x, &w[i % w.len()], None, rows).unwrap());
             let seconds = time.as_secs_f64() * 1e9;
             if rows <= 4 {
-                let rate = (outputs * cols * dtype.size()) as f64 / seconds;
+                let rate = stored_bytes(dtype, outputs * cols) as f64 / seconds;
                 row(&label, rows, time, rate, "GB/s", bandwidth);
             } else {
-                row(&label, rows, time, (2 * rows * outputs * cols) as f64 / seconds, "GF/s", flops);
+                row(&label, rows, time, (2 * rows * outputs * cols) as f64 / seconds, "GOP/s", operations);
             }
         }
     }
@@ -244,6 +266,63 @@ mod ceiling {
             let time = least(|_| chains(isa, ROUNDS));
             (ROUNDS * flops_per_round) as f64 / (time.as_secs_f64() * 1e9)
         })
+    }
+
+    /// GOP/s of all threads together with the widest int8 dot product of `isa`; 0 where there is none.
+    pub fn int8(threads: usize, isa: Isa) -> f64 {
+        const ROUNDS: usize = 100_000;
+        let bytes = match isa {
+            Isa::Avx512Vnni => 64,
+            Isa::AvxVnni => 32,
+            _ => return 0.0,
+        };
+        together(threads, |_| {
+            let time = least(|_| dots(isa, ROUNDS));
+            (ROUNDS * 12 * bytes * 2) as f64 / (time.as_secs_f64() * 1e9)
+        })
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn dots(_isa: Isa, _rounds: usize) {}
+
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)]
+    fn dots(isa: Isa, rounds: usize) {
+        match isa {
+            // SAFETY: the device found these instructions.
+            Isa::Avx512Vnni => unsafe { wide_dots(rounds) },
+            // SAFETY: as above.
+            Isa::AvxVnni => unsafe { narrow_dots(rounds) },
+            _ => {}
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn wide_dots(rounds: usize) {
+        use std::arch::x86_64::*;
+        let (a, b) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
+        let mut acc = [a; 12];
+        for _ in 0..rounds {
+            for acc in &mut acc {
+                *acc = _mm512_dpbusd_epi32(*acc, a, b);
+            }
+        }
+        black_box(acc);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,avxvnni")]
+    fn narrow_dots(rounds: usize) {
+        use std::arch::x86_64::*;
+        let (a, b) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi8(black_box(5)));
+        let mut acc = [a; 12];
+        for _ in 0..rounds {
+            for acc in &mut acc {
+                *acc = _mm256_dpbusd_avx_epi32(*acc, a, b);
+            }
+        }
+        black_box(acc);
     }
 
     #[cfg(not(target_arch = "x86_64"))]

@@ -8,13 +8,15 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use crate::values::{
-    Device, Dtype, KvCacheDtype, Profile, Quantization, RopeScaling, TokenLimit, UsageStats, is_tgi_program,
-    parse_bool,
+    Device, Dtype, FileType, KvCacheDtype, Profile, Quantization, RopeScaling, TokenLimit, UsageStats,
+    is_tgi_program, parse_bool,
 };
 
 const COMMANDS: &str = "\
 Commands:
   weirgate download <ID>   Download a model and print its folder
+  weirgate quantize <FOLDER> <OUT.gguf> --type <TYPE>
+                           Convert a checkpoint to GGUF
   weirgate env             Print the runtime environment
   weirgate openapi         Print the OpenAPI document of the HTTP API
   weirgate serve           Serve as SageMaker expects: port 8080, its variables, /opt/ml/model
@@ -46,7 +48,7 @@ pub struct LowArgs {
     #[arg(long, env)]
     pub num_shard: Option<usize>,
 
-    /// Weight quantization. Not supported on the CPU yet.
+    /// Quantize the weights while they are loaded: q8_0, q4_0, q4_k_m, q5_k_m or q6_k. The others name kinds of checkpoints that are not supported on the CPU yet.
     #[arg(long, env, value_enum)]
     pub quantize: Option<Quantization>,
 
@@ -300,6 +302,21 @@ pub struct DownloadArgs {
     pub json_output: bool,
 }
 
+/// `weirgate quantize`: convert a checkpoint to GGUF.
+#[derive(Parser)]
+#[command(name = "weirgate quantize", version)]
+pub struct QuantizeArgs {
+    /// Folder with config.json, *.safetensors and tokenizer.json.
+    pub folder: PathBuf,
+
+    /// File to write.
+    pub out: PathBuf,
+
+    /// What to write: one type, or a mixture as llama.cpp names them.
+    #[arg(long, value_enum, ignore_case = true)]
+    pub r#type: FileType,
+}
+
 /// Flags that are accepted and change nothing, with the reason.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("dtype", "weights keep the type the checkpoint stores"),
@@ -350,6 +367,14 @@ pub fn parse<I: IntoIterator<Item = OsString>>(argv: I) -> Result<Typed, clap::E
 pub fn parse_download<I: IntoIterator<Item = OsString>>(argv: I) -> Result<DownloadArgs, clap::Error> {
     let mut matches = without_empty_variables(DownloadArgs::command()).try_get_matches_from(argv)?;
     DownloadArgs::from_arg_matches_mut(&mut matches)
+}
+
+/// Parses the arguments of `weirgate quantize` (program name first).
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_quantize<I: IntoIterator<Item = OsString>>(argv: I) -> Result<QuantizeArgs, clap::Error> {
+    QuantizeArgs::try_parse_from(argv)
 }
 
 /// Container files often set a variable to nothing; that means unset, not "parse the empty string as a number".

@@ -119,7 +119,7 @@ fn check_support(args: &LowArgs) -> Result<(), ArgumentError> {
     if sharded && args.quantize == Some(Quantization::Exl2) {
         return Err(ArgumentError::ShardedExl2);
     }
-    if let Some(quantization) = args.quantize {
+    if let Some(quantization) = args.quantize.filter(|quantization| quantization.mix().is_none()) {
         return Err(ArgumentError::NotOnCpu { flag: "quantize", value: value_name(&quantization) });
     }
     if let Some(dtype) = args.kv_cache_dtype {
@@ -246,6 +246,7 @@ fn engine_settings(
         prefix_caching,
         speculate: args.speculate.unwrap_or(0),
         rope_scaling: rope_override(args.rope_scaling, args.rope_factor)?,
+        quantize: args.quantize.and_then(Quantization::mix),
     })
 }
 

@@ -36,6 +36,12 @@ pub enum LauncherError {
     KeyFile { path: PathBuf, source: std::io::Error },
     #[error("--api-key-file {}: it holds no key; write one a line", path.display())]
     NoKeyInFile { path: PathBuf },
+    #[error(transparent)]
+    Model(#[from] weirgate_models::ModelError),
+    #[error("{}: is not a folder; pass one with config.json, *.safetensors and tokenizer.json", path.display())]
+    QuantizeNoFolder { path: PathBuf },
+    #[error("{}: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
     #[error("cannot install signal handlers: {0}")]
     Signals(std::io::Error),
     #[error("cannot find this program's own file: {0}")]

@@ -7,6 +7,7 @@ mod error;
 mod keys;
 mod logging;
 mod model;
+mod quantize;
 mod runtime_info;
 mod sagemaker;
 mod signals;
@@ -46,6 +47,10 @@ fn main() -> ExitCode {
         Some("download") => {
             argv.remove(1);
             dispatch(cli::parse_download(argv), download)
+        }
+        Some("quantize") => {
+            argv.remove(1);
+            dispatch(cli::parse_quantize(argv), quantize::quantize)
         }
         Some(sagemaker::COMMAND) => dispatch(cli::parse(sagemaker::arguments(&argv, &variable)), serve),
         _ => dispatch(cli::parse(argv), serve),

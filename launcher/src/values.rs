@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use weirgate_models::QuantMix;
 
 /// Reads a boolean the ways people write one in an environment file, in any case. Empty is false.
 pub fn parse_bool(text: &str) -> Result<bool, String> {
@@ -27,6 +28,63 @@ pub enum Quantization {
     BitsandbytesNf4,
     BitsandbytesFp4,
     Fp8,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+    #[value(name = "q4_k_m")]
+    Q4KM,
+    #[value(name = "q5_k_m")]
+    Q5KM,
+    #[value(name = "q6_k")]
+    Q6K,
+}
+
+impl Quantization {
+    /// What it makes of a checkpoint's weights while they are loaded; `None` for a kind of checkpoint.
+    pub fn mix(self) -> Option<QuantMix> {
+        Some(match self {
+            Quantization::Q8_0 => QuantMix::Q8_0,
+            Quantization::Q4_0 => QuantMix::Q4_0,
+            Quantization::Q4KM => QuantMix::Q4KM,
+            Quantization::Q5KM => QuantMix::Q5KM,
+            Quantization::Q6K => QuantMix::Q6K,
+            _ => return None,
+        })
+    }
+}
+
+/// What `weirgate quantize` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FileType {
+    #[value(name = "F16")]
+    F16,
+    #[value(name = "BF16")]
+    BF16,
+    #[value(name = "Q8_0")]
+    Q8_0,
+    #[value(name = "Q4_0")]
+    Q4_0,
+    #[value(name = "Q4_K_M")]
+    Q4KM,
+    #[value(name = "Q5_K_M")]
+    Q5KM,
+    #[value(name = "Q6_K")]
+    Q6K,
+}
+
+impl FileType {
+    pub fn mix(self) -> QuantMix {
+        match self {
+            FileType::F16 => QuantMix::F16,
+            FileType::BF16 => QuantMix::BF16,
+            FileType::Q8_0 => QuantMix::Q8_0,
+            FileType::Q4_0 => QuantMix::Q4_0,
+            FileType::Q4KM => QuantMix::Q4KM,
+            FileType::Q5KM => QuantMix::Q5KM,
+            FileType::Q6K => QuantMix::Q6K,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

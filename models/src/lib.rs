@@ -19,8 +19,8 @@ pub use error::ModelError;
 pub use files::{Bytes, ModelFiles};
 pub use generation::GenerationConfig;
 pub use gguf::{
-    Gguf, GgufFile, GgufMetadata, GgufSource, GgufTensor, GgufTensorType, GgufValue, GgufWriter, QuantMix,
-    Quantized, dequantize, quantize, to_gguf,
+    Gguf, GgufFile, GgufMetadata, GgufProgress, GgufSource, GgufTensor, GgufTensorType, GgufValue,
+    GgufWriter, QuantMix, Quantized, add_tokenizer, dequantize, quantize, to_gguf,
 };
 pub use rope::{Rope, RopeOverride, RopeScaling, RopeSpec};
 pub use safetensors::SafetensorsSource;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use weirgate_models::QuantMix;
 
 use crate::telemetry::TraceSettings;
 
@@ -114,6 +115,8 @@ pub struct EngineSettings {
     pub speculate: usize,
     /// `--rope-scaling`, `--rope-factor`: replaces the checkpoint's scaling.
     pub rope_scaling: Option<RopeOverride>,
+    /// Float weights are quantized while they are loaded.
+    pub quantize: Option<QuantMix>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 use weirgate_engine::{Executor, LoadOptions, RopeRule, kv_block_bytes, load_cpu};
-use weirgate_models::{GenerationConfig, ModelFiles, ModelSpec, TensorSource, open_tensors, read_spec};
+use weirgate_models::{
+    GenerationConfig, ModelFiles, ModelSpec, Quantized, TensorSource, open_tensors, read_spec,
+};
 use weirgate_types::TokenId;
 
 use crate::config::{ModelLocation, RopeOverride, RouterConfig};
@@ -54,8 +56,16 @@ pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
         None => {}
     }
     let text = read_text_model(&files, config)?;
-    let tensors = open_tensors(&files)?;
-    let tensors = tensors.as_ref();
+    let stored = open_tensors(&files)?;
+    let quantized;
+    let tensors: &dyn TensorSource = match config.engine.quantize {
+        Some(mix) => {
+            spec.check_tensors(stored.as_ref())?;
+            quantized = Quantized::new(&spec, stored.as_ref(), mix)?;
+            &quantized
+        }
+        None => stored.as_ref(),
+    };
     let sizing = Sizing::resolve(&config.limits, &config.engine, measure(&spec, tensors, &text)?)?;
     tracing::info!("{}", sizing.table(kv_dtype(&spec, tensors)?));
     let options = LoadOptions {

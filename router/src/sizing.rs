@@ -147,6 +147,7 @@ mod tests {
             prefix_caching: true,
             speculate: 0,
             rope_scaling: None,
+            quantize: None,
         }
     }
 

@@ -222,7 +222,14 @@ fn every_quantization_and_dtype_of_the_reference_is_known() {
         "fp8",
     ];
     for value in quantizations {
-        assert!(parse_words(&["--quantize", value]).is_ok(), "{value}");
+        let args = parse_words(&["--quantize", value]).unwrap().args;
+        assert_eq!(args.quantize.and_then(Quantization::mix), None, "{value} is a kind of checkpoint");
+    }
+    for (value, name) in
+        [("q8_0", "Q8_0"), ("q4_0", "Q4_0"), ("q4_k_m", "Q4_K_M"), ("q5_k_m", "Q5_K_M"), ("q6_k", "Q6_K")]
+    {
+        let args = parse_words(&["--quantize", value]).unwrap().args;
+        assert_eq!(args.quantize.and_then(Quantization::mix).map(|mix| mix.name()), Some(name));
     }
     for value in ["float16", "bfloat16"] {
         assert!(parse_words(&["--dtype", value]).is_ok(), "{value}");

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::quantize::quantize;
 use crate::{DType, LayerTensors, ModelError, ModelSpec, TensorSource, TensorView};
 
 /// A mixture, under the name that llama.cpp gives it. Norms and other vectors stay in f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QuantMix {
     F16,
     BF16,
@@ -32,16 +34,6 @@ enum Role {
 }
 
 impl QuantMix {
-    pub const ALL: [QuantMix; 7] = [
-        QuantMix::F16,
-        QuantMix::BF16,
-        QuantMix::Q8_0,
-        QuantMix::Q4_0,
-        QuantMix::Q4KM,
-        QuantMix::Q5KM,
-        QuantMix::Q6K,
-    ];
-
     /// llama.cpp's name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -53,11 +45,6 @@ impl QuantMix {
             QuantMix::Q5KM => "Q5_K_M",
             QuantMix::Q6K => "Q6_K",
         }
-    }
-
-    /// The mixture called `name`, in upper or lower case.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|mix| mix.name().eq_ignore_ascii_case(name))
     }
 
     /// llama.cpp's number of it, for `general.file_type`.
@@ -161,6 +148,7 @@ impl TensorSource for Quantized<'_> {
             tensor: name.into(),
             message: format!("cannot be made {dtype}"),
         })?;
+        self.tensors.release(name);
         Ok(TensorView { dtype, shape: view.shape, bytes: bytes.into() })
     }
 

@@ -27,4 +27,5 @@ pub use mix::{QuantMix, Quantized};
 pub(crate) use names::use_gguf_layout;
 pub use quantize::quantize;
 pub use source::GgufSource;
-pub use write::{GgufValue, GgufWriter};
+pub use tokenizer::add_tokenizer;
+pub use write::{GgufProgress, GgufValue, GgufWriter};

@@ -30,6 +30,17 @@ pub struct GgufWriter<'a> {
     tensors: Vec<Tensor<'a>>,
 }
 
+/// The tensor that is written next.
+#[derive(Debug, Clone, Copy)]
+pub struct GgufProgress<'a> {
+    /// Of `count` tensors, from 0.
+    pub index: usize,
+    pub count: usize,
+    pub name: &'a str,
+    pub dtype: DType,
+    pub shape: &'a [usize],
+}
+
 struct Tensor<'a> {
     name: String,
     dtype: DType,
@@ -81,10 +92,24 @@ impl<'a> GgufWriter<'a> {
     /// # Errors
     /// Those of writing, and of the tensors' data.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        self.write_reporting(out, |_| {})
+    }
+
+    /// As [`GgufWriter::write`]; tells `report` of each tensor before it is made.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::write`].
+    pub fn write_reporting(
+        &self,
+        out: &mut impl Write,
+        mut report: impl FnMut(GgufProgress<'_>),
+    ) -> io::Result<()> {
         let header = self.header();
         out.write_all(&header)?;
         pad(out, header.len() as u64)?;
-        for tensor in &self.tensors {
+        for (index, tensor) in self.tensors.iter().enumerate() {
+            let Tensor { name, dtype, shape, .. } = tensor;
+            report(GgufProgress { index, count: self.tensors.len(), name, dtype: *dtype, shape });
             let data = (tensor.data)().map_err(io::Error::other)?;
             if data.len() as u64 != tensor.len {
                 let message =

@@ -64,6 +64,7 @@ fn config() -> RouterConfig {
             prefix_caching: true,
             speculate: 0,
             rope_scaling: None,
+            quantize: None,
         },
         traces: None,
         log: LogSettings { level: "info".into(), json: false, color: false },

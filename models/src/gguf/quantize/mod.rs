@@ -13,13 +13,6 @@ use crate::DType;
 /// Elements that a thread takes at a time, whole blocks of every type.
 const PIECE: usize = 1 << 16;
 
-impl DType {
-    /// Whether [`quantize`] can make it.
-    pub const fn can_be_made(self) -> bool {
-        !matches!(self, DType::Q2K | DType::Q3K | DType::Iq4Nl | DType::Iq4Xs | DType::Mxfp4)
-    }
-}
-
 /// `values`, whole blocks, as blocks of `dtype`, on all processors. `None` for a type that only is read.
 pub fn quantize(dtype: DType, values: &[f32]) -> Option<Vec<u8>> {
     let encode: fn(&[f32], &mut [u8]) = match dtype {

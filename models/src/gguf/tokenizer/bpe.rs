@@ -126,6 +126,44 @@ fn find(vocabulary: &Vocabulary<'_>) -> Result<&'static PreTokenizer, ModelError
     })
 }
 
+/// The name of what `tokenizer.json` does to a text before its merges; `None` where there is none.
+pub(super) fn name_of(tokenizer: &Value) -> Option<&'static str> {
+    let mut expressions = Vec::new();
+    add_expressions(&tokenizer["pre_tokenizer"], &mut expressions)?;
+    let compose = match &tokenizer["normalizer"] {
+        Value::Null => false,
+        normalizer if normalizer["type"] == "NFC" => true,
+        _ => return None,
+    };
+    let whole_words = tokenizer["model"]["ignore_merges"] == true;
+    let same = |pre: &&PreTokenizer| {
+        pre.expressions == expressions && (pre.whole_words, pre.compose) == (whole_words, compose)
+    };
+    PRE_TOKENIZERS.iter().find(same)?.names.first().copied()
+}
+
+/// The expressions that a text is cut by; `None` for a step that is no expression.
+fn add_expressions<'a>(step: &'a Value, expressions: &mut Vec<&'a str>) -> Option<()> {
+    match step["type"].as_str()? {
+        "Sequence" => {
+            for step in step["pretokenizers"].as_array()? {
+                add_expressions(step, expressions)?;
+            }
+        }
+        "Digits" if step["individual_digits"] == true => expressions.push(DIGIT),
+        "Split" if step["behavior"] == "Isolated" && step["invert"] == false => {
+            expressions.push(step["pattern"]["Regex"].as_str()?);
+        }
+        "ByteLevel" if step["add_prefix_space"] == false => {
+            if step["use_regex"] != false {
+                expressions.push(GPT_2);
+            }
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
 /// The merges whose parts and union are tokens; others can never come about.
 fn merges<'a>(vocabulary: &Vocabulary<'a>) -> Result<Vec<(&'a str, &'a str)>, ModelError> {
     let metadata = vocabulary.metadata;

@@ -4,9 +4,11 @@ mod bpe;
 mod sentencepiece;
 mod vocabulary;
 mod wordpiece;
+mod write;
 
 use serde_json::{Map, Value, json};
 use vocabulary::{Kind, Vocabulary};
+pub use write::add_tokenizer;
 
 use super::metadata::GgufMetadata;
 use crate::ModelError;

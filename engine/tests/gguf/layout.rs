@@ -1,68 +1,19 @@
 //! Checkpoints written as GGUF give the logits of their safetensors form, and those of transformers.
-#![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
 
-use weirgate_engine::{Batch, Decoder, DecoderConfig};
-use weirgate_kernels::DType;
-use weirgate_kernels::cpu::CpuBackend;
 use weirgate_models::{
-    Gguf, GgufSource, GgufWriter, ModelFiles, ModelSpec, RopeScaling, TensorSource, read_spec, to_gguf,
+    Gguf, GgufSource, GgufWriter, ModelFiles, RopeScaling, TensorSource, read_spec, to_gguf,
 };
 use weirgate_testkit::{Definition, RandomCheckpoint, definitions};
 
+use crate::{largest_error, logits};
+
 const PROMPT: usize = 1000;
 const TOKENS: usize = 200;
-const BLOCK_SIZE: usize = 16;
 /// GGUF keeps factors in f32 and rotary frequencies as quotients, so a table may differ in its last bits.
 const SCALED_BOUND: f64 = 2e-5;
 const GOLDEN_BOUND: f64 = 1e-4;
-
-fn decoder(spec: &ModelSpec, tensors: &dyn TensorSource) -> Decoder<CpuBackend> {
-    let config = DecoderConfig {
-        blocks: TOKENS.div_ceil(BLOCK_SIZE),
-        block_size: BLOCK_SIZE,
-        kv_dtype: DType::F32,
-        max_step_tokens: TOKENS,
-        max_seqs: 1,
-        max_seq_len: TOKENS,
-        max_logit_rows: 64,
-    };
-    Decoder::new(CpuBackend::new(2), spec, tensors, config).unwrap()
-}
-
-/// The logits after every token of the prompt.
-fn logits(spec: &ModelSpec, tensors: &dyn TensorSource, prompt: &[u32]) -> Vec<f32> {
-    let count = prompt.len() as u32;
-    let blocks = count.div_ceil(BLOCK_SIZE as u32);
-    let batch = Batch {
-        ids: prompt.to_vec(),
-        positions: (0..count).collect(),
-        slots: (0..count).collect(),
-        rope_len: vec![count; prompt.len()],
-        cu_q: vec![0, count],
-        kv_len: vec![count],
-        block_tables: (0..blocks).collect(),
-        block_offsets: vec![0, blocks],
-        ..Batch::default()
-    };
-    let mut decoder = decoder(spec, tensors);
-    decoder.forward(&batch).unwrap();
-    let mut logits = Vec::new();
-    decoder.logits(&(0..count).collect::<Vec<_>>(), &mut logits).unwrap();
-    logits
-}
-
-fn largest_error(ours: &[f32], reference: &[f32], vocab: usize) -> f64 {
-    assert_eq!(ours.len(), reference.len());
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let rows = ours.chunks(vocab).zip(reference.chunks(vocab));
-    rows.map(|(a, b)| {
-        let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
-        difference / norm(&mut b.iter().map(|b| f64::from(*b)))
-    })
-    .fold(0.0, |largest, error| if error.is_nan() { f64::INFINITY } else { f64::max(largest, error) })
-}
 
 fn golden_logits(name: &str) -> Vec<f32> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/{name}.logits"));

@@ -1,14 +1,15 @@
 //! Products with quantized weights, of every type and on every instruction set of this machine, against f64 sums over
 //! the dequantized weights.
-#![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use weirgate_kernels::cpu::{CpuBackend, Isa, Matrix};
 use weirgate_kernels::{Backend, BlockType, StepInputs, WeightView};
 use weirgate_models::{DType, dequantize};
 
+use crate::Rng;
+
 /// Every quantized type: the kernels' name, the file's, and where a block keeps f16 numbers.
-const TYPES: [(BlockType, DType, &[usize]); 13] = [
+pub const TYPES: [(BlockType, DType, &[usize]); 13] = [
     (BlockType::Q8_0, DType::Q8_0, &[0]),
     (BlockType::Q4_0, DType::Q4_0, &[0]),
     (BlockType::Q4_1, DType::Q4_1, &[0, 2]),
@@ -29,24 +30,23 @@ const ROUNDING: f64 = 2e-6;
 /// Columns under one scale of the activations.
 const UNIT: usize = 32;
 
-/// Splitmix64.
-struct Rng(u64);
-
-impl Rng {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+/// Blocks whose every bit is random, but for scales up to about `scale`.
+pub fn random_blocks(kind: usize, elements: usize, scale: f32, rng: &mut Rng) -> Vec<u8> {
+    let (_, dtype, halves) = TYPES[kind];
+    let mut bytes: Vec<u8> = (0..dtype.bytes_of(elements).unwrap()).map(|_| rng.bits() as u8).collect();
+    for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+        for &at in halves {
+            let half = half::f16::from_f32(rng.value() * scale);
+            block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        if dtype == DType::Mxfp4 {
+            block[0] = (127 + scale.log2().round() as i32) as u8 + block[0] % 8;
+        }
     }
-
-    /// In `-1..1`.
-    fn value(&mut self) -> f32 {
-        ((self.bits() >> 40) as f32 / (1u64 << 23) as f32) - 1.0
-    }
+    bytes
 }
 
-/// Quantized weights, every bit of them random but for scales that are not outlandish.
+/// Quantized weights.
 struct Weights {
     blocks: BlockType,
     outputs: usize,
@@ -57,21 +57,11 @@ struct Weights {
 
 impl Weights {
     fn new(kind: usize, outputs: usize, least_cols: usize) -> Self {
-        let (blocks, dtype, halves) = TYPES[kind];
+        let (blocks, dtype, _) = TYPES[kind];
         assert_eq!((blocks.elements(), blocks.bytes()), (dtype.block_elements(), dtype.block_bytes()));
         let cols = least_cols.next_multiple_of(dtype.block_elements());
         let mut rng = Rng((kind * 1_000_000 + outputs * 1000 + cols) as u64);
-        let mut bytes: Vec<u8> =
-            (0..dtype.bytes_of(outputs * cols).unwrap()).map(|_| rng.bits() as u8).collect();
-        for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
-            for &at in halves {
-                let half = half::f16::from_f32(rng.value() * 0.1);
-                block[at..at + 2].copy_from_slice(&half.to_le_bytes());
-            }
-            if dtype == DType::Mxfp4 {
-                block[0] = 124 + block[0] % 8;
-            }
-        }
+        let bytes = random_blocks(kind, outputs * cols, 0.1, &mut rng);
         let values = dequantize(dtype, &bytes);
         Self { blocks, outputs, cols, bytes, values }
     }
