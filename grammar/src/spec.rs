@@ -32,6 +32,18 @@ pub enum Rule {
 }
 
 impl GrammarSpec {
+    /// The same as a part of others, with the blanks of parts; none for Lark, whose names would clash.
+    pub fn into_rule(self) -> Option<Rule> {
+        Some(match self {
+            Self::JsonSchema(schema) => Rule::Schema(schema),
+            Self::JsonObject => Rule::Schema(r#"{"type":"object"}"#.to_owned()),
+            Self::Regex(pattern) => Rule::Regex(pattern),
+            Self::Choice(choices) => Rule::AnyOf(choices.into_iter().map(Rule::Text).collect()),
+            Self::Rule(rule) => rule,
+            Self::Lark(_) => return None,
+        })
+    }
+
     /// Bytes of text in it.
     pub(crate) fn size(&self) -> usize {
         match self {
@@ -54,7 +66,8 @@ impl Rule {
         Box::new(std::iter::once(self).chain(inner))
     }
 
-    fn texts(&self) -> impl Iterator<Item = &str> {
+    /// All that is written in it: texts, patterns and schemas.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.parts().filter_map(|part| match part {
             Self::Text(text) | Self::Regex(text) | Self::Schema(text) => Some(text.as_str()),
             _ => None,

@@ -12,9 +12,10 @@ use crate::config::RouterConfig;
 use crate::error::RouterError;
 use crate::load::Loaded;
 use crate::metrics::Metrics;
-use crate::service::{Dispatcher, Health, Service, Tenant, Validator, Vocabulary, WorkerPool};
+use crate::service::{Dispatcher, Grammars, Health, Service, Tenant, Validator, Vocabulary, WorkerPool};
 use crate::sizing::BLOCK_SIZE;
 use crate::telemetry::Tracer;
+use crate::tools::ModelForms;
 
 /// A model with its engine running.
 pub(crate) struct Assembled {
@@ -49,16 +50,25 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         vocab_size,
         eos_tokens: text.eos_tokens.clone().into(),
         watermark: Watermark { gamma: config.watermark_gamma, delta: config.watermark_delta },
+        disable_grammar_support: config.disable_grammar_support,
     };
     let metrics =
         Metrics::new(&config.model_id, sizing.max_input_tokens, sizing.max_total_tokens, BLOCK_SIZE);
     let tracer =
         config.traces.as_ref().map_or_else(Tracer::off, |traces| Tracer::start(traces, &config.model_id));
     let places = limits.max_concurrent_requests.min(Semaphore::MAX_PERMITS);
+    let forms = ModelForms::of(text.template.text());
+    tracing::debug!(
+        format = forms.format.name(),
+        reasoning = forms.reasoning.is_some(),
+        "what the chat template tells"
+    );
     let service = Service {
-        vocabulary: Vocabulary::new(text.tokenizer, &text.eos_tokens),
+        vocabulary: Vocabulary::new(text.tokenizer.clone(), &text.eos_tokens),
         template: Arc::new(text.template),
-        workers: WorkerPool::new(config.validation_workers)?,
+        grammars: Grammars::new(text.tokenizer.clone(), grammar_threads())?,
+        forms,
+        workers: WorkerPool::new("tokenizer", config.validation_workers)?,
         engine,
         dispatcher: Arc::new(Dispatcher::default()),
         permits: Arc::new(Semaphore::new(places)),
@@ -74,6 +84,12 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
     let state =
         AppState { service: Arc::new(service), settings: Arc::new(settings), tenant: Tenant::default() };
     Ok(Assembled { state, outputs })
+}
+
+/// Few: compiling must not take the processors from the engine.
+fn grammar_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 4).clamp(1, 4)
 }
 
 fn settings(config: &RouterConfig, validator: &Validator) -> Settings {

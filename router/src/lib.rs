@@ -20,6 +20,7 @@ mod telemetry;
 mod test_tokenizers;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod watchdog;
 
 use std::sync::Arc;

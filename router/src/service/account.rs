@@ -143,7 +143,7 @@ impl Drop for Account {
 fn kind(error: &ServiceError) -> FailureKind {
     match error {
         ServiceError::Overloaded | ServiceError::Unavailable(_) => FailureKind::Overloaded,
-        ServiceError::Validation(_) => FailureKind::Validation,
+        ServiceError::Validation(_) | ServiceError::Tool(_) => FailureKind::Validation,
         ServiceError::Template(_) => FailureKind::Template,
         ServiceError::Generation(_) => FailureKind::Generation,
         ServiceError::Incomplete => FailureKind::Incomplete,

@@ -12,6 +12,8 @@ pub(crate) enum ServiceError {
     Validation(#[from] ValidationError),
     #[error("Template error: {0}")]
     Template(TemplateError),
+    #[error("Tool error: {0}")]
+    Tool(#[from] ToolError),
     #[error("Request failed during generation: {0}")]
     Generation(#[from] Failure),
     #[error("Incomplete generation")]
@@ -28,11 +30,23 @@ impl ServiceError {
             Self::Overloaded => "overloaded",
             Self::Validation(_) => "validation",
             Self::Template(_) => "template_error",
+            Self::Tool(_) => "tool_error",
             Self::Generation(_) => "generation",
             Self::Incomplete => "incomplete_generation",
             Self::Unavailable(_) => "unavailable",
         }
     }
+}
+
+/// What is wrong with a request's tools, or with a call (reference/tgi.md §2b).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ToolError {
+    #[error("Grammar and tools are mutually exclusive")]
+    WithGrammar,
+    #[error("Tool with name {0} not found")]
+    NotFound(String),
+    #[error("Failed to parse generated text: {0}")]
+    Parse(String),
 }
 
 /// What ended a request that was under way.
@@ -48,6 +62,8 @@ pub(crate) enum Failure {
     Deadline,
     #[error("the client reads too slowly")]
     SlowReader,
+    #[error("the grammar cannot go on after this text")]
+    Grammar,
 }
 
 /// TGI's validation rules, reference/tgi.md §2b, in its order of evaluation; then those it does not have.
@@ -89,6 +105,10 @@ pub(crate) enum ValidationError {
     InputLength { limit: usize, given: usize },
     #[error("grammar is not supported")]
     Grammar,
+    #[error("grammar is not valid: {0}")]
+    InvalidGrammar(String),
+    #[error("cannot compile regex from schema: {0}")]
+    RefusedGrammar(String),
     #[error("`best_of` != 1 is not allowed for this endpoint")]
     BestOfDisabled,
     #[error("`best_of` must be > 0 and <= {limit}. Given: {given}")]
@@ -131,6 +151,7 @@ impl ValidationError {
             Self::Adapter(_) => "adapter_id",
             Self::StopSequences { .. } => "stop",
             Self::TopNTokens { .. } => "top_logprobs",
+            Self::Grammar | Self::InvalidGrammar(_) | Self::RefusedGrammar(_) => "response_format",
             Self::Image => "messages",
             Self::Range { field, .. } | Self::TooMany { field, .. } => field,
             Self::Token { field, .. } | Self::Field { field, .. } => field,
@@ -180,6 +201,7 @@ pub(crate) fn failure(finish: Finish) -> Option<ServiceError> {
         Finish::Length | Finish::StopToken | Finish::GrammarEnd => None,
         Finish::Cancelled => Some(ServiceError::Incomplete),
         Finish::Deadline => Some(Failure::Deadline.into()),
-        Finish::GrammarFailed | Finish::EngineFailed => Some(Failure::Engine.into()),
+        Finish::GrammarFailed => Some(Failure::Grammar.into()),
+        Finish::EngineFailed => Some(Failure::Engine.into()),
     }
 }

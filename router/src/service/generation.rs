@@ -10,6 +10,7 @@ use super::account::Account;
 use super::dispatcher::{Mailbox, Updates};
 use super::error::{ServiceError, failure};
 use super::text::{SequenceText, Vocabulary};
+use crate::tools::Thinking;
 
 /// What happened to a request, in order. Of every sequence: tokens, then one end.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ pub(crate) struct Facts {
     pub seed: Option<u64>,
     /// Characters of the prompt's text (of the rendered template for chats).
     pub prompt_characters: usize,
+    /// Whether the text begins with reasoning.
+    pub thinking: Thinking,
 }
 
 /// A request under way. Dropping it cancels the request.

@@ -1,6 +1,7 @@
 //! From a dialect's request to tokens with text. The only part of the router that talks to the engine.
 
 mod account;
+mod constraint;
 mod detokenizer;
 mod dispatcher;
 mod error;
@@ -19,14 +20,16 @@ use std::time::{Duration, Instant};
 
 use tokenizers::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use weirgate_engine::EngineHandle;
-use weirgate_types::{Selection, TokenId};
+use weirgate_engine::{EngineHandle, GrammarSource};
+use weirgate_types::{GenerateRequest, Selection, TokenId};
 
 use crate::metrics::Metrics;
 use crate::telemetry::Tracer;
+use crate::tools::{ModelForms, Thinking};
 pub(crate) use account::Account;
+pub(crate) use constraint::{Constraint, Field, Grammars, Guided, guided, response_format, tgi_grammar};
 pub(crate) use dispatcher::Dispatcher;
-pub(crate) use error::{Failure, ServiceError, ValidationError};
+pub(crate) use error::{Failure, ServiceError, ToolError, ValidationError};
 pub(crate) use generation::{Event, Facts, Generation, SequenceEnd, StopReason, Token, TopToken};
 pub(crate) use health::{Health, State};
 pub(crate) use request::{MaxNewTokens, Parameters, Prompt, Request, Tenant, TextOptions};
@@ -44,6 +47,9 @@ pub(crate) struct Service {
     pub vocabulary: Vocabulary,
     pub template: Arc<ChatTemplate>,
     pub workers: WorkerPool,
+    pub grammars: Grammars,
+    /// How the model calls tools and reasons.
+    pub forms: ModelForms,
     pub engine: EngineHandle,
     pub dispatcher: Arc<Dispatcher>,
     /// One per request under way, of `places`.
@@ -70,6 +76,15 @@ pub(crate) struct Placed {
 struct Tokenized {
     tokens: Vec<TokenId>,
     characters: usize,
+    thinking: Thinking,
+}
+
+/// A request that can be handed to the engine.
+struct Prepared {
+    generate: GenerateRequest,
+    grammar: Option<Arc<dyn GrammarSource>>,
+    characters: usize,
+    thinking: Thinking,
 }
 
 impl Service {
@@ -118,7 +133,7 @@ impl Service {
     /// Validates a request and hands it to the engine. Failures are booked on `account`.
     pub async fn generate(&self, request: Request, mut account: Account) -> Result<Generation, ServiceError> {
         match self.prepare(&request, &mut account).await {
-            Ok((generate, characters)) => self.submit(generate, &request, characters, account),
+            Ok(prepared) => self.submit(prepared, &request, account),
             Err(error) => {
                 account.fail(&error);
                 Err(error)
@@ -144,11 +159,7 @@ impl Service {
         Ok(generations)
     }
 
-    async fn prepare(
-        &self,
-        request: &Request,
-        account: &mut Account,
-    ) -> Result<(weirgate_types::GenerateRequest, usize), ServiceError> {
+    async fn prepare(&self, request: &Request, account: &mut Account) -> Result<Prepared, ServiceError> {
         let deadline = (!self.patience.is_zero()).then(|| Instant::now() + self.patience);
         self.validator.check_parameters(request)?;
         let mut prompt = self.tokenize_prompt(&request.prompt).await?;
@@ -156,29 +167,39 @@ impl Service {
             prompt.tokens.drain(..prompt.tokens.len().saturating_sub(last));
         }
         let max_new_tokens = self.validator.check_lengths(&request.parameters, prompt.tokens.len())?;
+        let grammar = match &request.parameters.constraint {
+            Some(constraint) => Some(self.grammars.compile(constraint, prompt.thinking).await?),
+            None => None,
+        };
         account.validated(prompt.tokens.len(), max_new_tokens);
         let id = self.engine.next_id();
         let generate = self.validator.lower(id, request, prompt.tokens.into(), max_new_tokens);
-        Ok((weirgate_types::GenerateRequest { deadline, ..generate }, prompt.characters))
+        let generate = GenerateRequest { deadline, ..generate };
+        Ok(Prepared { generate, grammar, characters: prompt.characters, thinking: prompt.thinking })
     }
 
     fn submit(
         &self,
-        generate: weirgate_types::GenerateRequest,
+        prepared: Prepared,
         request: &Request,
-        prompt_characters: usize,
         mut account: Account,
     ) -> Result<Generation, ServiceError> {
+        let Prepared { generate, grammar, characters, thinking } = prepared;
         let seed = match generate.sampling.selection {
             Selection::Random { seed } => Some(seed),
             Selection::Greedy => None,
         };
         let stops = StopSet::new(&request.parameters.stop);
         let prompt = generate.prompt.clone();
-        let text = || SequenceText::new(self.vocabulary.clone(), &prompt, stops.clone(), request.text);
+        let vocabulary = self.vocabulary.showing(&request.marks);
+        let text = || SequenceText::new(vocabulary.clone(), &prompt, stops.clone(), request.text);
         let texts = (0..generate.n).map(|_| text()).collect();
         let mailbox = self.dispatcher.open(generate.id);
-        match self.engine.submit(generate) {
+        let submitted = match grammar {
+            Some(grammar) => self.engine.submit_constrained(generate, grammar),
+            None => self.engine.submit(generate),
+        };
+        match submitted {
             Ok(ticket) => self.dispatcher.attach(ticket),
             Err(reason) => {
                 let error = ServiceError::from(reason);
@@ -186,7 +207,7 @@ impl Service {
                 return Err(error);
             }
         }
-        let facts = Facts { prompt, seed, prompt_characters };
+        let facts = Facts { prompt, seed, prompt_characters: characters, thinking };
         Ok(Generation::new(facts, mailbox, texts, self.vocabulary.clone(), account))
     }
 
@@ -195,7 +216,7 @@ impl Service {
             Prompt::Tokens(ids) => {
                 let check = |id: &i64| self.validator.token("prompt", *id);
                 let tokens = ids.iter().map(check).collect::<Result<Vec<_>, _>>()?;
-                Ok(Tokenized { tokens, characters: 0 })
+                Ok(Tokenized { tokens, characters: 0, thinking: Thinking::None })
             }
             Prompt::Text(text) => {
                 let (tokenizer, text) = (self.vocabulary.tokenizer.clone(), text.clone());
@@ -203,10 +224,11 @@ impl Service {
             }
             Prompt::Chat(conversation) => {
                 let (tokenizer, template) = (self.vocabulary.tokenizer.clone(), self.template.clone());
-                let conversation = conversation.clone();
+                let (conversation, reasoning) = (conversation.clone(), self.forms.reasoning);
                 self.on_worker(move || {
                     let text = template.render(&conversation)?;
-                    encode(&tokenizer, &text, false)
+                    let thinking = reasoning.map_or(Thinking::None, |marks| marks.after(&text));
+                    Ok(Tokenized { thinking, ..encode(&tokenizer, &text, false)? })
                 })
                 .await
             }
@@ -248,7 +270,8 @@ fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> Result
         return Err(ValidationError::EmptyInput.into());
     }
     let encoding = tokenizer.encode_fast(text, add_special_tokens).map_err(tokenizer_error)?;
-    Ok(Tokenized { tokens: encoding.get_ids().to_vec(), characters: text.chars().count() })
+    let tokens = encoding.get_ids().to_vec();
+    Ok(Tokenized { tokens, characters: text.chars().count(), thinking: Thinking::None })
 }
 
 fn place(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> Result<Vec<Placed>, ServiceError> {

@@ -2,6 +2,7 @@
 
 use weirgate_types::Frequency;
 
+use super::constraint::Constraint;
 use super::template::Conversation;
 
 /// One prompt to continue, not yet validated.
@@ -14,6 +15,8 @@ pub(crate) struct Request {
     /// The most `top_n_tokens` this dialect allows.
     pub max_top_n_tokens: u32,
     pub text: TextOptions,
+    /// Special tokens that are text to whoever reads the answer: the marks of calls and of reasoning.
+    pub marks: Vec<String>,
     /// Requests of different tenants share no cached prefixes.
     pub tenant: Tenant,
 }
@@ -91,7 +94,7 @@ pub(crate) struct Parameters {
     /// A LoRA adapter, by its name.
     pub adapter: Option<String>,
     /// A grammar, a response format or tools were asked for.
-    pub grammar: bool,
+    pub constraint: Option<Constraint>,
 }
 
 impl Parameters {
@@ -119,7 +122,7 @@ impl Parameters {
             top_n_tokens: 0,
             prompt_logprobs: false,
             adapter: None,
-            grammar: false,
+            constraint: None,
         }
     }
 

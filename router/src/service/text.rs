@@ -34,6 +34,19 @@ impl Vocabulary {
         self.bytes.get(&id).copied()
     }
 
+    /// The same, with the special tokens that occur in these texts taken for ordinary ones.
+    pub fn showing(&self, texts: &[String]) -> Self {
+        let mut this = self.clone();
+        let shown = |id: &TokenId| {
+            let mark = self.tokenizer.id_to_token(*id);
+            mark.is_some_and(|mark| texts.iter().any(|text| text.contains(&mark)))
+        };
+        if !texts.is_empty() {
+            this.special = Arc::new(self.special.iter().copied().filter(|id| !shown(id)).collect());
+        }
+        this
+    }
+
     pub fn is_special(&self, id: TokenId) -> bool {
         self.special.contains(&id)
     }

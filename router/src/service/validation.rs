@@ -27,6 +27,7 @@ pub(crate) struct Validator {
     /// The model's end-of-sequence ids.
     pub eos_tokens: Arc<[TokenId]>,
     pub watermark: Watermark,
+    pub disable_grammar_support: bool,
 }
 
 impl Validator {
@@ -129,7 +130,8 @@ impl Validator {
         }
         let limit = self.max_input_tokens;
         ensure(input <= limit && room > 0, ValidationError::InputLength { limit, given: input })?;
-        ensure(!parameters.grammar, ValidationError::Grammar)?;
+        let refused = self.disable_grammar_support && parameters.constraint.is_some();
+        ensure(!refused, ValidationError::Grammar)?;
         Ok(match parameters.max_new_tokens {
             MaxNewTokens::Given(new) | MaxNewTokens::Default(new) => new.min(room),
             MaxNewTokens::Open => room,

@@ -1,4 +1,4 @@
-//! The threads on which templates are rendered and prompts tokenized, so that a long prompt never holds up the server.
+//! Threads for templates and tokenizing, and for grammars, so that a long prompt or a schema never holds up the server.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -23,12 +23,11 @@ pub(crate) struct JobLost;
 impl WorkerPool {
     /// # Errors
     /// When the system cannot start a thread.
-    pub fn new(workers: usize) -> std::io::Result<Self> {
+    pub fn new(name: &str, workers: usize) -> std::io::Result<Self> {
         let (jobs, inbox) = flume::bounded::<Job>(QUEUE);
         for number in 0..workers.max(1) {
             let inbox = inbox.clone();
-            let thread =
-                std::thread::Builder::new().name(format!("tokenizer-{number}")).stack_size(STACK_BYTES);
+            let thread = std::thread::Builder::new().name(format!("{name}-{number}")).stack_size(STACK_BYTES);
             thread.spawn(move || {
                 for job in inbox {
                     job();
@@ -64,7 +63,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panicking_job_is_lost_and_the_worker_lives() {
-        let pool = WorkerPool::new(1).unwrap();
+        let pool = WorkerPool::new("test", 1).unwrap();
         assert_eq!(pool.run(|| -> u8 { panic!("bad input") }).await, Err(JobLost));
         assert_eq!(pool.run(|| 7).await, Ok(7));
     }

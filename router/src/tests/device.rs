@@ -55,7 +55,7 @@ impl Device {
             max_step_tokens: 64,
             max_seqs: 16,
             vocab_size: 258,
-            max_seq_len: 200,
+            max_seq_len: 1000,
         };
         Self { script, end, limits, gate, result: StepResult::default() }
     }
@@ -75,9 +75,24 @@ impl Device {
         if seed != super::OWN_SEED && token < 256 {
             token = u32::from((token as u8).to_ascii_uppercase());
         }
+        if let Some(mask) = &sample.mask {
+            token = self.obey(mask, token, number);
+        }
         let logprob = -(number as f32 + 1.0) * (1.0 + (seed % super::OWN_SEED) as f32 / 1000.0);
         let top = (0..sample.params.top_n).map(|n| (token + n, logprob - n as f32)).collect();
         Sampled { token, logprob, top }
+    }
+}
+
+impl Device {
+    /// The token if it is allowed, else the end, else any other one.
+    fn obey(&self, mask: &[u32], token: u32, number: usize) -> u32 {
+        let allows = |token: &u32| mask[*token as usize / 32] >> (token % 32) & 1 == 1;
+        if let Some(token) = [token, self.end].into_iter().find(allows) {
+            return token;
+        }
+        let allowed: Vec<u32> = (0..self.limits.vocab_size as u32).filter(allows).collect();
+        allowed[number * 31 % allowed.len()]
     }
 }
 

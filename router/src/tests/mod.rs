@@ -1,11 +1,13 @@
 //! The whole server over a scripted device: real engine, real tokenizer, real HTTP messages.
 
+mod constraints;
 mod device;
 mod limits;
 mod openai;
 mod openai_tgi;
 mod platforms;
 mod tgi;
+mod tools;
 
 use std::sync::Arc;
 
@@ -126,10 +128,15 @@ impl TestServer {
     }
 
     fn with(config: RouterConfig) -> Self {
+        Self::writing(SCRIPT, TEMPLATE, config)
+    }
+
+    /// A model that writes this script as far as it is allowed to, behind a chat template.
+    fn writing(script: &str, template: &str, config: RouterConfig) -> Self {
         let gate = Gate::open();
         let device =
-            Device::new(SCRIPT.bytes().map(u32::from).collect(), END, BLOCKS, BLOCK_SIZE, gate.clone());
-        let template = ChatTemplate::new(vec![("default".into(), TEMPLATE.into())], Vec::new());
+            Device::new(script.bytes().map(u32::from).collect(), END, BLOCKS, BLOCK_SIZE, gate.clone());
+        let template = ChatTemplate::new(vec![("default".into(), template.into())], Vec::new());
         let text = TextModel { tokenizer: byte_level(), template, eos_tokens: vec![END], max_length: None };
         let sizing = Sizing {
             max_input_tokens: config.limits.max_input_tokens.unwrap_or(199),

@@ -284,24 +284,6 @@ async fn refusals_have_openais_object_and_tgis_type() {
 }
 
 #[tokio::test]
-async fn what_needs_a_grammar_is_refused_and_not_ignored() {
-    let server = TestServer::new();
-    let tool = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
-    for body in [json!({"tools": tool}), json!({"response_format": {"type": "json_object"}})] {
-        let answer = server.post("/v1/chat/completions", chat(body)).await;
-        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-        assert_eq!(answer.json()["error"]["message"], "Input validation error: grammar is not supported");
-    }
-    for body in [
-        json!({"tools": tool, "tool_choice": "none"}),
-        json!({"response_format": {"type": "text"}}),
-        json!({"tools": []}),
-    ] {
-        assert_eq!(server.post("/v1/chat/completions", chat(body)).await.status, StatusCode::OK);
-    }
-}
-
-#[tokio::test]
 async fn messages_may_come_in_parts_but_not_with_images() {
     let server = TestServer::new();
     let parts = |parts: Value| chat(json!({"messages": [{"role": "user", "content": parts}]}));

@@ -133,7 +133,11 @@ async fn refusals_have_tgis_form() {
             json!({"max_new_tokens": 196}),
             "`inputs` tokens + `max_new_tokens` must be <= 200. Given: 5 `inputs` tokens and 196 `max_new_tokens`",
         ),
-        (json!({"grammar": {"type": "regex", "value": "a"}}), "grammar is not supported"),
+        (json!({"grammar": {"type": "json", "value": 1}}), "grammar is not supported"),
+        (
+            json!({"grammar": {"type": "json", "value": "{"}}),
+            "grammar is not valid: the schema is not JSON: EOF while parsing an object at line 1 column 1",
+        ),
     ] {
         let refusal = json!({"error": format!("Input validation error: {text}"), "error_type": "validation"});
         let answer = server.post("/generate", greedy(parameters.clone())).await;

@@ -9,13 +9,15 @@ use super::collect::{Finished, collect};
 use super::errors::Refusal;
 use super::parameters::{Shape, field, parameters, request};
 use super::quirks::Quirks;
+use super::reading::Reading;
 use super::stream::{self, ChatChunks};
-use super::types::{AssistantMessage, ChatChoice, ChatRequest, Envelope, Message};
-use super::{logprobs, messages};
+use super::types::{ChatChoice, ChatRequest, Envelope, Message};
+use super::{constraints, logprobs, messages, tools};
 use crate::api::extract::Body;
 use crate::api::headers::{compute_headers, figure_headers};
-use crate::api::{AppState, Caller, Settings};
+use crate::api::{AppState, Caller};
 use crate::service::{Conversation, MaxNewTokens, Prompt, Request, ServiceError, Vocabulary};
+use crate::tools::Calls;
 
 const ID_PREFIX: &str = "chatcmpl";
 
@@ -32,45 +34,61 @@ pub(crate) async fn completions(Caller(state): Caller, body: Body<ChatRequest>) 
 
 async fn answer(state: &AppState, body: ChatRequest) -> Result<Response, Refusal> {
     tracing::debug!(user = body.common.user, "a chat");
-    let lowered = lower(body, &state.settings);
-    let (mut request, shape) = lowered.inspect_err(|error| state.service.refuse(error))?;
+    let lowered = lower(body, state);
+    let Lowered { mut request, shape, calls } = lowered.inspect_err(|error| state.service.refuse(error))?;
     request.tenant = state.tenant;
     let account = state.service.admit_one()?;
     let mut generation = state.service.generate(request, account).await?;
+    let reading = Reading { calls, thinking: generation.facts.thinking, quirks: shape.quirks };
     let mut headers = compute_headers(&state.settings, generation.facts.prompt_characters);
     if shape.stream {
         generation.started().await?;
-        let chunks = ChatChunks::new(state.service.vocabulary.clone(), &shape);
+        let chunks = ChatChunks::new(state.service.vocabulary.clone(), &shape, reading);
         let envelope = envelope(ID_PREFIX, "chat.completion.chunk", &shape);
         return Ok((headers, stream::respond(envelope, chunks, vec![generation], &shape)).into_response());
     }
     let finished = collect(&mut generation, shape.n).await?;
     figure_headers(&mut headers, &generation);
     let choices = finished.sequences.into_iter().enumerate();
-    let choices = choices.map(|(index, sequence)| choice(&state.service.vocabulary, &shape, index, sequence));
+    let choices = choices
+        .map(|(index, sequence)| choice(&state.service.vocabulary, (&shape, &reading), index, sequence));
     let answer = Envelope {
-        choices: choices.collect(),
+        choices: choices.collect::<Result<_, _>>()?,
         usage: Some(Some(usage(&[generation], finished.generated_tokens))),
         ..envelope(ID_PREFIX, "chat.completion", &shape)
     };
     Ok((headers, Json(answer)).into_response())
 }
 
-fn choice(vocabulary: &Vocabulary, shape: &Shape, index: usize, sequence: Finished) -> ChatChoice {
-    ChatChoice {
+fn choice(
+    vocabulary: &Vocabulary,
+    (shape, reading): (&Shape, &Reading),
+    index: usize,
+    sequence: Finished,
+) -> Result<ChatChoice, ServiceError> {
+    let (message, called) = reading.message(sequence.end.text)?;
+    Ok(ChatChoice {
         index,
         logprobs: shape.logprobs.then(|| logprobs::chat(&sequence.tokens, vocabulary)),
-        finish_reason: shape.quirks.finish_reason(sequence.end.reason),
-        message: AssistantMessage { role: "assistant", content: sequence.end.text },
-    }
+        finish_reason: reading.finish_reason(sequence.end.reason, called),
+        message,
+    })
 }
 
 /// A chat for routes that answer in a form of their own.
-pub(crate) fn chat_request(body: ChatRequest, settings: &Settings) -> Result<Request, ServiceError> {
-    lower(body, settings).map(|(request, _)| request)
+pub(crate) fn chat_request(body: ChatRequest, state: &AppState) -> Result<Request, ServiceError> {
+    lower(body, state).map(|lowered| lowered.request)
 }
 
-fn lower(body: ChatRequest, settings: &Settings) -> Result<(Request, Shape), ServiceError> {
+/// A chat for the service, and what its answer depends on.
+struct Lowered {
+    request: Request,
+    shape: Shape,
+    calls: Option<Calls>,
+}
+
+fn lower(body: ChatRequest, state: &AppState) -> Result<Lowered, ServiceError> {
+    let (settings, forms) = (&state.settings, &state.service.forms);
     if let Some(unserved) = body.unserved() {
         return Err(field(unserved, "is not supported"));
     }
@@ -84,18 +102,19 @@ fn lower(body: ChatRequest, settings: &Settings) -> Result<(Request, Shape), Ser
     let max_new_tokens = MaxNewTokens::new(max_tokens, settings.default_max_new_tokens);
     let mut parameters = parameters(&body.common, max_new_tokens, shape.quirks)?;
     parameters.top_n_tokens = top;
-    parameters.grammar = wants_grammar(&body);
-    let prompt = Prompt::Chat(conversation(body)?);
-    Ok((request(prompt, parameters, shape.quirks.text(true), settings), shape))
-}
-
-/// Tools or a response format: what the grammar seam will serve.
-fn wants_grammar(body: &ChatRequest) -> bool {
-    let tools = body.tools.as_ref().is_some_and(|tools| !tools.is_empty());
-    let refuses_tools = body.tool_choice.as_ref().and_then(Value::as_str) == Some("none");
-    let format = body.response_format.as_ref().filter(|format| !format.is_null());
-    let text = |format: &Value| format.get("type").and_then(Value::as_str) == Some("text");
-    (tools && !refuses_tools) || format.is_some_and(|format| !text(format))
+    let asked = tools::asked(&body, forms)?;
+    let calls = asked.as_ref().map(|asked| asked.calls.clone());
+    parameters.constraint = constraints::chat(&body, calls.clone(), shape.quirks)?;
+    let mut conversation = conversation(body)?;
+    if let Some(asked) = asked {
+        asked.tell(&mut conversation, forms);
+    }
+    let mut request = request(Prompt::Chat(conversation), parameters, shape.quirks.text(true), settings);
+    request.marks = calls.as_ref().map(Calls::marks).unwrap_or_default();
+    request
+        .marks
+        .extend(forms.reasoning.into_iter().flat_map(|marks| [marks.open, marks.close]).map(str::to_owned));
+    Ok(Lowered { request, shape, calls })
 }
 
 fn conversation(body: ChatRequest) -> Result<Conversation, ServiceError> {

@@ -133,7 +133,9 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::Service(ServiceError::Overloaded) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Service(ServiceError::Validation(_) | ServiceError::Template(_)) => StatusCode::BAD_REQUEST,
+            Self::Service(
+                ServiceError::Validation(_) | ServiceError::Template(_) | ServiceError::Tool(_),
+            ) => StatusCode::BAD_REQUEST,
             Self::Service(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Body(error) if error.status == StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
             Self::Body(error) => error.status,
@@ -145,9 +147,10 @@ impl Refusal {
 
     fn tgi_status(&self) -> StatusCode {
         match self {
-            Self::Service(ServiceError::Validation(_) | ServiceError::Template(_)) | Self::Invalid { .. } => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::Service(
+                ServiceError::Validation(_) | ServiceError::Template(_) | ServiceError::Tool(_),
+            )
+            | Self::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Service(ServiceError::Generation(_)) => StatusCode::FAILED_DEPENDENCY,
             Self::Service(ServiceError::Incomplete) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Body(error) => error.status,
@@ -168,6 +171,7 @@ impl Refusal {
         match self {
             Self::Service(ServiceError::Validation(reason)) => reason.field(),
             Self::Service(ServiceError::Template(_)) => Some("messages"),
+            Self::Service(ServiceError::Tool(_)) => Some("tools"),
             Self::Invalid { param, .. } => Some(param),
             Self::ModelNotFound(_) => Some("model"),
             _ => None,

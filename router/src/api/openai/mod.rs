@@ -7,13 +7,16 @@ mod answer;
 pub(crate) mod chat;
 mod collect;
 pub(crate) mod completions;
+mod constraints;
 mod errors;
 mod logprobs;
 mod messages;
 mod models;
 mod parameters;
 mod quirks;
+mod reading;
 mod stream;
+mod tools;
 mod types;
 
 use axum::Router;

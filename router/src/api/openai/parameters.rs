@@ -52,7 +52,15 @@ pub(super) fn request(
     } else {
         settings.max_top_n_tokens.max(MAX_TOP_LOGPROBS)
     };
-    Request { prompt, truncate: None, parameters, max_top_n_tokens, text, tenant: Tenant::default() }
+    Request {
+        prompt,
+        truncate: None,
+        parameters,
+        max_top_n_tokens,
+        text,
+        marks: Vec::new(),
+        tenant: Tenant::default(),
+    }
 }
 
 /// Temperature 0 is greedy, whatever else is said; without a temperature both sample at 1. Values that switch a filter

@@ -18,6 +18,10 @@ pub(super) struct Quirks {
     pub keep_stop: bool,
     /// The reason of a choice that a stop string ended.
     stop_string: &'static str,
+    /// The reason of a choice that ends with tool calls.
+    pub tool_calls: &'static str,
+    /// Tool calls as TGI writes them: id "0", the description beside the name, and an error where one is not complete.
+    pub tgi_calls: bool,
     /// The reason in a stream of `/v1/completions` when the model ended the text.
     end_of_text: &'static str,
     /// `frequency_penalty` is TGI's, relative to the length; else OpenAI's, per occurrence.
@@ -35,6 +39,8 @@ const OPENAI: Quirks = Quirks {
     token_chunks: false,
     keep_stop: false,
     stop_string: "stop",
+    tool_calls: "tool_calls",
+    tgi_calls: false,
     end_of_text: "stop",
     relative_frequency: false,
     tgi_bounds: false,
@@ -47,6 +53,8 @@ const TGI: Quirks = Quirks {
     token_chunks: true,
     keep_stop: true,
     stop_string: "stop_sequence",
+    tool_calls: "stop",
+    tgi_calls: true,
     end_of_text: "eos_token",
     relative_frequency: true,
     tgi_bounds: true,

@@ -28,7 +28,7 @@ pub(super) async fn chat_tokenize(State(state): State<AppState>, body: Body<Chat
 }
 
 async fn tokenize(state: &AppState, body: ChatRequest) -> Result<ChatTokenizeResponse, ServiceError> {
-    let request = chat_request(body, &state.settings)?;
+    let request = chat_request(body, state)?;
     let Prompt::Chat(conversation) = request.prompt else { return Err(ServiceError::Incomplete) };
     let (templated_text, placed) = state.service.tokenize_chat(conversation).await?;
     let tokenize_response = simple_tokens(&placed, &templated_text);

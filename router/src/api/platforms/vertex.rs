@@ -12,7 +12,7 @@ use crate::api::extract::Body;
 use crate::api::openai::ChatRequest;
 use crate::api::openai::chat::chat_request;
 use crate::api::tgi::{GenerateRequest, Parameters};
-use crate::api::{Caller, Settings, tgi};
+use crate::api::{AppState, Caller, tgi};
 use crate::config::VertexRoutes;
 use crate::service::{self, ServiceError};
 
@@ -42,15 +42,15 @@ pub(crate) struct VertexResponse {
 
 impl VertexInstance {
     /// TGI samples here; so does this, unless told not to.
-    fn into_request(self, settings: &Settings) -> Result<service::Request, ServiceError> {
+    fn into_request(self, state: &AppState) -> Result<service::Request, ServiceError> {
         match self {
             Self::Generate(instance) => {
                 let GenerateVertexInstance { inputs, parameters } = *instance;
                 let mut parameters = parameters.unwrap_or_default();
                 parameters.do_sample.get_or_insert(true);
-                tgi::request(GenerateRequest { inputs, parameters, stream: false }, settings)
+                tgi::request(GenerateRequest { inputs, parameters, stream: false }, &state.settings)
             }
-            Self::Chat(body) => chat_request(*body, settings),
+            Self::Chat(body) => chat_request(*body, state),
         }
     }
 }
@@ -65,7 +65,7 @@ pub(super) async fn predict(Caller(state): Caller, body: Body<VertexRequest>) ->
         const TEXT: &str = "Input validation error";
         return refusal(StatusCode::UNPROCESSABLE_ENTITY, TEXT, TEXT);
     }
-    let requests = instances.into_iter().map(|instance| instance.into_request(&state.settings));
+    let requests = instances.into_iter().map(|instance| instance.into_request(&state));
     let requests: Result<Vec<_>, _> = requests.collect();
     let predictions = match requests.inspect_err(|error| state.service.refuse(error)) {
         Ok(requests) => texts(&state, requests).await,

@@ -5,7 +5,8 @@ use weirgate_types::Frequency;
 use super::types::{self, FinishReason, GenerateRequest, SimpleToken};
 use crate::api::Settings;
 use crate::service::{
-    self, MaxNewTokens, Parameters, Placed, Prompt, Request, ServiceError, StopReason, Tenant, TextOptions,
+    self, Field, MaxNewTokens, Parameters, Placed, Prompt, Request, ServiceError, StopReason, Tenant,
+    TextOptions, tgi_grammar,
 };
 
 /// TGI keeps the stop string and shows special tokens token by token.
@@ -14,6 +15,8 @@ const TEXT: TextOptions = TextOptions { keep_stop: true, special_pieces: true };
 /// The service's request.
 pub(crate) fn request(body: GenerateRequest, settings: &Settings) -> Result<Request, ServiceError> {
     let p = body.parameters;
+    let grammar = p.grammar.filter(|grammar| !grammar.is_null());
+    let constraint = grammar.map(|grammar| tgi_grammar(&grammar, Field::Grammar)).transpose()?;
     let max_new_tokens = MaxNewTokens::new(p.max_new_tokens, settings.default_max_new_tokens);
     let parameters = Parameters {
         best_of: p.best_of,
@@ -32,7 +35,7 @@ pub(crate) fn request(body: GenerateRequest, settings: &Settings) -> Result<Requ
         stop: p.stop,
         top_n_tokens: p.top_n_tokens.unwrap_or(0),
         prompt_logprobs: p.decoder_input_details,
-        grammar: p.grammar.is_some(),
+        constraint,
         adapter: p.adapter_id,
         ..Parameters::new(max_new_tokens)
     };
@@ -42,6 +45,7 @@ pub(crate) fn request(body: GenerateRequest, settings: &Settings) -> Result<Requ
         parameters,
         max_top_n_tokens: settings.max_top_n_tokens,
         text: TEXT,
+        marks: Vec::new(),
         tenant: Tenant::default(),
     })
 }

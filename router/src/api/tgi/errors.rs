@@ -25,7 +25,9 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         match self.0 {
             ServiceError::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-            ServiceError::Validation(_) | ServiceError::Template(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ServiceError::Validation(_) | ServiceError::Template(_) | ServiceError::Tool(_) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             ServiceError::Generation(_) => StatusCode::FAILED_DEPENDENCY,
             ServiceError::Incomplete => StatusCode::INTERNAL_SERVER_ERROR,
             ServiceError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,

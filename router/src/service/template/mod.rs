@@ -25,6 +25,8 @@ use sandbox::Sandbox;
 pub struct ChatTemplate {
     /// None where the model has no template.
     sandbox: Option<Sandbox>,
+    /// The templates as they are written.
+    text: String,
 }
 
 /// Why a conversation could not be rendered.
@@ -49,13 +51,19 @@ impl ChatTemplate {
     /// `sources` are `(name, text)`; a single template has the name `default`. `special_tokens` are `bos_token`,
     /// `eos_token` and the like, by name. Nothing is run yet.
     pub fn new(sources: Vec<(String, String)>, special_tokens: Vec<(String, String)>) -> Self {
+        let text = sources.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("\n");
         let sandbox = (!sources.is_empty()).then(|| Sandbox::new(sources, special_tokens));
-        Self { sandbox }
+        Self { sandbox, text }
     }
 
     /// Why the first template that does not compile does not. Starts the process that will render.
     pub fn broken(&self) -> Option<String> {
         self.sandbox.as_ref()?.broken()
+    }
+
+    /// The templates as they are written: a model's form of tool calls and of reasoning is told by them.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The prompt text of a conversation.

@@ -10,6 +10,7 @@ fn validator() -> Validator {
         vocab_size: 300,
         eos_tokens: Arc::from([7]),
         watermark: Watermark { gamma: 0.5, delta: 2.0 },
+        disable_grammar_support: true,
     }
 }
 
@@ -22,6 +23,7 @@ fn request(change: impl FnOnce(&mut Parameters)) -> Request {
         parameters,
         max_top_n_tokens: 5,
         text: TextOptions { keep_stop: true, special_pieces: true },
+        marks: Vec::new(),
         tenant: Tenant(9),
     }
 }
@@ -159,10 +161,15 @@ fn lengths_follow_tgis_arithmetic() {
         wide.check_lengths(&request(|p| p.max_new_tokens = MaxNewTokens::Given(100_000)).parameters, 50),
         Ok(1950)
     );
+    let grammar = serde_json::json!({"type": "regex", "value": "a"});
+    let constraint = crate::service::tgi_grammar(&grammar, crate::service::Field::Grammar).unwrap();
+    let constrained = request(|p| p.constraint = Some(constraint)).parameters;
     assert_eq!(
-        validator().check_lengths(&request(|p| p.grammar = true).parameters, 5).unwrap_err().to_string(),
+        validator().check_lengths(&constrained, 5).unwrap_err().to_string(),
         "grammar is not supported"
     );
+    let allowed = Validator { disable_grammar_support: false, ..validator() };
+    assert_eq!(allowed.check_lengths(&constrained, 5), Ok(10));
 }
 
 #[test]

@@ -2,8 +2,10 @@ use super::Chunks;
 use crate::api::openai::logprobs;
 use crate::api::openai::parameters::Shape;
 use crate::api::openai::quirks::Quirks;
+use crate::api::openai::reading::Reading;
 use crate::api::openai::types::{ChatChunkChoice, Delta};
 use crate::service::{SequenceEnd, Token, Vocabulary};
+use crate::tools::Reader;
 
 const ROLE: Option<&str> = Some("assistant");
 
@@ -12,11 +14,29 @@ pub(in crate::api::openai) struct ChatChunks {
     vocabulary: Vocabulary,
     quirks: &'static Quirks,
     logprobs: bool,
+    reading: Reading,
+    /// One per choice.
+    readers: Vec<Reader>,
 }
 
 impl ChatChunks {
-    pub fn new(vocabulary: Vocabulary, shape: &Shape) -> Self {
-        Self { vocabulary, quirks: shape.quirks, logprobs: shape.logprobs }
+    pub fn new(vocabulary: Vocabulary, shape: &Shape, reading: Reading) -> Self {
+        let readers = (0..shape.n).map(|_| reading.reader()).collect();
+        Self { vocabulary, quirks: shape.quirks, logprobs: shape.logprobs, reading, readers }
+    }
+
+    /// What of a choice's text can be told now.
+    fn read(&mut self, index: usize, text: &str, ended: bool) -> Vec<Delta> {
+        let Some(reader) = self.readers.get_mut(index) else { return Vec::new() };
+        let mut pieces = reader.push(text);
+        if ended {
+            pieces.extend(reader.finish());
+        }
+        pieces.into_iter().map(|piece| self.reading.delta(piece)).collect()
+    }
+
+    fn called(&self, index: usize) -> bool {
+        self.readers.get(index).is_some_and(Reader::called)
     }
 }
 
@@ -25,7 +45,7 @@ impl Chunks for ChatChunks {
     const ENDS_WITH_USAGE: bool = false;
 
     fn begin(&mut self, index: usize) -> Option<ChatChunkChoice> {
-        let delta = Delta { role: ROLE, content: Some(String::new()) };
+        let delta = Delta { role: ROLE, content: Some(String::new()), ..Delta::default() };
         let first = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None };
         (!self.quirks.token_chunks).then_some(first)
     }
@@ -33,20 +53,34 @@ impl Chunks for ChatChunks {
     fn step(&mut self, index: usize, token: Option<Token>, end: Option<SequenceEnd>) -> Vec<ChatChunkChoice> {
         let logprobs = token.as_ref().filter(|_| self.logprobs);
         let logprobs = logprobs.map(|token| logprobs::chat(std::slice::from_ref(token), &self.vocabulary));
-        let finish_reason = end.as_ref().map(|end| self.quirks.finish_reason(end.reason));
+        let reason = end.as_ref().map(|end| end.reason);
         let mut text = token.map(|token| token.text).unwrap_or_default();
         text.extend(end.map(|end| end.tail));
-        if self.quirks.token_chunks {
-            let delta = Delta { role: ROLE, content: Some(text) };
+        if self.quirks.token_chunks && self.reading.is_plain() {
+            let delta = Delta { role: ROLE, content: Some(text), ..Delta::default() };
+            let finish_reason = reason.map(|reason| self.quirks.finish_reason(reason));
             return vec![ChatChunkChoice { index, delta, logprobs, finish_reason }];
         }
-        let mut chunks = Vec::new();
-        if !text.is_empty() || logprobs.is_some() {
-            let delta = Delta { role: None, content: Some(text) };
-            chunks.push(ChatChunkChoice { index, delta, logprobs, finish_reason: None });
+        let mut deltas = self.read(index, &text, reason.is_some());
+        if deltas.is_empty() && logprobs.is_some() {
+            deltas.push(Delta { content: Some(String::new()), ..Delta::default() });
         }
-        if finish_reason.is_some() {
-            chunks.push(ChatChunkChoice { index, delta: Delta::default(), logprobs: None, finish_reason });
+        if reason.is_some() {
+            deltas.push(Delta::default());
+        }
+        let role = if self.quirks.token_chunks { ROLE } else { None };
+        let chunk = |delta| ChatChunkChoice {
+            index,
+            delta: Delta { role, ..delta },
+            logprobs: None,
+            finish_reason: None,
+        };
+        let mut chunks: Vec<ChatChunkChoice> = deltas.into_iter().map(chunk).collect();
+        if let Some(first) = chunks.first_mut() {
+            first.logprobs = logprobs;
+        }
+        if let (Some(last), Some(reason)) = (chunks.last_mut(), reason) {
+            last.finish_reason = Some(self.reading.finish_reason(reason, self.called(index)));
         }
         chunks
     }

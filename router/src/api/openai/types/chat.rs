@@ -15,6 +15,9 @@ pub(crate) struct ChatRequest {
     pub response_format: Option<Value>,
     pub tools: Option<Vec<Value>>,
     pub tool_choice: Option<Value>,
+    pub parallel_tool_calls: Option<bool>,
+    /// TGI's: what is said to the model about its tools.
+    pub tool_prompt: Option<String>,
 
     /// A variable of the chat template (TGI).
     pub guideline: Option<String>,

@@ -1,6 +1,8 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use crate::service::Guided;
+
 /// What both APIs take.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Common {
@@ -28,6 +30,8 @@ pub(crate) struct Common {
     pub min_tokens: Option<u32>,
     pub ignore_eos: Option<bool>,
     pub adapter_id: Option<String>,
+    #[serde(flatten)]
+    pub guided: Guided,
 }
 
 impl Common {

@@ -9,7 +9,7 @@ pub(crate) use chat::{ChatRequest, Content, Message, Part};
 pub(crate) use common::{Common, LogitBias, Stop};
 pub(crate) use completion::{CompletionRequest, PromptInput};
 pub(crate) use response::{
-    AssistantMessage, ChatChoice, ChatChunkChoice, ChatLogprob, ChatLogprobs, CompletionLogprobs, Delta,
-    Envelope, ErrorObject, LikelyToken, ModelInfo, ModelList, PromptTokensDetails, TextChoice, TextLogprobs,
-    Usage,
+    AssistantMessage, CalledFunction, ChatChoice, ChatChunkChoice, ChatLogprob, ChatLogprobs,
+    CompletionLogprobs, Delta, Envelope, ErrorObject, LikelyToken, ModelInfo, ModelList, PromptTokensDetails,
+    TextChoice, TextLogprobs, ToolCall, Usage,
 };

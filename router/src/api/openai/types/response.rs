@@ -27,7 +27,46 @@ pub(crate) struct ChatChoice {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct AssistantMessage {
     pub role: &'static str,
-    pub content: String,
+    /// `null` beside tool calls; in TGI's profile left out there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCall>>,
+}
+
+impl AssistantMessage {
+    /// Without anything said.
+    pub fn new() -> Self {
+        Self { role: "assistant", content: None, reasoning_content: None, tool_calls: None }
+    }
+}
+
+/// A tool call, whole or a chunk's.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ToolCall {
+    /// In chunks only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<usize>,
+    /// In a call's first chunk only, but for TGI's profile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
+    pub function: CalledFunction,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct CalledFunction {
+    /// Always `null`; in TGI's profile only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<Option<String>>,
+    /// In a call's first chunk only; in TGI's profile `null` in the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Option<String>>,
+    /// JSON text, or a piece of it.
+    pub arguments: String,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -45,6 +84,10 @@ pub(crate) struct Delta {
     pub role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCall>>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]

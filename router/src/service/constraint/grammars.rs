@@ -1,0 +1,108 @@
+//! Compiles what requests ask for, on threads of its own.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokenizers::Tokenizer;
+use weirgate_engine::GrammarSource;
+use weirgate_grammar::{Compiler, GrammarError, Limits, Vocabulary};
+
+use super::{Constraint, Form};
+use crate::service::error::ValidationError;
+use crate::service::workers::WorkerPool;
+use crate::tools::Thinking;
+
+/// Bytes of compiled grammars that are kept.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// Compiles constraints for one tokenizer. The first one to come prepares the compiler.
+pub(crate) struct Grammars {
+    shared: Arc<Shared>,
+    workers: WorkerPool,
+}
+
+struct Shared {
+    tokenizer: Arc<Tokenizer>,
+    compiler: OnceLock<Result<Compiler, String>>,
+    limits: Limits,
+}
+
+/// Stops a compilation whose request is gone.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Grammars {
+    /// # Errors
+    /// When the system cannot start a thread.
+    pub fn new(tokenizer: Arc<Tokenizer>, threads: usize) -> std::io::Result<Self> {
+        let shared = Shared { tokenizer, compiler: OnceLock::new(), limits: Limits::default() };
+        Ok(Self { shared: Arc::new(shared), workers: WorkerPool::new("grammar", threads)? })
+    }
+
+    /// Compiles a constraint. Waits for nothing but its turn; dropped, it is given up.
+    ///
+    /// # Errors
+    /// What is wrong with the constraint, or that this model's tokenizer allows none.
+    pub async fn compile(
+        &self,
+        constraint: &Constraint,
+        thinking: Thinking,
+    ) -> Result<Arc<dyn GrammarSource>, ValidationError> {
+        let field = constraint.field;
+        let (shared, constraint) = (self.shared.clone(), constraint.clone());
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let guard = StopOnDrop(cancelled.clone());
+        let job = move || shared.compile(&constraint, &thinking, &cancelled);
+        let done = self.workers.run(job).await;
+        drop(guard);
+        done.unwrap_or_else(|_| Err(field.refused("its compilation failed".to_owned())))
+    }
+}
+
+impl Shared {
+    fn compile(
+        &self,
+        constraint: &Constraint,
+        thinking: &Thinking,
+        cancelled: &AtomicBool,
+    ) -> Result<Arc<dyn GrammarSource>, ValidationError> {
+        let field = constraint.field;
+        let compiler = self.compiler.get_or_init(|| compiler(&self.tokenizer)).as_ref();
+        let compiler = compiler.map_err(|message| field.refused(message.clone()))?;
+        let plan = constraint.plan(thinking).map_err(|message| field.refused(message))?;
+        let limits = constraint.limits(&self.limits);
+        let compiled = compiler.compile_plan(&plan, &limits, cancelled).map_err(|error| match error {
+            GrammarError::Json(_) | GrammarError::Regex(_) => field.invalid(error.to_string()),
+            _ => field.refused(error.to_string()),
+        })?;
+        Ok(Arc::new(compiled))
+    }
+}
+
+impl Constraint {
+    /// A request's tools are compiled as one; each may be as large as a schema by itself is allowed to be, within reason.
+    fn limits(&self, single: &Limits) -> Limits {
+        match &self.form {
+            Form::Whole(_) => single.clone(),
+            Form::Calls(_) => Limits {
+                bytes: 2 * single.bytes,
+                time: single.time + Duration::from_secs(1),
+                ..single.clone()
+            },
+        }
+    }
+}
+
+fn compiler(tokenizer: &Tokenizer) -> Result<Compiler, String> {
+    let unusable = |error: String| format!("this model's tokenizer cannot be used with grammars: {error}");
+    let json = tokenizer.to_string(false).map_err(|error| unusable(error.to_string()))?;
+    let vocabulary =
+        Vocabulary::from_tokenizer_json(json.as_bytes()).map_err(|error| unusable(error.to_string()))?;
+    Compiler::new(vocabulary, CACHE_BYTES).map_err(|error| unusable(error.to_string()))
+}
