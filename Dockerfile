@@ -1,24 +1,25 @@
 # syntax=docker/dockerfile:1
-# Targets: cpu (default), cuda. The binary is the same in both; it picks its device at run time.
+# Targets: cpu (the default), cuda, sagemaker. The binary is the same in all; it picks its device at run time.
+# Every step is a script of tools/image, and `make prove-image` runs them, and the result, without Docker.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN make build && strip --strip-debug target/release/weirgate
+RUN tools/image/build /out/weirgate
 
 FROM debian:bookworm-slim AS base
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=bind,from=build,source=/out,target=/build \
+    --mount=type=bind,source=tools/image,target=/image \
+    /image/install /build/weirgate
+ENV HF_HOME=/data PORT=80
+EXPOSE 80
+ENTRYPOINT ["text-generation-launcher"]
 
 FROM base AS cuda
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility HF_HOME=/data PORT=80
-COPY --from=build /src/target/release/weirgate /usr/local/bin/weirgate
-RUN ln -s weirgate /usr/local/bin/text-generation-launcher
-EXPOSE 80
-ENTRYPOINT ["weirgate"]
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM cuda AS sagemaker
+EXPOSE 8080
+CMD ["serve"]
 
 FROM base AS cpu
-ENV HF_HOME=/data PORT=80
-COPY --from=build /src/target/release/weirgate /usr/local/bin/weirgate
-RUN ln -s weirgate /usr/local/bin/text-generation-launcher
-EXPOSE 80
-ENTRYPOINT ["weirgate"]

@@ -161,19 +161,55 @@ impl TokenizerSettings {
         SPECIAL_TOKENS.iter().filter_map(|name| Some(((*name).to_owned(), self.token(name)?))).collect()
     }
 
-    /// The model's templates: `chat_template.jinja`, else `chat_template.json`, else these settings.
+    /// The model's templates: `chat_template.jinja` with its folder of others, else `chat_template.json`, else these
+    /// settings, else `processor_config.json`.
     fn templates(&self, files: &ModelFiles) -> Result<Vec<(String, String)>, RouterError> {
         let own = named_templates(self.own.get("chat_template"));
         if self.replaced && !own.is_empty() {
             return Ok(own);
         }
+        let mut templates = additional_templates(files)?;
         if let Some(bytes) = files.read("chat_template.jinja")? {
-            return Ok(vec![("default".to_owned(), String::from_utf8_lossy(&bytes).into_owned())]);
+            templates.insert(0, ("default".to_owned(), String::from_utf8_lossy(&bytes).into_owned()));
         }
-        let json = read_json(files, "chat_template.json")?.unwrap_or(Value::Null);
-        let templates = named_templates(json.get("chat_template"));
-        Ok(if templates.is_empty() { own } else { templates })
+        if !templates.is_empty() {
+            return Ok(templates);
+        }
+        let of_file = |name: &str| -> Result<_, RouterError> {
+            Ok(named_templates(read_json(files, name)?.unwrap_or(Value::Null).get("chat_template")))
+        };
+        let templates = of_file("chat_template.json")?;
+        match (templates.is_empty(), own.is_empty()) {
+            (false, _) => Ok(templates),
+            (true, false) => Ok(own),
+            (true, true) => of_file("processor_config.json"),
+        }
     }
+}
+
+/// The folder in which transformers keeps a model's templates other than the default one, each named as its file.
+fn additional_templates(files: &ModelFiles) -> Result<Vec<(String, String)>, RouterError> {
+    const FOLDER: &str = "additional_chat_templates";
+    let Some(folder) = files.folder().map(|folder| folder.join(FOLDER)).filter(|folder| folder.is_dir())
+    else {
+        return Ok(Vec::new());
+    };
+    let others = ModelFiles::open(&folder)?;
+    let mut names: Vec<String> = std::fs::read_dir(&folder)?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".jinja"))
+        .collect();
+    names.sort_unstable();
+    let mut templates = Vec::new();
+    for name in names {
+        if let Some(bytes) = others.read(&name)? {
+            templates.push((
+                name.trim_end_matches(".jinja").to_owned(),
+                String::from_utf8_lossy(&bytes).into_owned(),
+            ));
+        }
+    }
+    Ok(templates)
 }
 
 /// One template, or a list of `{"name", "template"}`.
@@ -244,6 +280,28 @@ mod tests {
         assert_eq!(text(&settings, &all), "jinja");
         assert_eq!(text(&settings, &json_only), "json");
         assert_eq!(text(&settings, &ModelFiles::embedded(&[])), "settings");
+        let nothing = TokenizerSettings { own: Value::Null, replaced: false };
+        let processor =
+            ModelFiles::embedded(&[("processor_config.json", br#"{"chat_template": "processor"}"#)]);
+        assert_eq!(text(&nothing, &processor), "processor");
+        assert_eq!(text(&TokenizerSettings { own: own.clone(), replaced: false }, &processor), "settings");
         assert_eq!(text(&TokenizerSettings { own, replaced: true }, &all), "settings");
+    }
+
+    #[test]
+    fn other_templates_lie_in_a_folder_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str| std::fs::write(folder.path().join(name), name).unwrap();
+        std::fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+        for name in ["chat_template.jinja", "additional_chat_templates/tool_use.jinja", "additional_chat_templates/rag.jinja"]
+        {
+            write(name);
+        }
+        write("additional_chat_templates/notes.txt");
+        let settings = TokenizerSettings { own: json!({"chat_template": "settings"}), replaced: false };
+        let found = settings.templates(&ModelFiles::open(folder.path()).unwrap()).unwrap();
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["default", "rag", "tool_use"]);
+        assert_eq!(found[2].1, "additional_chat_templates/tool_use.jinja");
     }
 }

@@ -6,8 +6,10 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 
-use super::json::{Style, python_float, to_json};
+use super::filters::add_filters;
+use super::json::{Style, indentation, python_float, to_json};
 use super::methods::python_method;
+use super::source::{GENERATION, ITERABLE, adapt};
 use super::strftime::strftime;
 
 /// Jinja's own name for a template given as a string; it appears in error messages.
@@ -16,8 +18,6 @@ pub(super) const TEMPLATE_NAME: &str = "<string>";
 const FUEL: u64 = 5_000_000;
 /// Bytes of a template.
 const MAX_TEMPLATE_BYTES: usize = 256 * 1024;
-/// The function that `{% generation %}` calls.
-const GENERATION: &str = "_generation";
 
 /// Compiles one template. The error is Jinja's message.
 pub(super) fn compile(source: &str) -> Result<Environment<'static>, String> {
@@ -35,8 +35,9 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, String> {
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_function(GENERATION, generation);
-    let source = with_generation_calls(&source.replace("\r\n", "\n").replace('\r', "\n"));
-    environment.add_template_owned(TEMPLATE_NAME, source).map_err(|error| error.to_string())?;
+    environment.add_filter(ITERABLE, iterable);
+    add_filters(&mut environment);
+    environment.add_template_owned(TEMPLATE_NAME, adapt(source)).map_err(|error| error.to_string())?;
     Ok(environment)
 }
 
@@ -58,28 +59,15 @@ pub(super) fn from_json(value: &serde_json::Value) -> Value {
     }
 }
 
-/// `{% generation %}` marks the assistant's text for training. To transformers it is a call block, so what is set in it
-/// is not seen after it; here it becomes one, with the same whitespace control.
-fn with_generation_calls(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        out.push_str(before);
-        let Some(end) = tag.find("%}") else { return out + tag };
-        let (tag, after) = tag.split_at(end + 2);
-        match tag.trim_matches(|c: char| "{}%-+".contains(c) || c.is_whitespace()) {
-            "generation" => out.push_str(&tag.replace("generation", &format!("call {GENERATION}()"))),
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endcall")),
-            _ => out.push_str(tag),
-        }
-        rest = after;
-    }
-    out + rest
-}
-
 fn generation(state: &mut State, kwargs: Kwargs) -> Result<Value, Error> {
     kwargs.get::<Value>("caller")?.call(state, &[])
+}
+
+fn iterable(value: Value) -> Result<Value, Error> {
+    match value.is_none() {
+        true => Err(Error::new(ErrorKind::InvalidOperation, "none is not iterable")),
+        false => Ok(value),
+    }
 }
 
 /// What `{{ value }}` prints.
@@ -123,15 +111,6 @@ fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Stri
     }
     kwargs.assert_all_used()?;
     to_json(value, &style)
-}
-
-/// A number of spaces (none below zero), or the text itself.
-fn indentation(value: &Value) -> Result<String, Error> {
-    if let Some(text) = value.as_str() {
-        return Ok(text.to_owned());
-    }
-    let spaces = i64::try_from(value.clone())?;
-    Ok(" ".repeat(usize::try_from(spaces).unwrap_or(0)))
 }
 
 fn separator(pair: &Value, index: usize) -> Result<String, Error> {

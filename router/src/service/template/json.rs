@@ -5,6 +5,8 @@ use std::fmt::Write;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use super::filters::Generator;
+
 /// Nested containers.
 const MAX_DEPTH: usize = 500;
 
@@ -31,6 +33,15 @@ impl Style {
     }
 }
 
+/// A number of spaces (none below zero), or the text itself.
+pub(super) fn indentation(value: &Value) -> Result<String, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.to_owned());
+    }
+    let spaces = i64::try_from(value.clone())?;
+    Ok(" ".repeat(usize::try_from(spaces).unwrap_or(0)))
+}
+
 pub(super) fn to_json(value: &Value, style: &Style) -> Result<String, Error> {
     let mut out = String::new();
     write_value(&mut out, value, style, 0)?;
@@ -46,6 +57,12 @@ fn write_value(out: &mut String, value: &Value, style: &Style, depth: usize) -> 
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number => write_number(out, value)?,
         ValueKind::String => write_string(out, value.as_str().unwrap_or_default(), style.ensure_ascii),
+        _ if value.downcast_object_ref::<Generator>().is_some() => {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "tojson: a generator is not JSON serializable",
+            ));
+        }
         ValueKind::Seq | ValueKind::Iterable => write_list(out, value, style, depth)?,
         ValueKind::Map => write_map(out, value, style, depth)?,
         kind => {

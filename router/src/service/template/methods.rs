@@ -49,7 +49,7 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
         }
         "splitlines" => {
             let (keep,): (Option<bool>,) = from_args(args)?;
-            Value::from(split_lines(text, keep.unwrap_or(false)))
+            Value::from_iter(split_lines(text, keep.unwrap_or(false)).into_iter().map(Value::from))
         }
         "ljust" | "rjust" | "center" => justify(text, name, args)?,
         "zfill" => {
@@ -59,6 +59,10 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
                 None => ("", text),
             };
             format!("{sign}{}{digits}", "0".repeat(missing(text, width))).into()
+        }
+        "title" => {
+            let () = from_args(args)?;
+            title(text).into()
         }
         "swapcase" => {
             let () = from_args(args)?;
@@ -162,7 +166,7 @@ fn partition(text: &str, args: &[Value], side: Side) -> Result<Value, Error> {
 }
 
 /// Python's line boundaries, of which `\r\n` is one.
-fn split_lines(text: &str, keep: bool) -> Vec<Value> {
+pub(super) fn split_lines(text: &str, keep: bool) -> Vec<&str> {
     let boundary = |c: char| {
         matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}')
     };
@@ -173,13 +177,30 @@ fn split_lines(text: &str, keep: bool) -> Vec<Value> {
         let crlf = tail.strip_prefix('\n').filter(|_| rest.get(line.len()..end) == Some("\r"));
         let tail = crlf.unwrap_or(tail);
         let whole = rest.get(..rest.len() - tail.len()).unwrap_or(line);
-        lines.push(Value::from(if keep { whole } else { line }));
+        lines.push(if keep { whole } else { line });
         rest = tail;
     }
     if !rest.is_empty() {
-        lines.push(Value::from(rest));
+        lines.push(rest);
     }
     lines
+}
+
+/// Every first letter after what is no letter in capitals, the others small.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut within = false;
+    for c in text.chars() {
+        if within {
+            out.extend(c.to_lowercase());
+        } else {
+            let mut capital = c.to_uppercase();
+            out.extend(capital.next());
+            out.extend(capital.flat_map(char::to_lowercase));
+        }
+        within = c.is_alphabetic();
+    }
+    out
 }
 
 /// `ljust`, `rjust` and `center`: `(width, fill=' ')`.

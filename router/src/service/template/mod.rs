@@ -8,10 +8,12 @@
 
 mod conversation;
 mod environment;
+mod filters;
 mod frame;
 mod json;
 mod methods;
 mod sandbox;
+mod source;
 mod strftime;
 mod templates;
 mod worker;

@@ -1,5 +1,6 @@
 //! What templates render, in this process; `process` has what they may take.
 
+mod parity;
 mod process;
 mod python;
 

@@ -82,6 +82,91 @@ fn what_takes_too_much_memory_ends_its_own_process_only() {
     }
 }
 
+/// Statements and expressions that random templates are made of; `E` is an expression.
+const STATEMENTS: [&str; 10] = [
+    "{% set n.a = E %}",
+    "{% set n.b = E %}",
+    "{{ E }}",
+    "{% for i in range(40) %}S{% endfor %}",
+    "{% for i in E %}S{% endfor %}",
+    "{% if E %}S{% else %}S{% endif %}",
+    "{% set t %}S{% endset %}{% set n.a = t %}",
+    "{% macro m(x) %}S{{ m(E) }}{% endmacro %}{{ m(E) }}",
+    "{% filter replace('x', E) %}S{% endfilter %}",
+    "{% call(x) n.a %}S{% endcall %}{% break %}",
+];
+const EXPRESSIONS: [&str; 24] = [
+    "n.a",
+    "n.b",
+    "messages",
+    "messages[0].content",
+    "'xxxxxxxx'",
+    "[n.a, n.b]",
+    "{'k': n.a}",
+    "i",
+    "99999",
+    "none",
+    "E ~ E",
+    "E + E",
+    "E * E",
+    "E * 999999",
+    "E | replace('x', 'xx')",
+    "E | join(E)",
+    "E.join([E, E])",
+    "E | list",
+    "E | indent(E)",
+    "E | tojson(indent=E)",
+    "E.center(E)",
+    "'%*d' | format(E, 1)",
+    "E[::-1]",
+    "E | string | upper",
+];
+
+/// A template of depth at most `depth`, the same for the same numbers.
+fn random_template(numbers: &mut impl FnMut(usize) -> usize, shape: &str, depth: usize) -> String {
+    let mut out = String::new();
+    for c in shape.chars() {
+        let parts: &[&str] = match c {
+            'S' => &STATEMENTS,
+            'E' => &EXPRESSIONS,
+            c => {
+                out.push(c);
+                continue;
+            }
+        };
+        let simple = if c == 'S' { 3 } else { 10 };
+        let part = parts[numbers(if depth == 0 { simple } else { parts.len() })];
+        if c == 'E' && part.contains(' ') {
+            out.push_str(&format!("({})", random_template(numbers, part, depth.saturating_sub(1))));
+        } else {
+            out.push_str(&random_template(numbers, part, depth.saturating_sub(1)));
+        }
+    }
+    out
+}
+
+#[test]
+fn random_templates_end_in_a_text_or_an_error() {
+    let mut state = 42_u64;
+    // Knuth's MMIX generator; its high bits.
+    let mut numbers = |bound: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % bound
+    };
+    let (mut texts, mut refused, mut ended) = (0, 0, 0);
+    for _ in 0..400 {
+        let source = random_template(&mut numbers, "{% set n = namespace(a='xxxxxxxx', b=['x']) %}SSSSS", 4);
+        match sandboxed(&source).render(&conversation(hello())) {
+            Ok(_) => texts += 1,
+            Err(TemplateError::Jinja(_)) => refused += 1,
+            Err(TemplateError::TooLarge | TemplateError::TooSlow) => ended += 1,
+            Err(error) => panic!("{error}: {source}"),
+        }
+    }
+    eprintln!("{texts} texts, {refused} refused, {ended} ended");
+    assert!(texts > 0 && refused > 0 && ended > 0, "{texts} {refused} {ended}");
+}
+
 #[test]
 fn the_next_conversation_gets_a_new_process() {
     let source = "{% if messages[0].content == 'grow' %}{% set n = namespace(s='xxxxxxxx') %}\

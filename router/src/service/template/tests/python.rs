@@ -45,6 +45,7 @@ fn strings_have_pythons_methods() {
     check("'ab'.ljust(5, '.') ~ 'ab'.rjust(5, '.') ~ 'ab'.center(5, '.')", "ab......ab..ab.");
     check("'abc'.center(6, '.') ~ '-7'.zfill(4) ~ 'aB'.swapcase()", ".abc..-007Ab");
     check("' x '.strip() ~ 'xxa'.lstrip('x') ~ 'axx'.rstrip('x')", "xaa");
+    check("\"it's <a> TITLE\".title()", "It'S <A> Title");
     check("'A title'.title() ~ 'abc'.upper() ~ 'ABC'.lower() ~ 'abc'.capitalize()", "A TitleABCabcAbc");
     check("'abc'.startswith('ab') ~ 'abc'.endswith(('x', 'c'))", "TrueTrue");
     check("'-'.join(['a', 'b']) ~ 'aXbX'.replace('X', '', 1)", "a-babX");
@@ -61,6 +62,27 @@ fn lists_and_objects_have_pythons_methods() {
     check("{'a': 1}.get('b', 2) ~ {'a': 1}.copy()", "2{'a': 1}");
     check("{'items': 1, 'a': 2}.items() | list", "[('items', 1), ('a', 2)]");
     check("{'b': 1, 'a': 2}.keys() | list ~ ({'b': 1}.values() | list)", "['b', 'a'][1]");
+}
+
+#[test]
+fn filters_give_generators() {
+    check("[1, 2, 3] | map('string') | join('-') ~ ([1, 2] | select('odd') | list)", "1-2-3[1]");
+    check("messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | first", "Hello");
+    check("messages | rejectattr('role') | list | length ~ ([] | map('upper') is iterable)", "0True");
+    for wrong in ["[1] | map('string') | tojson", "[1] | select | length"] {
+        assert!(render(&format!("{{{{ {wrong} }}}}"), hello()).is_err(), "{wrong}");
+    }
+    assert!(render("{% for tool in tools %}{% endfor %}", hello()).is_err(), "tools are none");
+    assert_eq!(render("{% for tool in nothing %}{% else %}none{% endfor %}", hello()).unwrap(), "none");
+}
+
+#[test]
+fn indentation_is_jinjas() {
+    check("'{\\n' | indent(4, first=true)", "    {\n");
+    check("'a\\n\\nb' | indent", "a\n\n    b");
+    check("'a\\n\\nb' | indent(2, true, true)", "  a\n  \n  b");
+    check("'a\\nb' | indent(width='> ')", "a\n> b");
+    check("'' | indent(2, true)", "  ");
 }
 
 #[test]
