@@ -5,7 +5,7 @@ BIN := target/release/weirgate
 PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
-        prove-quantization prove-throughput prove-clean prove-metrics openapi
+        prove-quantization prove-throughput prove-clean prove-metrics prove-templates prove-image openapi
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -37,7 +37,7 @@ setup:
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-quantization prove-throughput prove-metrics prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -53,6 +53,12 @@ prove-throughput: build setup setup-prove ## tokens per second against transform
 
 prove-metrics: build setup ## both dashboards against Prometheus, a minute under load
 	tools/prove/metrics.sh
+
+prove-templates: build setup-prove ## chat templates against transformers
+	.venv/prove/bin/python tools/templates/prove.py
+
+prove-image: ## the container images without a container engine: every target started as its platforms do (root)
+	python3 tools/image/prove.py
 
 prove-clean: ## a clean clone, as a new user would
 	tools/prove/clean_clone.sh

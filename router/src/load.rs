@@ -293,8 +293,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str| std::fs::write(folder.path().join(name), name).unwrap();
         std::fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
-        for name in ["chat_template.jinja", "additional_chat_templates/tool_use.jinja", "additional_chat_templates/rag.jinja"]
-        {
+        for name in [
+            "chat_template.jinja",
+            "additional_chat_templates/tool_use.jinja",
+            "additional_chat_templates/rag.jinja",
+        ] {
             write(name);
         }
         write("additional_chat_templates/notes.txt");

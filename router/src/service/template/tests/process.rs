@@ -77,7 +77,8 @@ fn what_takes_too_much_memory_ends_its_own_process_only() {
         let template = sandboxed(source);
         assert_eq!(template.broken(), None, "{name}");
         let error = template.render(&conversation(hello())).expect_err(name);
-        let refused = matches!(error, TemplateError::TooLarge | TemplateError::Jinja(_));
+        let refused =
+            matches!(error, TemplateError::TooLarge | TemplateError::TooSlow | TemplateError::Jinja(_));
         assert!(refused, "{name}: {error}");
     }
 }
@@ -154,7 +155,7 @@ fn random_templates_end_in_a_text_or_an_error() {
         (state >> 33) as usize % bound
     };
     let (mut texts, mut refused, mut ended) = (0, 0, 0);
-    for _ in 0..400 {
+    for _ in 0..150 {
         let source = random_template(&mut numbers, "{% set n = namespace(a='xxxxxxxx', b=['x']) %}SSSSS", 4);
         match sandboxed(&source).render(&conversation(hello())) {
             Ok(_) => texts += 1,
