@@ -3,7 +3,6 @@ Debian; starts every target as its platforms do, in namespaces of its own; and w
 `make prove-image`; Debian, root."""
 
 import json
-import re
 import shutil
 import subprocess
 import tempfile
@@ -87,7 +86,7 @@ class Platforms:
             container.kill()
         if code != 0:
             raise SystemExit(f"{title}: exit status {code}\n{log.read_text(errors='replace')}")
-        self.rows.append((title, target, " ".join(image.start(arguments)), f"{ready:.1f} s", seen, f"{stopped:.1f} s"))
+        self.rows.append((title, target, " ".join(image.start(arguments)), f"{ready:.2f} s", seen, f"{stopped:.2f} s"))
         print(f"{title}: ready after {ready:.1f} s, {seen}, stopped in {stopped:.1f} s")
 
     def docker(self):
@@ -165,18 +164,21 @@ class Platforms:
         try:
             ready = container.until_answers("http://127.0.0.1/health")
             enter = ["nsenter", "--target", str(container.first_process()), "--net"]
-            body = json.dumps(LONG | {"parameters": LONG["parameters"] | {"max_new_tokens": 400}})
+            tokens = 400
+            parameters = LONG["parameters"] | {"max_new_tokens": tokens, "details": True}
+            body = json.dumps(LONG | {"parameters": parameters})
             request = ["curl", "--silent", "--no-buffer", "--json", body, "http://127.0.0.1/generate_stream"]
             stream = subprocess.Popen([*enter, *request], stdout=subprocess.PIPE, text=True)
             first = stream.stdout.readline()
             code, stopped = container.terminate(STOP_SECONDS)
             rest = stream.stdout.read()
             assert stream.wait() == 0 and code == 0, (stream.returncode, code)
-            assert first.startswith("data:") and re.search(r'"finish_reason":\s*"length"', rest), rest[-300:]
+            assert first.startswith("data:") and rest.count("\ndata:") == tokens - 1, rest[-300:]
+            assert f'"finish_reason":"length","generated_tokens":{tokens}' in rest, rest[-300:]
         finally:
             container.kill()
-        row = ("SIGTERM during an answer", "cpu", " ".join(image.start([])), f"{ready:.1f} s", "the stream is complete")
-        self.rows.append((*row, f"{stopped:.1f} s"))
+        row = ("SIGTERM during an answer", "cpu", " ".join(image.start([])), f"{ready:.2f} s", f"all {tokens} tokens of the stream came")
+        self.rows.append((*row, f"{stopped:.2f} s"))
 
 
 def evidence(rows, sizes: dict[str, str]) -> str:
