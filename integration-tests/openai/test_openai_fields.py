@@ -43,13 +43,13 @@ def test_without_a_temperature_it_samples(listener):
 
 
 def test_a_bias_bans_and_forces_tokens(listener, reference):
-    plain = listener.client.post_ok("/v1/completions", {"prompt": PROMPT, "temperature": 0, "max_tokens": 6})
-    first = reference.ids(PROMPT + plain["choices"][0]["text"])[len(reference.ids(PROMPT))]
-    array = [0.0] * first + [-100.0]
-    for bias in ({str(first): -100}, array):
-        body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 6, "logit_bias": bias, "echo": False}
-        text = listener.client.post_ok("/v1/completions", body)["choices"][0]["text"]
-        assert reference.ids(PROMPT + text)[len(reference.ids(PROMPT))] != first
+    parameters = {"max_new_tokens": 1, "details": True, "top_n_tokens": 2}
+    details = listener.client.post_ok("/generate", {"inputs": PROMPT, "parameters": parameters})["details"]
+    first, second = details["top_tokens"][0]
+    array = [0.0] * first["id"] + [-100.0]
+    for bias in ({str(first["id"]): -100}, array):
+        body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 1, "logit_bias": bias}
+        assert listener.client.post_ok("/v1/completions", body)["choices"][0]["text"] == second["text"]
     wanted = reference.ids(" the", special=False)[-1]
     body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 3, "logit_bias": {str(wanted): 100}}
     text = listener.client.post_ok("/v1/completions", body)["choices"][0]["text"]

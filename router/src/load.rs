@@ -26,6 +26,8 @@ const SPECIAL_TOKENS: [&str; 7] =
 pub(crate) struct TextModel {
     pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
+    /// How the model is asked for the text between two others.
+    pub completion_template: Option<ChatTemplate>,
     pub eos_tokens: Vec<TokenId>,
     /// The tokenizer's `model_max_length`, if it has one.
     pub max_length: Option<usize>,
@@ -104,6 +106,9 @@ fn read_text_model(files: &ModelFiles, config: &RouterConfig) -> Result<TextMode
     if let Some(error) = template.broken() {
         tracing::warn!("the chat template does not compile, chat requests will fail: {error}");
     }
+    let completion_template = settings.own.get("completion_template").and_then(Value::as_str).map(|text| {
+        ChatTemplate::new(vec![("default".to_owned(), text.to_owned())], settings.special_tokens())
+    });
     let mut eos_tokens = GenerationConfig::read(files)?.eos_token_ids;
     if eos_tokens.is_empty() {
         eos_tokens.extend(settings.token("eos_token").and_then(|token| tokenizer.token_to_id(&token)));
@@ -113,6 +118,7 @@ fn read_text_model(files: &ModelFiles, config: &RouterConfig) -> Result<TextMode
     Ok(TextModel {
         tokenizer: Arc::new(tokenizer),
         template,
+        completion_template,
         eos_tokens,
         max_length: max_length.map(|n| n as usize),
     })

@@ -1,4 +1,4 @@
-//! One folder per dialect, each with the same file names: types, convert, handlers, stream, errors. A dialect knows
+//! One folder per dialect: types, handlers, conversion, stream, errors. A dialect knows
 //! [`crate::service`] and no other dialect; [`platforms`] stands on top of both.
 
 mod collect;

@@ -46,6 +46,8 @@ pub(crate) struct Service {
     pub validator: Validator,
     pub vocabulary: Vocabulary,
     pub template: Arc<ChatTemplate>,
+    /// Only of models that fill in text before a suffix.
+    pub completion_template: Option<Arc<ChatTemplate>>,
     pub workers: WorkerPool,
     pub grammars: Grammars,
     /// How the model calls tools and reasons.
@@ -231,6 +233,13 @@ impl Service {
                     Ok(Tokenized { thinking, ..encode(&tokenizer, &text, false)? })
                 })
                 .await
+            }
+            Prompt::Infill { text, suffix } => {
+                let template = self.completion_template.clone().ok_or(TemplateError::Missing)?;
+                let tokenizer = self.vocabulary.tokenizer.clone();
+                let conversation = Conversation::infill(text, suffix);
+                // A template writes its own special tokens.
+                self.on_worker(move || encode(&tokenizer, &template.render(&conversation)?, false)).await
             }
         }
     }

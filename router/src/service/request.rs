@@ -30,6 +30,11 @@ pub(crate) enum Prompt {
     Text(String),
     /// Ids as the client sent them.
     Tokens(Vec<i64>),
+    /// The text before and after the one that is wanted, to be rendered by the model's completion template.
+    Infill {
+        text: String,
+        suffix: String,
+    },
     /// To be rendered by the model's chat template, which writes its own special tokens.
     Chat(Conversation),
 }

@@ -35,6 +35,8 @@ use device::{Device, Gate};
 const SCRIPT: &str = "Hello, wörld! Bye.";
 const END: u32 = 257;
 const TEMPLATE: &str = "{{ guideline or '' }}{{ mood or '' }}{% for d in documents or [] %}{{ d.text }}{% endfor %}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot: {% endif %}";
+/// Of the model named `infill`.
+const INFILL: &str = "<{{ suffix }}>{{ prompt }}";
 /// The seed whose sequence 0 writes the script as it is.
 const OWN_SEED: u64 = 997;
 const BLOCKS: usize = 64;
@@ -136,8 +138,14 @@ impl TestServer {
         let gate = Gate::open();
         let device =
             Device::new(script.bytes().map(u32::from).collect(), END, BLOCKS, BLOCK_SIZE, gate.clone());
-        let template = ChatTemplate::new(vec![("default".into(), template.into())], Vec::new());
-        let text = TextModel { tokenizer: byte_level(), template, eos_tokens: vec![END], max_length: None };
+        let only = |text: &str| ChatTemplate::new(vec![("default".into(), text.into())], Vec::new());
+        let text = TextModel {
+            tokenizer: byte_level(),
+            template: only(template),
+            completion_template: config.model_id.ends_with("infill").then(|| only(INFILL)),
+            eos_tokens: vec![END],
+            max_length: None,
+        };
         let sizing = Sizing {
             max_input_tokens: config.limits.max_input_tokens.unwrap_or(199),
             max_total_tokens: config.limits.max_total_tokens.unwrap_or(200),

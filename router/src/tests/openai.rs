@@ -297,6 +297,62 @@ async fn messages_may_come_in_parts_but_not_with_images() {
 }
 
 #[tokio::test]
+async fn a_suffix_goes_through_the_completion_template() {
+    let server = TestServer::with(RouterConfig { model_id: "test/infill".into(), ..config() });
+    let answer = server
+        .post("/v1/completions", completion(json!({"prompt": ["ab", "c"], "suffix": "xyz", "echo": true})))
+        .await
+        .json();
+    assert_eq!(answer["usage"]["prompt_tokens"], "<xyz>ab".len() + "<xyz>c".len());
+    assert_eq!(answer["choices"][0]["text"], "abHello");
+    let answer = server.post("/v1/completions", completion(json!({"prompt": [97], "suffix": "xyz"}))).await;
+    assert_eq!(
+        (answer.status, &answer.json()["error"]["param"]),
+        (StatusCode::BAD_REQUEST, &json!("suffix"))
+    );
+}
+
+/// A stream that fails after its beginning: one error event, and in TGI's form `[DONE]` after it.
+#[tokio::test]
+async fn a_failure_in_midstream_ends_the_stream_with_one_event() {
+    let message = "Request failed during generation: the engine failed";
+    let object = json!({"message": message, "type": "server_error", "param": null, "code": null});
+    for (profile, last, expected) in [
+        (Profile::OpenAi, None, json!({"error": object, "error_type": "generation"})),
+        (Profile::Tgi, Some("[DONE]"), json!({"error": {"message": message, "http_status_code": 422}})),
+    ] {
+        for (path, body) in [
+            ("/v1/chat/completions", chat(json!({"stream": true, "max_tokens": 15}))),
+            ("/v1/completions", completion(json!({"stream": true, "max_tokens": 15}))),
+        ] {
+            let mut events = stream_that_fails(profile, path, body).await;
+            if last.is_some() {
+                assert_eq!(events.pop().as_deref(), last);
+            }
+            let failed: Value = serde_json::from_str(&events.pop().unwrap()).unwrap();
+            assert_eq!(failed, expected);
+            assert!(!events.is_empty() && events.iter().all(|event| !event.contains("error")));
+        }
+    }
+}
+
+async fn stream_that_fails(profile: Profile, path: &'static str, body: Value) -> Vec<String> {
+    let server = held(RouterConfig { profile, ..config() });
+    let request = tokio::spawn({
+        let server = server.clone();
+        async move { server.post(path, body).await }
+    });
+    server.until(|stats| stats.live_requests == 1).await;
+    server.gate.allow(3);
+    server.until(|stats| stats.steps >= 2).await;
+    server.state.service.dispatcher.fail_all(crate::service::Failure::Engine);
+    server.gate.reopen();
+    let answer = request.await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    answer.events()
+}
+
+#[tokio::test]
 async fn the_template_sees_what_the_client_gives_it() {
     let server = TestServer::new();
     // The prompt is `user: Hi\nbot: `, one token per byte.

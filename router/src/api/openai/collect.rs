@@ -1,8 +1,7 @@
-//! Runs a request to its end, for answers that are sent whole.
+//! The answers of a request that has come to its end.
 
-use super::logprobs;
+use crate::api::collect;
 pub(super) use crate::api::collect::Finished;
-use crate::api::collect::collect as collect_all;
 use crate::service::{Generation, ServiceError};
 
 /// A finished request: its answers, and what it took.
@@ -14,13 +13,13 @@ pub(super) struct Collected {
     pub prompt: Vec<Option<f32>>,
 }
 
-/// Waits for the end and keeps the `n` best of the sequences; in order, where all are kept.
+/// Waits for the end and keeps the `n` likeliest of the sequences; in order, where all are kept.
 pub(super) async fn collect(generation: &mut Generation, n: usize) -> Result<Collected, ServiceError> {
-    let mut all = collect_all(generation).await?;
-    let generated_tokens = all.sequences.iter().map(|sequence| sequence.end.generated_tokens).sum();
-    if all.sequences.len() > n {
-        all.sequences.sort_by(|a, b| logprobs::mean(b).total_cmp(&logprobs::mean(a)));
-        all.sequences.truncate(n);
+    let collect::Collected { prompt, mut sequences } = collect::collect(generation).await?;
+    let generated_tokens = sequences.iter().map(|sequence| sequence.end.generated_tokens).sum();
+    if sequences.len() > n {
+        sequences.sort_by(|a, b| b.mean_logprob().total_cmp(&a.mean_logprob()));
+        sequences.truncate(n);
     }
-    Ok(Collected { sequences: all.sequences, generated_tokens, prompt: all.prompt })
+    Ok(Collected { sequences, generated_tokens, prompt })
 }

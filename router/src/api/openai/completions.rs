@@ -36,7 +36,8 @@ pub(crate) async fn completions(Caller(state): Caller, body: Body<CompletionRequ
 async fn answer(state: &AppState, body: CompletionRequest) -> Result<Response, Refusal> {
     tracing::debug!(user = body.common.user, "a completion");
     let echo = body.echo.unwrap_or(false);
-    let lowered = lower(body, &state.settings);
+    let infills = state.service.completion_template.is_some();
+    let lowered = lower(body, infills, &state.settings);
     let (requests, shape) = lowered.inspect_err(|refusal| refusal.book(&state.service))?;
     let Started { mut generations, echoes } = start(state, requests, echo).await?;
     let characters = generations.iter().map(|generation| generation.facts.prompt_characters).sum();
@@ -82,7 +83,7 @@ async fn start(state: &AppState, mut requests: Vec<Request>, echo: bool) -> Resu
         request.tenant = state.tenant;
     }
     let text = |request: &Request| match &request.prompt {
-        Prompt::Text(text) if echo => Some(text.clone()),
+        Prompt::Text(text) | Prompt::Infill { text, .. } if echo => Some(text.clone()),
         _ => None,
     };
     let texts: Vec<Option<String>> = requests.iter().map(text).collect();
@@ -125,20 +126,24 @@ fn choice(
     }
 }
 
-/// One request per prompt.
-fn lower(body: CompletionRequest, settings: &Settings) -> Result<(Vec<Request>, Shape), Refusal> {
-    let prompts = prompts(body.prompt);
-    if prompts.is_empty() {
+/// One request per prompt. `infills`: the model has a template for suffixes.
+fn lower(
+    body: CompletionRequest,
+    infills: bool,
+    settings: &Settings,
+) -> Result<(Vec<Request>, Shape), Refusal> {
+    if body.prompt.is_empty() {
         // TGI finds it while it reads the body, so it is told as what is no request.
         return Err(BodyError::data(NO_PROMPTS).into());
     }
-    if body.suffix.is_some() {
+    if body.suffix.is_some() && !infills {
         return Err(Refusal::Invalid {
             message: "Suffix is not supported and can be achieved by preprocessing the prompt.".to_owned(),
             param: "suffix",
             error_type: "suffix not supported",
         });
     }
+    let prompts = prompts(body.prompt, body.suffix)?;
     let limit = settings.max_client_batch_size;
     if prompts.len() > limit {
         return Err(Refusal::Invalid {
@@ -169,11 +174,18 @@ fn best_of(n: usize, best_of: Option<usize>, stream: bool) -> Result<usize, Serv
     }
 }
 
-fn prompts(input: PromptInput) -> Vec<Prompt> {
+fn prompts(input: PromptInput, suffix: Option<String>) -> Result<Vec<Prompt>, ServiceError> {
+    let prompt = |text| match &suffix {
+        Some(suffix) => Prompt::Infill { text, suffix: suffix.clone() },
+        None => Prompt::Text(text),
+    };
     match input {
-        PromptInput::Text(text) => vec![Prompt::Text(text)],
-        PromptInput::Texts(texts) => texts.into_iter().map(Prompt::Text).collect(),
-        PromptInput::Tokens(tokens) => vec![Prompt::Tokens(tokens)],
-        PromptInput::TokenLists(lists) => lists.into_iter().map(Prompt::Tokens).collect(),
+        PromptInput::Text(text) => Ok(vec![prompt(text)]),
+        PromptInput::Texts(texts) => Ok(texts.into_iter().map(prompt).collect()),
+        PromptInput::Tokens(_) | PromptInput::TokenLists(_) if suffix.is_some() => {
+            Err(field("suffix", "needs a prompt of text"))
+        }
+        PromptInput::Tokens(tokens) => Ok(vec![Prompt::Tokens(tokens)]),
+        PromptInput::TokenLists(lists) => Ok(lists.into_iter().map(Prompt::Tokens).collect()),
     }
 }

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::collect::Finished;
 use super::types::{ChatLogprob, ChatLogprobs, CompletionLogprobs, LikelyToken, TextLogprobs};
 use crate::service::{Token, Vocabulary};
 
@@ -58,12 +57,6 @@ pub(super) fn text(
 /// Of `/v1/completions` in TGI's contract.
 pub(super) fn plain(tokens: &[Token]) -> CompletionLogprobs {
     CompletionLogprobs::Values(tokens.iter().map(|token| finite(token.logprob)).collect())
-}
-
-/// The mean of a sequence's tokens, by which the best of several is chosen.
-pub(super) fn mean(sequence: &Finished) -> f32 {
-    let sum: f32 = sequence.tokens.iter().map(|token| finite(token.logprob)).sum();
-    sum / sequence.tokens.len().max(1) as f32
 }
 
 fn finite(logprob: f32) -> f32 {

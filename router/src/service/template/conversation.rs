@@ -31,6 +31,18 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// What a completion template sees: `prompt`, and the `suffix` that follows what is to be written.
+    pub fn infill(prompt: &str, suffix: &str) -> Self {
+        let variables = [("prompt", prompt), ("suffix", suffix)];
+        let text = |(name, text): (&str, &str)| (name.to_owned(), Value::String(text.to_owned()));
+        let message = [("role", "user"), ("content", prompt)].map(text);
+        Self {
+            messages: vec![message.into_iter().collect()],
+            variables: variables.map(text).into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
     /// A copy whose tool calls' arguments are objects where they came as JSON text; `None` where none did.
     pub(super) fn with_decoded_arguments(&self) -> Option<Self> {
         let mut changed = false;

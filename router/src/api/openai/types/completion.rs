@@ -22,3 +22,14 @@ pub(crate) enum PromptInput {
     Tokens(Vec<i64>),
     TokenLists(Vec<Vec<i64>>),
 }
+
+impl PromptInput {
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(_) => false,
+            Self::Texts(texts) => texts.is_empty(),
+            Self::Tokens(tokens) => tokens.is_empty(),
+            Self::TokenLists(lists) => lists.is_empty(),
+        }
+    }
+}
