@@ -12,6 +12,11 @@ QUESTION = "Which port do you listen on?"
 PROMPT = "Once upon a time"
 
 
+def names(error: Exception) -> list[str]:
+    """Of its class and those above."""
+    return [cls.__name__ for cls in type(error).__mro__]
+
+
 def langchain() -> dict:
     options = {"base_url": URL, "api_key": "none", "temperature": 0, "max_retries": 0}
     chat = ChatOpenAI(model="tgi", max_tokens=24, **options)
@@ -21,7 +26,7 @@ def langchain() -> dict:
     try:
         chat.bind(top_p=1.5).invoke(QUESTION)
     except Exception as error:
-        refusal = [type(error).__name__, getattr(error, "status_code", None)]
+        refusal = names(error)
     return {
         "chat": answer.content,
         "usage": answer.usage_metadata,
@@ -51,7 +56,7 @@ def lite() -> dict:
         try:
             call()
         except Exception as error:
-            refusals[name] = [cls.__name__ for cls in type(error).__mro__]
+            refusals[name] = names(error)
     return {
         "chat": answer.choices[0].message.content,
         "finish_reason": answer.choices[0].finish_reason,

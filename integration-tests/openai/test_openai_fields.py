@@ -30,16 +30,20 @@ def test_choices_are_as_many_as_asked_and_the_same_in_a_stream(listener):
     assert streamed == texts
 
 
+def told(listener, **fields):
+    body = {"prompt": PROMPT, "max_tokens": 30} | fields
+    return listener.client.post_ok("/v1/completions", body)["choices"][0]["text"]
+
+
 def test_a_seed_repeats(listener):
-    assert said(listener, temperature=1.5, seed=3) == said(listener, temperature=1.5, seed=3)
-    assert len({said(listener, temperature=1.5, seed=seed)[0] for seed in (1, 2, 3, -1)}) > 1
+    assert told(listener, temperature=1.5, seed=3) == told(listener, temperature=1.5, seed=3)
+    assert len({told(listener, temperature=1.5, seed=seed) for seed in (1, 2, 3, -1)}) > 1
 
 
 def test_without_a_temperature_it_samples(listener):
     """Greedy is one text whatever the seed; the default is not."""
-    texts = {said(listener, temperature=None, seed=seed)[0] for seed in range(6)}
-    assert len(texts) > 1
-    assert len({said(listener, temperature=0, seed=seed)[0] for seed in range(3)}) == 1
+    assert len({told(listener, seed=seed) for seed in range(6)}) > 1
+    assert len({told(listener, temperature=0, seed=seed) for seed in range(3)}) == 1
 
 
 def test_a_bias_bans_and_forces_tokens(listener, reference):
@@ -76,15 +80,19 @@ def test_how_many_tokens_by_default(listener):
         assert answer["usage"]["completion_tokens"] == 3
 
 
-@pytest.mark.parametrize(
-    "penalty", [{"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 1.8}]
-)
-def test_penalties_keep_from_repeating(listener, penalty):
-    body = {"prompt": "a a a a a a a a", "temperature": 0, "max_tokens": 48, "ignore_eos": True}
-    plain = listener.client.post_ok("/v1/completions", body)["choices"][0]["text"]
-    varied = listener.client.post_ok("/v1/completions", body | penalty)["choices"][0]["text"]
+@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty", "repetition_penalty"])
+def test_penalties_keep_from_repeating(openai, penalty):
+    fields = {"prompt": "a a a a a a a a", "temperature": 0, "max_tokens": 48, "ignore_eos": True}
+    plain, varied = told(openai, **fields), told(openai, **fields, **{penalty: 1.8})
     assert varied != plain
     assert len(set(varied.split())) >= len(set(plain.split()))
+
+
+def test_the_frequency_penalty_is_that_of_tgis_own_routes(tgi, openai):
+    parameters = {"max_new_tokens": 30, "frequency_penalty": 2.0}
+    native = tgi.client.post_ok("/generate", {"inputs": PROMPT, "parameters": parameters})["generated_text"]
+    assert told(tgi, temperature=0, frequency_penalty=2.0) == native
+    assert told(openai, temperature=0, frequency_penalty=2.0) != native
 
 
 @pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-6}, {"typical_p": 1e-6}, {"min_p": 1.0}])

@@ -47,7 +47,7 @@ def test_langchain(results, answer, text):
     assert got["usage"]["output_tokens"] == answer["usage"]["completion_tokens"] == got["logprobs"]
     assert got["usage"]["input_tokens"] == answer["usage"]["prompt_tokens"]
     assert got["text"] == got["text_stream"] == text
-    assert got["refusal"] == ["BadRequestError", 400]
+    assert "BadRequestError" in got["refusal"]
 
 
 @pytest.mark.timeout(120)

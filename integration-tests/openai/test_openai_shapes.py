@@ -55,7 +55,8 @@ def test_chat_stream(listener, usage_wanted):
     else:
         assert all(event.get("usage") is None for event in events)
     choices = [event["choices"][0] for event in events]
-    assert "".join(choice["delta"].get("content", "") for choice in choices) == plain["choices"][0]["message"]["content"]
+    said = "".join(choice["delta"].get("content", "") for choice in choices)
+    assert said == plain["choices"][0]["message"]["content"]
     reasons = [choice["finish_reason"] for choice in choices]
     assert reasons == [None] * (len(choices) - 1) + [plain["choices"][0]["finish_reason"]]
     roles = ["role" in choice["delta"] for choice in choices]

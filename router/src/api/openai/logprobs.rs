@@ -1,6 +1,6 @@
 //! Log-probabilities as the two APIs show them.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::types::{ChatLogprob, ChatLogprobs, CompletionLogprobs, LikelyToken, TextLogprobs};
 use crate::service::{Token, Vocabulary};
@@ -47,11 +47,19 @@ pub(super) fn text(
         push(id, logprob, None);
     }
     for token in tokens {
-        let top =
-            |top: &crate::service::TopToken| (vocabulary.piece(top.id), Value::from(finite(top.logprob)));
-        push(token.id, Some(token.logprob), Some(token.top.iter().map(top).collect()));
+        let mut likely = Map::new();
+        for top in &token.top {
+            // Of two tokens with the same text the likelier one is shown.
+            likely.entry(vocabulary.piece(top.id)).or_insert_with(|| number(top.logprob));
+        }
+        push(token.id, Some(token.logprob), Some(likely));
     }
     list
+}
+
+/// With the digits of an `f32`, as everywhere else in the answer.
+fn number(logprob: f32) -> Value {
+    finite(logprob).to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 /// Of `/v1/completions` in TGI's contract.
