@@ -251,7 +251,7 @@ def test_refused_for_want_of_a_place(counted):
     with contextlib.ExitStack() as held:
         for _ in range(3):
             connection = http.client.HTTPConnection("127.0.0.1", counted.port, timeout=30)
-            body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 300, "do_sample": False, "ignore_eos": True}}
+            body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 900, "do_sample": False, "ignore_eos": True}}
             connection.request("POST", "/generate", json.dumps(body), {"Content-Type": "application/json"})
             held.callback(connection.close)
         count = "tgi_request_count"
