@@ -134,9 +134,9 @@ impl Dot for portable::Portable {
     }
     #[inline(always)]
     fn dot(self, mut acc: [i32; 16], codes: [u8; 64], x: [u8; 64], _: Range) -> [i32; 16] {
-        for i in 0..16 {
+        for (i, sum) in acc.iter_mut().enumerate() {
             for j in 4 * i..4 * i + 4 {
-                acc[i] += i32::from(codes[j]) * i32::from(x[j] as i8);
+                *sum += i32::from(codes[j]) * i32::from(x[j] as i8);
             }
         }
         acc
