@@ -1,13 +1,9 @@
 """The wire formats of TGI's own routes. They are the same in every profile; the shapes are the contract's."""
 
-import http.client
-import json
-
 import pytest
 from harness.client import Client
 from harness.contracts import conforms
-from harness.server import wait_for
-from launch import serving
+from launch import endless_stream, serving
 
 PROMPT = "Once upon a time"
 GREEDY = {"max_new_tokens": 12, "do_sample": False}
@@ -143,26 +139,12 @@ def test_framing(either, path):
 @pytest.mark.row("format.framing")
 def test_silence_is_broken_by_comments(closed):
     """TGI's keep-alive comment comes after 15 seconds without an event; this engine stopped after a few."""
-    connection = http.client.HTTPConnection("127.0.0.1", closed.port, timeout=30)
-    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 200, "ignore_eos": True}}
-
-    def admitted():
-        connection.request("POST", "/generate_stream", json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        if response.status == 200:
-            return response
-        response.read()
-        return None
-
-    try:
-        response = wait_for(admitted, 20, "a place")
+    with endless_stream(closed) as response:
         lines = []
         while not lines or lines[-1] != b":\n":
             lines.append(response.readline())
         assert all(line == b"\n" or line.startswith(b"data: ") for line in lines[:-1])
         assert response.readline() == b"\n"
-    finally:
-        connection.close()
 
 
 @pytest.mark.row("format.stream-events")

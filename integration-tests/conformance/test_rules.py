@@ -1,12 +1,11 @@
 """TGI's validation rules, row by row: status, content type, error_type and text, on its own routes in every profile and
 under /v1 in each profile's form."""
 
-import http.client
 import json
 
 import pytest
 from harness.contracts import conforms
-from launch import MAX_INPUT, MAX_TOTAL
+from launch import MAX_INPUT, MAX_TOTAL, endless_stream
 
 PROMPT = "Once upon a time"
 PREFIX = "Input validation error: "
@@ -40,6 +39,7 @@ PARAMETERS = [
         {"truncate": MAX_INPUT + 1},
         f"`truncate` must be strictly positive and less than {MAX_INPUT}. Given: {MAX_INPUT + 1}",
     ),
+    row(17, {"grammar": {"type": "json", "value": 1}}, "grammar is not supported"),
     row(21, {"best_of": 3, "do_sample": True}, "`best_of` must be > 0 and <= 2. Given: 3"),
     # Two faults at once: the order of evaluation decides.
     pytest.param(
@@ -133,6 +133,40 @@ def test_prompt_too_long(small, reference):
     assert MAX_INPUT < count < MAX_TOTAL, f"the prompt has {count} tokens; adjust it"
     response = small.post("/generate", {"inputs": inputs, "parameters": {"max_new_tokens": 1}})
     refused(response, refusal(f"`inputs` must have less than {MAX_INPUT} tokens. Given: {count}"))
+
+
+# What follows the prefix are the words of whoever reads the grammar.
+@pytest.mark.parametrize(
+    "grammar, start",
+    [
+        row(18, {"type": "json", "value": "{"}, "grammar is not valid: "),
+        row(18, {"type": "json", "value": "[1,"}, "grammar is not valid: "),
+        row(
+            19,
+            {"type": "json", "value": {"properties": {"a": {"not": {"type": "string"}}}}},
+            "cannot compile regex from schema: ",
+        ),
+        row(
+            19,
+            {"type": "json_schema", "value": {"schema": {"properties": {"a": {"not": {"type": "string"}}}}}},
+            "cannot compile regex from schema: ",
+        ),
+    ],
+)
+def test_grammars_that_do_not_become_one(small, grammar, start):
+    body = {"inputs": PROMPT, "parameters": {"grammar": grammar, "max_new_tokens": 4}}
+    response = small.post("/generate", body)
+    answer = response.json()
+    conforms("ErrorResponse", answer)
+    assert (response.status, answer["error_type"]) == (422, "validation")
+    assert answer["error"].startswith(PREFIX + start)
+    assert small.stream("/generate_stream", body)[1] == [answer]
+
+
+def test_a_schema_needs_no_properties(small):
+    grammar = {"type": "json", "value": {"enum": ["yes", "no"]}}
+    body = {"inputs": PROMPT, "parameters": {"grammar": grammar, "max_new_tokens": 20}}
+    assert small.post_ok("/generate", body)["generated_text"] in ('"yes"', '"no"')
 
 
 @pytest.mark.parametrize(
@@ -246,12 +280,5 @@ def test_no_place_free(occupied, path, body):
 @pytest.fixture(scope="module")
 def occupied(closed):
     """The server while its one place is taken by a stream that never ends."""
-    connection = http.client.HTTPConnection("127.0.0.1", closed.port, timeout=30)
-    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 200, "ignore_eos": True}}
-    connection.request("POST", "/generate_stream", json.dumps(body), {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    assert response.readline().startswith(b"data: ")
-    try:
+    with endless_stream(closed):
         yield closed
-    finally:
-        connection.close()
