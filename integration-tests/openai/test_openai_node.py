@@ -39,6 +39,17 @@ def test_choices_and_logprobs(results):
     assert all(len(token["top_logprobs"]) == 2 for token in tokens)
 
 
+def test_a_tool_is_called(results):
+    calls = [
+        [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in choice["message"]["tool_calls"]]
+        for choice in (results[name]["choices"][0] for name in ("tool", "toolStream"))
+    ]
+    assert calls[0] == calls[1]
+    name, arguments = calls[0][0]
+    assert name == "weather" and arguments["city"] in ("Paris", "Rome")
+    assert results["tool"]["choices"][0]["finish_reason"] == "tool_calls"
+
+
 def test_completions(results):
     texts = ["", ""]
     for chunk in results["completionStream"]:

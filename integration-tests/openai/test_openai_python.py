@@ -1,11 +1,21 @@
 """OpenAI's own client for Python, unmodified."""
 
+import json
+
 import openai as sdk
 import pytest
 from harness.server import Server
 
 QUESTION = [{"role": "user", "content": "Which port do you listen on?"}]
 PROMPT = "Once upon a time"
+CITIES = ["Paris", "Rome"]
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": CITIES}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "In a city", "parameters": PARAMETERS}}]
 
 
 def connect(base_url: str, key: str = "none") -> sdk.OpenAI:
@@ -57,6 +67,36 @@ def test_logprobs(client):
         assert len(token.top_logprobs) == 4
         assert token.logprob == max(top.logprob for top in token.top_logprobs)
         assert bytes(token.bytes).decode() == token.token
+
+
+def test_a_tool_is_called_and_its_result_read(openai):
+    client = connect(openai.base_url)
+    asked = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 100}
+    answer = ask(client, **asked)
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    call = choice.message.tool_calls[0]
+    assert (call.type, call.function.name) == ("function", "weather") and call.id
+    assert json.loads(call.function.arguments)["city"] in CITIES
+    with client.chat.completions.stream(
+        model="tgi", messages=QUESTION, temperature=0, **asked
+    ) as stream:
+        streamed = stream.get_final_completion().choices[0]
+    assert streamed.finish_reason == "tool_calls"
+    assert [(one.function.name, one.function.arguments) for one in streamed.message.tool_calls] == [
+        (one.function.name, one.function.arguments) for one in choice.message.tool_calls
+    ]
+    result = {"role": "tool", "tool_call_id": call.id, "content": "It is sunny."}
+    messages = [*QUESTION, choice.message.model_dump(exclude_none=True), result]
+    final = ask(client, messages=messages, tools=TOOLS, tool_choice="none")
+    assert final.choices[0].message.content and not final.choices[0].message.tool_calls
+    assert final.usage.prompt_tokens > answer.usage.prompt_tokens
+
+
+def test_an_answer_of_a_schema(openai):
+    format = {"type": "json_schema", "json_schema": {"name": "place", "strict": True, "schema": PARAMETERS}}
+    answer = ask(connect(openai.base_url), response_format=format, max_tokens=60)
+    assert json.loads(answer.choices[0].message.content)["city"] in CITIES
 
 
 def test_n_and_seed(client):

@@ -8,6 +8,15 @@ const messages = [{ role: "user", content: "Which port do you listen on?" }];
 const chat = { model: "tgi", messages, temperature: 0, max_tokens: 24 };
 const text = { model: "tgi", prompt: ["Once upon a time", "Hello"], temperature: 0, max_tokens: 8 };
 
+const parameters = {
+  type: "object",
+  properties: { city: { type: "string", enum: ["Paris", "Rome"] } },
+  required: ["city"],
+  additionalProperties: false,
+};
+const tools = [{ type: "function", function: { name: "weather", parameters } }];
+const tool = { ...chat, max_tokens: 100, tools, tool_choice: "required" };
+
 async function refusal(call) {
   try {
     await call();
@@ -32,6 +41,8 @@ const results = {
   helper: await helper.finalChatCompletion(),
   choices: await client.chat.completions.create({ ...chat, n: 3, temperature: 1.5, seed: 5 }),
   logprobs: await client.chat.completions.create({ ...chat, logprobs: true, top_logprobs: 2 }),
+  tool: await client.chat.completions.create(tool),
+  toolStream: await client.chat.completions.stream(tool).finalChatCompletion(),
   completion: await client.completions.create(text),
   completionStream: await collect(await client.completions.create({ ...text, stream: true })),
   models: await collect(client.models.list()),
