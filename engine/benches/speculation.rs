@@ -2,13 +2,13 @@
 //!
 //! `cargo bench -p weirgate-engine --profile release --bench speculation -- [threads]`
 //!
-//! Three kinds of text: prompts said four times over (many guesses come true), the prompts themselves, and the prompts
+//! Times are the processor's (Linux), so that other work on the machine disturbs them little; they say what tokens cost
+//! and, with one thread, how fast they come. Three kinds of text: prompts that already hold their answer twice (many guesses come true), the prompts themselves, and the prompts
 //! continued at temperature 1.5, where next to nothing can be guessed. Every figure is the best of several runs, as a
 //! machine is seldom quiet.
 #![allow(clippy::expect_used)]
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::Value;
 use weirgate_engine::{EngineConfig, LoadOptions, RopeRule, load_cpu, spawn};
@@ -18,7 +18,7 @@ use weirgate_types::{
 };
 
 const EXPECTED: &str = include_str!("../../tools/demo_model/expected.json");
-const NEW_TOKENS: u32 = 192;
+const NEW_TOKENS: u32 = 64;
 const RUNS: usize = 5;
 
 #[derive(Clone, Copy)]
@@ -38,7 +38,9 @@ struct Setting {
 }
 
 struct Measured {
+    /// Of processor time.
     tokens_per_second: f64,
+    tokens_per_step: f64,
     drafted: u64,
     accepted: u64,
 }
@@ -46,8 +48,10 @@ struct Measured {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let threads = args.first().and_then(|arg| arg.parse().ok());
-    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    println!("{threads} threads; tokens per second (guesses accepted/made) with --speculate 0, 2, 4, 8");
+    let threads = threads.unwrap_or(1);
+    println!(
+        "{threads} threads; with --speculate 0, 2, 4, 8: tokens per second (tokens per step, guesses accepted/made)"
+    );
     for (name, text) in [("repeating", Text::Repeating), ("plain", Text::Plain), ("random", Text::Random)] {
         for together in [1, 4, 16] {
             print!("{name:<10} {together:>3} at a time");
@@ -55,27 +59,27 @@ fn main() {
                 let setting = Setting { text, together, speculate, threads };
                 let runs = (0..RUNS).map(|_| measure(setting));
                 let best = runs.max_by(|a, b| a.tokens_per_second.total_cmp(&b.tokens_per_second));
-                let Measured { tokens_per_second, drafted, accepted } = best.expect("a run");
-                print!("  {tokens_per_second:>6.0} ({accepted}/{drafted})");
+                let Measured { tokens_per_second, tokens_per_step, drafted, accepted } = best.expect("a run");
+                print!("  {tokens_per_second:>5.0} ({tokens_per_step:.2}, {accepted}/{drafted})");
             }
             println!();
         }
     }
 }
 
-/// The committed prompts of the demo model, as token ids.
-fn prompts() -> Vec<Vec<TokenId>> {
+/// The committed prompts of the demo model and its greedy answers, as token ids.
+fn prompts() -> Vec<(Vec<TokenId>, Vec<TokenId>)> {
     let expected: Value = serde_json::from_str(EXPECTED).expect("JSON");
-    let ids = |prompt: &Value| -> Vec<TokenId> {
-        let ids = prompt["prompt_ids"].as_array().expect("ids");
-        ids.iter().filter_map(Value::as_u64).map(|id| id as TokenId).collect()
+    let ids = |ids: &Value| -> Vec<TokenId> {
+        ids.as_array().expect("ids").iter().filter_map(Value::as_u64).map(|id| id as TokenId).collect()
     };
-    expected["prompts"].as_array().expect("prompts").iter().map(ids).collect()
+    let prompts = expected["prompts"].as_array().expect("prompts").iter();
+    prompts.map(|prompt| (ids(&prompt["prompt_ids"]), ids(&prompt["token_ids"]))).collect()
 }
 
-fn request(id: usize, text: Text, prompt: &[TokenId]) -> GenerateRequest {
+fn request(id: usize, text: Text, prompt: &[TokenId], answer: &[TokenId]) -> GenerateRequest {
     let (prompt, selection) = match text {
-        Text::Repeating => (prompt.repeat(4), Selection::Greedy),
+        Text::Repeating => ([prompt, answer, prompt, answer, prompt].concat(), Selection::Greedy),
         Text::Plain => (prompt.to_vec(), Selection::Greedy),
         Text::Random => (prompt.to_vec(), Selection::Random { seed: id as u64 }),
     };
@@ -92,7 +96,17 @@ fn request(id: usize, text: Text, prompt: &[TokenId]) -> GenerateRequest {
     }
 }
 
-/// Tokens per second from the submission of all requests to the last token.
+/// What all threads of this process have spent on a processor, in seconds.
+fn processor_seconds() -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task").expect("Linux");
+    let nanoseconds = threads.filter_map(|thread| {
+        let stat = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse::<u64>().ok()
+    });
+    nanoseconds.sum::<u64>() as f64 / 1e9
+}
+
+/// From the step in which the last request gets its first token to the last token of all.
 fn measure(Setting { text, together, speculate, threads }: Setting) -> Measured {
     let files = ModelFiles::embedded(weirgate_demo_model::FILES);
     let spec = read_spec(&files).expect("a config");
@@ -110,23 +124,31 @@ fn measure(Setting { text, together, speculate, threads }: Setting) -> Measured 
     let config = EngineConfig { speculate, rope: RopeRule::of(&spec), ..EngineConfig::default() };
     let (handle, outputs) = spawn(executor, config).expect("a thread");
     let prompts = prompts();
-    let begun = Instant::now();
-    let requests = prompts.iter().cycle().take(together).enumerate().map(|(id, ids)| request(id, text, ids));
+    let requests = prompts.iter().cycle().take(together).enumerate();
+    let requests = requests.map(|(id, (prompt, answer))| request(id, text, prompt, answer));
     let tickets: Vec<_> = requests.map(|request| handle.submit(request).expect("room")).collect();
-    let (mut open, mut tokens) = (together, 0);
+    let (mut waiting, mut open, mut tokens, mut steps, mut begun) = (together, together, 0, 0, 0.0);
     while open > 0 {
         let step = outputs.recv().expect("a step");
-        tokens += step.tokens_per_sequence().sum::<usize>();
+        if waiting == 0 {
+            tokens += step.tokens_per_sequence().sum::<usize>();
+            steps += usize::from(step.stats.tokens() > 0);
+        } else {
+            let begins = |update: &SeqUpdate| matches!(update, SeqUpdate::Scheduled { .. });
+            waiting -= step.outputs.iter().filter(|output| begins(&output.update)).count();
+            begun = processor_seconds();
+        }
         let ended = |update: &SeqUpdate| matches!(update, SeqUpdate::Finished { .. });
         open -= step.outputs.iter().filter(|output| ended(&output.update)).count();
     }
-    let seconds = begun.elapsed().as_secs_f64();
+    let seconds = processor_seconds() - begun;
     drop(tickets);
     handle.stop();
     while outputs.recv().is_ok() {}
     let stats = handle.stats();
     Measured {
         tokens_per_second: tokens as f64 / seconds,
+        tokens_per_step: tokens as f64 / steps as f64,
         drafted: stats.drafted_tokens,
         accepted: stats.accepted_tokens,
     }
