@@ -19,7 +19,7 @@ fuzz_target!(
     },
     |data: &[u8]| {
         let text = String::from_utf8_lossy(data);
-        let (template, conversation) = text.split_once('\0').unwrap_or((&text, DEFAULT));
+        let (template, conversation) = text.split_once('\0').unwrap_or((&*text, DEFAULT));
         let conversation = serde_json::from_str(conversation)
             .or_else(|_| serde_json::from_str::<Conversation>(DEFAULT))
             .expect("a conversation");

@@ -109,6 +109,9 @@ fn confine() -> io::Result<()> {
         let value = getrlimit(resource).maximum.map_or(value, |hard| hard.min(value));
         setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
     };
+    // Where the machine or the container runs out of memory first, this process goes and not the server
+    // (proc_pid_oom_score_adj(5)). Any process may say so of itself; where there is no such file, the bound below holds.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     limit(Resource::Core, 0)?;
     limit(Resource::As, mapped_bytes()? + MEMORY_BYTES)?;
     Ok(())

@@ -205,6 +205,8 @@ fn the_kernel_bounds_the_process() {
         line.trim_start_matches(name).split_whitespace().next().unwrap().parse::<u64>().unwrap()
     };
     assert_eq!(limit("Max core file size"), 0);
+    let first_to_go = std::fs::read_to_string(format!("/proc/{worker}/oom_score_adj")).unwrap();
+    assert_eq!(first_to_go.trim(), "1000");
     let mapped = mapped_now(&worker);
     let room = limit("Max address space").checked_sub(mapped).unwrap();
     assert!(room <= 256 << 20, "{room} bytes left");
