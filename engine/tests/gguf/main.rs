@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod layout;
+mod models;
 mod products;
 
 use weirgate_engine::{Batch, Decoder, DecoderConfig};
