@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.metrics import metrics
+from harness import metrics
+from harness.client import Client
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "target/release/weirgate-benchmark"
@@ -32,7 +33,7 @@ def load(server, tmp_path, *flags: str) -> dict:
 
 
 def counted(server, name: str) -> float:
-    return metrics(server.url)[name]
+    return metrics.total(metrics.parse(Client(server.port).get("/metrics").text), name)
 
 
 @pytest.mark.parametrize("api", ["tgi", "completions", "chat"])
