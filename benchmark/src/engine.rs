@@ -95,6 +95,7 @@ impl Model {
             // Every run computes its prompts.
             prefix_cache: false,
             rope: self.rope,
+            speculate: 0,
         };
         let mut scheduler = Scheduler::new(config);
         let mut reports = Vec::new();
