@@ -68,6 +68,7 @@ pub(crate) struct Guided {
 
 /// The later form of the same.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct StructuredOutputs {
     pub json: Option<Value>,
     pub regex: Option<String>,
