@@ -5,7 +5,8 @@ BIN := target/release/weirgate
 PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
-        prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-templates prove-image openapi
+        prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-http prove-templates prove-image \
+        openapi
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -37,7 +38,7 @@ setup:
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-quantization prove-constrained prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-constrained prove-http prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -53,6 +54,9 @@ prove-throughput: build setup setup-prove ## tokens per second against transform
 
 prove-metrics: build setup ## both dashboards against Prometheus, a minute under load
 	tools/prove/metrics.sh
+
+prove-http: build setup ## thousands of generated requests against the documented API
+	tools/prove/http.sh
 
 prove-constrained: build setup ## 4,000 generations under grammars and tools from random weights
 	tools/prove/constrained.sh

@@ -23,9 +23,9 @@ use crate::service::{Service, Tenant};
 /// Every dialect's routes, and the document that they make up.
 pub(crate) fn routes() -> (Router<AppState>, OpenApi) {
     let (routes, mut document) = OpenApiRouter::with_openapi(docs::head())
-        .merge(tgi::routes().into())
-        .merge(openai::routes().into())
-        .merge(platforms::routes().into())
+        .merge(tgi::routes())
+        .merge(openai::routes())
+        .merge(platforms::routes())
         .split_for_parts();
     docs::complete(&mut document);
     (routes.merge(docs::routes(&document)), document)

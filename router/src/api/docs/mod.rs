@@ -2,11 +2,14 @@
 
 mod document;
 mod page;
+mod responses;
+pub(crate) mod schemas;
 
 use axum::Router;
 use utoipa::openapi::OpenApi;
 
 pub(crate) use document::{complete, head};
+pub(crate) use responses::Responses;
 
 /// Where the pages of the description lie; they are open to all.
 const PREFIX: &str = "/docs";

@@ -13,6 +13,7 @@ use super::reading::Reading;
 use super::stream::{self, ChatChunks};
 use super::types::{ChatChoice, ChatRequest, Envelope, Message};
 use super::{constraints, logprobs, messages, tools};
+use crate::api::docs::schemas::{ChatCompletion, ChatCompletionChunk};
 use crate::api::extract::Body;
 use crate::api::headers::{compute_headers, figure_headers};
 use crate::api::{AppState, Caller};
@@ -21,6 +22,20 @@ use crate::tools::Calls;
 
 const ID_PREFIX: &str = "chatcmpl";
 
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = super::TAG,
+    operation_id = "chat_completions",
+    request_body = ChatRequest,
+    responses(
+        (status = 200, description = "The answer, or its parts as events", content(
+            (ChatCompletion = "application/json"),
+            (ChatCompletionChunk = "text/event-stream")
+        )),
+        Refusal,
+    )
+)]
 pub(crate) async fn completions(Caller(state): Caller, body: Body<ChatRequest>) -> Response {
     let quirks = Quirks::of(state.settings.profile);
     match body.0 {

@@ -11,6 +11,7 @@ use super::quirks::Quirks;
 use super::stream::{self, TextChunks};
 use super::types::{CompletionLogprobs, CompletionRequest, Envelope, PromptInput, TextChoice};
 use super::{constraints, logprobs};
+use crate::api::docs::schemas::{Chunk, CompletionFinal};
 use crate::api::extract::{Body, BodyError};
 use crate::api::headers::{compute_headers, summed_figure_headers};
 use crate::api::{AppState, Caller, Settings};
@@ -22,6 +23,20 @@ const OBJECT: &str = "text_completion";
 const MAX_TOKENS: u32 = 32;
 const NO_PROMPTS: &str = "prompt: Empty array detected. Do not use an empty array for the prompt.";
 
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = super::TAG,
+    operation_id = "completions",
+    request_body = CompletionRequest,
+    responses(
+        (status = 200, description = "The answer, or its parts as events", content(
+            (CompletionFinal = "application/json"),
+            (Chunk = "text/event-stream")
+        )),
+        Refusal,
+    )
+)]
 pub(crate) async fn completions(Caller(state): Caller, body: Body<CompletionRequest>) -> Response {
     let quirks = Quirks::of(state.settings.profile);
     match body.0 {

@@ -1,5 +1,6 @@
 //! Errors: OpenAI's object with real statuses and TGI's `error_type` beside it, or TGI's own form, by [`Quirks`].
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use axum::Json;
@@ -8,10 +9,14 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde_json::{Value, json};
+use utoipa::IntoResponses;
+use utoipa::openapi::{RefOr, Response as Described};
 
 use super::parameters::field;
 use super::quirks::Quirks;
 use super::types::ErrorObject;
+use crate::api::docs::Responses;
+use crate::api::docs::schemas::{ErrorAnswer, ErrorResponse, OpenAiErrorResponse};
 use crate::api::extract::BodyError;
 use crate::config::Profile;
 use crate::service::{Service, ServiceError, ValidationError};
@@ -64,7 +69,7 @@ impl Refusal {
     }
 
     /// The response; `streams`: the client asked for a stream, which has not begun.
-    pub fn respond(self, quirks: &Quirks, streams: bool) -> Response {
+    pub(super) fn respond(self, quirks: &Quirks, streams: bool) -> Response {
         if streams && quirks.text_errors && self.is_told_in_stream() {
             let done = Event::default().data(super::stream::DONE);
             let events = [Ok::<_, Infallible>(super::stream::json_event(&self.event(quirks))), Ok(done)];
@@ -82,7 +87,7 @@ impl Refusal {
     }
 
     /// The event that ends a stream.
-    pub fn event(&self, quirks: &Quirks) -> Value {
+    pub(super) fn event(&self, quirks: &Quirks) -> Value {
         if quirks.text_errors {
             // The code is 422 whatever happened, as in TGI.
             json!({"error": {"message": self.message(), "http_status_code": 422}})
@@ -188,6 +193,32 @@ impl Refusal {
             Self::Unauthorized => Some("invalid_api_key"),
             _ => None,
         }
+    }
+}
+
+impl IntoResponses for Refusal {
+    /// Of both forms, as the document does not know the profile.
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        let both = |responses: Responses, status, text: &str| {
+            responses.json::<OpenAiErrorResponse>(status, text).text(status, text)
+        };
+        let answers = Responses::default()
+            .json::<OpenAiErrorResponse>(StatusCode::BAD_REQUEST, "Input validation error, or not JSON")
+            .of_bodies(both)
+            .json::<ErrorAnswer>(StatusCode::NOT_FOUND, "No such model");
+        let tgi = [
+            (StatusCode::UNPROCESSABLE_ENTITY, "Input validation error, under the profile `tgi`"),
+            (StatusCode::FAILED_DEPENDENCY, "Request failed during generation, under the profile `tgi`"),
+            (StatusCode::INTERNAL_SERVER_ERROR, "Incomplete generation, under the profile `tgi`"),
+        ];
+        let answers = tgi
+            .into_iter()
+            .fold(answers, |answers, (status, text)| answers.json::<ErrorResponse>(status, text));
+        answers
+            .text(StatusCode::UNPROCESSABLE_ENTITY, "JSON of another shape")
+            .json::<ErrorAnswer>(StatusCode::TOO_MANY_REQUESTS, "Model is overloaded")
+            .json::<ErrorAnswer>(StatusCode::SERVICE_UNAVAILABLE, "Not ready, failed, or about to end")
+            .build()
     }
 }
 

@@ -19,18 +19,23 @@ mod stream;
 mod tools;
 mod types;
 
-use axum::Router;
-use axum::routing::{get, post};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
-pub(crate) use errors::unauthorized;
-pub(crate) use types::{ChatRequest, CompletionRequest};
+pub(crate) use errors::{Refusal, unauthorized};
+pub(crate) use types::{
+    ChatChoice, ChatChunkChoice, ChatRequest, CompletionRequest, Delta, ErrorObject, TextChoice, Usage,
+};
+
+/// How the document groups these routes.
+const TAG: &str = "OpenAI";
 
 /// This dialect's routes.
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/v1/chat/completions", post(chat::completions))
-        .route("/v1/completions", post(completions::completions))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(chat::completions))
+        .routes(routes!(completions::completions))
+        .routes(routes!(models::list))
+        .routes(routes!(models::one))
 }

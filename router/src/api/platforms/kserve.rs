@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{prediction_failed, refusal, texts};
 use crate::api::extract::Body;
@@ -15,7 +16,7 @@ use crate::service::{self, ServiceError};
 /// What TGI calls itself here; clients tell it by that.
 const SERVER: &str = "text-generation-inference";
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub(crate) struct InferenceRequest {
     pub id: String,
     /// Of every input.
@@ -26,24 +27,26 @@ pub(crate) struct InferenceRequest {
     pub outputs: Vec<Output>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[schema(as = InferenceInput)]
 pub(crate) struct Input {
     /// A text's bytes.
     pub data: Vec<u8>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[schema(as = InferenceOutputName)]
 pub(crate) struct Output {
     pub name: String,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct InferenceOutput {
     pub id: String,
     pub outputs: Vec<OutputChunk>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct OutputChunk {
     pub name: String,
     /// 1 and the number of bytes.
@@ -52,24 +55,44 @@ pub(crate) struct OutputChunk {
     pub data: Vec<u8>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct LiveResponse {
     pub live: bool,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct MetadataServerResponse {
     pub name: String,
     pub version: String,
+    #[schema(value_type = Vec<String>)]
     pub extensions: &'static [&'static str],
 }
 
 /// The process answers.
+#[utoipa::path(
+    get,
+    path = "/v2/health/live",
+    tag = super::TAG,
+    operation_id = "kserve_live",
+    security(()),
+    responses((status = 200, description = "It answers", body = LiveResponse))
+)]
 pub(super) async fn live() -> Json<LiveResponse> {
     Json(LiveResponse { live: true })
 }
 
 /// The server and, as it has but one, every model. The key is TGI's.
+#[utoipa::path(
+    get,
+    path = "/v2/health/ready",
+    tag = super::TAG,
+    operation_id = "kserve_ready",
+    security(()),
+    responses(
+        (status = 200, description = "Requests are served", body = LiveResponse),
+        (status = 503, description = "They are not, or not yet", body = tgi::ErrorResponse),
+    )
+)]
 pub(super) async fn ready(State(state): State<AppState>) -> Response {
     match state.service.check_ready() {
         Ok(()) => Json(LiveResponse { live: true }).into_response(),
@@ -77,6 +100,29 @@ pub(super) async fn ready(State(state): State<AppState>) -> Response {
     }
 }
 
+/// Any name is the model's, as in TGI.
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/versions/{version}/ready",
+    tag = super::TAG,
+    operation_id = "kserve_model_ready",
+    params(("model" = String, Path), ("version" = String, Path)),
+    responses(
+        (status = 200, description = "Requests are served", body = LiveResponse),
+        (status = 503, description = "They are not, or not yet", body = tgi::ErrorResponse),
+    )
+)]
+pub(super) async fn model_ready(state: State<AppState>) -> Response {
+    ready(state).await
+}
+
+#[utoipa::path(
+    get,
+    path = "/v2",
+    tag = super::TAG,
+    operation_id = "kserve_server_metadata",
+    responses((status = 200, description = "What serves", body = MetadataServerResponse))
+)]
 pub(super) async fn server() -> Json<MetadataServerResponse> {
     Json(MetadataServerResponse {
         name: SERVER.to_owned(),
@@ -86,11 +132,31 @@ pub(super) async fn server() -> Json<MetadataServerResponse> {
 }
 
 /// Any name is the model's, as in TGI.
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/versions/{version}",
+    tag = super::TAG,
+    operation_id = "kserve_model_metadata",
+    params(("model" = String, Path), ("version" = String, Path)),
+    responses((status = 200, description = "What is served", body = MetadataServerResponse))
+)]
 pub(super) async fn model(Path((name, version)): Path<(String, String)>) -> Json<MetadataServerResponse> {
     Json(MetadataServerResponse { name, version, extensions: &["infer", "ready"] })
 }
 
 /// Continues every input.
+#[utoipa::path(
+    post,
+    path = "/v2/models/{model}/versions/{version}/infer",
+    tag = super::TAG,
+    operation_id = "kserve_infer",
+    request_body = InferenceRequest,
+    params(("model" = String, Path), ("version" = String, Path)),
+    responses(
+        (status = 200, description = "One text per input", body = InferenceOutput),
+        tgi::ApiError,
+    )
+)]
 pub(super) async fn infer(Caller(state): Caller, body: Body<InferenceRequest>) -> Response {
     let InferenceRequest { id, parameters, inputs, outputs } = match body.0 {
         Ok(body) => body,

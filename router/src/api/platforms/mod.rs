@@ -6,29 +6,33 @@ mod kserve;
 mod sagemaker;
 pub(crate) mod vertex;
 
+use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use futures_util::future::try_join_all;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::collect::collect;
 use super::tgi::ErrorResponse;
 use super::{AppState, tgi};
 use crate::service::{Account, Request, ServiceError};
 
+/// How the document groups these routes.
+const TAG: &str = "Platforms";
+
 /// The platforms' routes.
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/invocations", post(sagemaker::invocations))
-        .route("/vertex", post(vertex::predict))
-        .route("/chat_tokenize", post(chat_tokenize::chat_tokenize))
-        .route("/v2", get(kserve::server))
-        .route("/v2/health/live", get(kserve::live))
-        .route("/v2/health/ready", get(kserve::ready))
-        .route("/v2/models/{model}/versions/{version}", get(kserve::model))
-        .route("/v2/models/{model}/versions/{version}/ready", get(kserve::ready))
-        .route("/v2/models/{model}/versions/{version}/infer", post(kserve::infer))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(sagemaker::invocations))
+        .routes(routes!(vertex::predict))
+        .routes(routes!(chat_tokenize::chat_tokenize))
+        .routes(routes!(kserve::server))
+        .routes(routes!(kserve::live))
+        .routes(routes!(kserve::ready))
+        .routes(routes!(kserve::model))
+        .routes(routes!(kserve::model_ready))
+        .routes(routes!(kserve::infer))
 }
 
 /// Runs requests side by side; their texts in their order. There is a place for all of them or for none, and the first

@@ -1,6 +1,7 @@
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
+use crate::api::docs::schemas;
 use crate::api::extract::Body;
 use crate::api::openai::{ChatRequest, CompletionRequest};
 use crate::api::tgi::GenerateRequest;
@@ -16,6 +17,20 @@ pub(crate) enum SagemakerRequest {
 }
 
 /// Answered as on the route whose request it is: `/`, `/v1/chat/completions` or `/v1/completions`.
+#[utoipa::path(
+    post,
+    path = "/invocations",
+    tag = super::TAG,
+    operation_id = "sagemaker_compatibility",
+    request_body = schemas::SagemakerRequest,
+    responses(
+        (status = 200, description = "The answer, or its parts as events", content(
+            (schemas::SagemakerResponse = "application/json"),
+            (schemas::SagemakerStreamResponse = "text/event-stream")
+        )),
+        openai::Refusal,
+    )
+)]
 pub(super) async fn invocations(caller: Caller, body: Body<SagemakerRequest>) -> Response {
     match body.0 {
         Ok(SagemakerRequest::Generate(body)) => tgi::handlers::compatible(caller, Body(Ok(body))).await,

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt;
+use utoipa::ToSchema;
 
 use super::{prediction_failed, refusal, texts};
 use crate::api::extract::Body;
@@ -16,25 +17,25 @@ use crate::api::{AppState, Caller, tgi};
 use crate::config::VertexRoutes;
 use crate::service::{self, ServiceError};
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub(crate) struct VertexRequest {
     pub instances: Vec<VertexInstance>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum VertexInstance {
     Generate(Box<GenerateVertexInstance>),
     Chat(Box<ChatRequest>),
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub(crate) struct GenerateVertexInstance {
     pub inputs: String,
     pub parameters: Option<Parameters>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct VertexResponse {
     /// One text per instance, in their order.
     pub predictions: Vec<String>,
@@ -56,6 +57,17 @@ impl VertexInstance {
 }
 
 /// Continues every instance's prompt.
+#[utoipa::path(
+    post,
+    path = "/vertex",
+    tag = super::TAG,
+    operation_id = "vertex_compatibility",
+    request_body = VertexRequest,
+    responses(
+        (status = 200, description = "One text per instance", body = VertexResponse),
+        tgi::ApiError,
+    )
+)]
 pub(super) async fn predict(Caller(state): Caller, body: Body<VertexRequest>) -> Response {
     let instances = match body.0 {
         Ok(body) => body.instances,

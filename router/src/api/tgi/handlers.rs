@@ -4,17 +4,31 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::convert;
-use super::errors::ApiError;
+use super::errors::{ApiError, StreamErrors};
 use super::generate::{generate as run, prefix};
 use super::stream::{self, StreamOptions};
-use super::types::{ErrorResponse, GenerateRequest, Info};
+use super::types::{ErrorResponse, GenerateRequest, GenerateResponse, Info, StreamResponse};
+use crate::api::docs::schemas::{GenerateOnce, GenerateResponses, TokenizeResponse};
 use crate::api::extract::Body;
 use crate::api::headers::compute_headers;
 use crate::api::{AppState, Caller, Settings};
 
+/// How the document groups these routes.
+const TAG: &str = "Text Generation Inference";
 /// What TGI's router calls itself; clients tell TGI by it.
 const ROUTER: &str = "text-generation-router";
 
+#[utoipa::path(
+    post,
+    path = "/generate",
+    tag = TAG,
+    operation_id = "generate",
+    request_body = GenerateOnce,
+    responses(
+        (status = 200, description = "Generated text", body = GenerateResponse),
+        ApiError,
+    )
+)]
 pub(super) async fn generate(Caller(state): Caller, body: Body<GenerateRequest>) -> Response {
     match body.0 {
         Ok(body) => match run(&state, body).await {
@@ -25,6 +39,17 @@ pub(super) async fn generate(Caller(state): Caller, body: Body<GenerateRequest>)
     }
 }
 
+#[utoipa::path(
+    post,
+    path = "/generate_stream",
+    tag = TAG,
+    operation_id = "generate_stream",
+    request_body = GenerateOnce,
+    responses(
+        (status = 200, description = "One event per token; errors are events, too", body = StreamResponse, content_type = "text/event-stream"),
+        StreamErrors,
+    )
+)]
 pub(super) async fn generate_stream(Caller(state): Caller, body: Body<GenerateRequest>) -> Response {
     match body.0 {
         Ok(body) => stream_response(state, body),
@@ -33,6 +58,20 @@ pub(super) async fn generate_stream(Caller(state): Caller, body: Body<GenerateRe
 }
 
 /// `/`: either of the two by `stream`, an array where it does not stream, and the full text by default.
+#[utoipa::path(
+    post,
+    path = "/",
+    tag = TAG,
+    operation_id = "compat_generate",
+    request_body = GenerateRequest,
+    responses(
+        (status = 200, description = "Generated text, or one event per token", content(
+            (GenerateResponses = "application/json"),
+            (StreamResponse = "text/event-stream")
+        )),
+        ApiError,
+    )
+)]
 pub(crate) async fn compatible(Caller(state): Caller, body: Body<GenerateRequest>) -> Response {
     let mut body = match body.0 {
         Ok(body) => body,
@@ -73,6 +112,18 @@ fn stream_response(state: AppState, body: GenerateRequest) -> Response {
     }
 }
 
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    tag = TAG,
+    operation_id = "tokenize",
+    request_body = GenerateOnce,
+    responses(
+        (status = 200, description = "The tokens of the prompt", body = TokenizeResponse),
+        (status = 404, description = "No tokenizer; no model here is without", body = ErrorResponse),
+        ApiError,
+    )
+)]
 pub(super) async fn tokenize(State(state): State<AppState>, body: Body<GenerateRequest>) -> Response {
     let inputs = match body.0 {
         Ok(body) => body.inputs,
@@ -84,6 +135,17 @@ pub(super) async fn tokenize(State(state): State<AppState>, body: Body<GenerateR
     }
 }
 
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = TAG,
+    operation_id = "health",
+    security(()),
+    responses(
+        (status = 200, description = "Requests are served"),
+        (status = 503, description = "They are not, or not yet", body = ErrorResponse),
+    )
+)]
 pub(crate) async fn health(State(state): State<AppState>) -> Response {
     match state.service.check_ready() {
         Ok(()) => StatusCode::OK.into_response(),
@@ -94,11 +156,75 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
     }
 }
 
+/// TGI answers here as on `/health`.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = TAG,
+    operation_id = "root_health",
+    security(()),
+    responses(
+        (status = 200, description = "Requests are served"),
+        (status = 503, description = "They are not, or not yet", body = ErrorResponse),
+    )
+)]
+pub(super) async fn root(state: State<AppState>) -> Response {
+    health(state).await
+}
+
+/// SageMaker's name for `/health`.
+#[utoipa::path(
+    get,
+    path = "/ping",
+    tag = TAG,
+    operation_id = "ping",
+    security(()),
+    responses(
+        (status = 200, description = "Requests are served"),
+        (status = 503, description = "They are not, or not yet", body = ErrorResponse),
+    )
+)]
+pub(super) async fn ping(state: State<AppState>) -> Response {
+    health(state).await
+}
+
+/// Kubernetes' name for `/health`.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = TAG,
+    operation_id = "readiness",
+    security(()),
+    responses(
+        (status = 200, description = "Requests are served"),
+        (status = 503, description = "They are not, or not yet", body = ErrorResponse),
+    )
+)]
+pub(super) async fn ready(state: State<AppState>) -> Response {
+    health(state).await
+}
+
 /// The process answers; nothing more is asked of it.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = TAG,
+    operation_id = "live",
+    security(()),
+    responses((status = 200, description = "The process answers"))
+)]
 pub(super) async fn live() -> StatusCode {
     StatusCode::OK
 }
 
+#[utoipa::path(
+    get,
+    path = "/info",
+    tag = TAG,
+    operation_id = "get_model_info",
+    security(()),
+    responses((status = 200, description = "What is served, and its limits", body = Info))
+)]
 pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
     let Settings { model_id, model_sha, .. } = &*state.settings;
     Json(Info {
@@ -119,6 +245,14 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
     })
 }
 
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = TAG,
+    operation_id = "metrics",
+    security(()),
+    responses((status = 200, description = "Prometheus metrics", body = String, content_type = "text/plain"))
+)]
 pub(super) async fn metrics(State(state): State<AppState>) -> Response {
     let text = state.service.metrics.render(&state.service.engine.stats());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

@@ -7,25 +7,27 @@ pub(crate) mod handlers;
 mod stream;
 mod types;
 
-use axum::Router;
-use axum::routing::{get, post};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::AppState;
 pub(crate) use convert::{request, simple_tokens};
 pub(crate) use errors::ApiError;
-pub(crate) use types::{ErrorResponse, GenerateRequest, Parameters, SimpleToken};
+pub(crate) use types::{
+    ErrorResponse, GenerateRequest, GenerateResponse, Parameters, SimpleToken, StreamResponse,
+};
 
 /// This dialect's routes.
-pub(crate) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/", get(handlers::health).post(handlers::compatible))
-        .route("/generate", post(handlers::generate))
-        .route("/generate_stream", post(handlers::generate_stream))
-        .route("/tokenize", post(handlers::tokenize))
-        .route("/health", get(handlers::health))
-        .route("/ping", get(handlers::health))
-        .route("/livez", get(handlers::live))
-        .route("/readyz", get(handlers::health))
-        .route("/info", get(handlers::info))
-        .route("/metrics", get(handlers::metrics))
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(handlers::root, handlers::compatible))
+        .routes(routes!(handlers::generate))
+        .routes(routes!(handlers::generate_stream))
+        .routes(routes!(handlers::tokenize))
+        .routes(routes!(handlers::health))
+        .routes(routes!(handlers::ping))
+        .routes(routes!(handlers::live))
+        .routes(routes!(handlers::ready))
+        .routes(routes!(handlers::info))
+        .routes(routes!(handlers::metrics))
 }

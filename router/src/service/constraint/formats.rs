@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 use weirgate_grammar::GrammarSpec;
 
 use super::{Constraint, Field};
@@ -57,7 +58,7 @@ fn no_schema(field: Field) -> ValidationError {
 }
 
 /// vLLM's extra fields.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub(crate) struct Guided {
     pub guided_json: Option<Value>,
     pub guided_regex: Option<String>,
@@ -67,7 +68,7 @@ pub(crate) struct Guided {
 }
 
 /// The later form of the same.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StructuredOutputs {
     pub json: Option<Value>,

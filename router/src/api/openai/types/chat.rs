@@ -1,19 +1,35 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::Common;
+use crate::api::docs::schemas::{GrammarType, Message as MessageSchema, Tool, ToolChoice};
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub(crate) struct ChatRequest {
+    /// The conversation so far.
+    #[schema(value_type = Vec<MessageSchema>, min_items = 1, example = json!([{"role": "user", "content": "What is deep learning?"}]))]
     pub messages: Vec<Message>,
     #[serde(flatten)]
     pub common: Common,
+    /// Takes precedence over `max_tokens`.
+    #[schema(example = 32)]
     pub max_completion_tokens: Option<u32>,
+    /// Whether the answer has the log-probabilities of its tokens.
+    #[schema(example = false)]
     pub logprobs: Option<bool>,
+    /// So many of the most likely tokens at each place; needs `logprobs`.
+    #[schema(maximum = 20)]
     pub top_logprobs: Option<u32>,
 
+    /// A form that the text must have.
+    #[schema(value_type = Option<GrammarType>)]
     pub response_format: Option<Value>,
+    /// What the model may call.
+    #[schema(value_type = Option<Vec<Tool>>)]
     pub tools: Option<Vec<Value>>,
+    /// Which tool is called, if any.
+    #[schema(value_type = ToolChoice, required = false)]
     pub tool_choice: Option<Value>,
     pub parallel_tool_calls: Option<bool>,
     /// TGI's: what is said to the model about its tools.
@@ -30,10 +46,15 @@ pub(crate) struct ChatRequest {
     pub add_generation_prompt: Option<bool>,
 
     /// What changes the answer and is not served here; see [`unserved`](Self::unserved).
+    #[schema(ignore)]
     pub functions: Option<Value>,
+    #[schema(ignore)]
     pub function_call: Option<Value>,
+    #[schema(ignore)]
     pub audio: Option<Value>,
+    #[schema(ignore)]
     pub modalities: Option<Vec<String>>,
+    #[schema(ignore)]
     pub web_search_options: Option<Value>,
 }
 

@@ -1,5 +1,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::api::docs::schemas::{ChatCompletionDelta, OutputMessage};
 
 /// What every answer and every chunk begins with.
 #[derive(Debug, Clone, Serialize)]
@@ -16,9 +19,11 @@ pub(crate) struct Envelope<C> {
     pub usage: Option<Option<Usage>>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ChatCompletionComplete)]
 pub(crate) struct ChatChoice {
     pub index: usize,
+    #[schema(value_type = OutputMessage)]
     pub message: AssistantMessage,
     pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: &'static str,
@@ -44,7 +49,8 @@ impl AssistantMessage {
 }
 
 /// A tool call, whole or a chunk's.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ToolCallPart)]
 pub(crate) struct ToolCall {
     /// In chunks only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +63,7 @@ pub(crate) struct ToolCall {
     pub function: CalledFunction,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct CalledFunction {
     /// Always `null`; in TGI's profile only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,15 +75,18 @@ pub(crate) struct CalledFunction {
     pub arguments: String,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ChatCompletionChoice)]
 pub(crate) struct ChatChunkChoice {
     pub index: usize,
+    #[schema(value_type = ChatCompletionDelta)]
     pub delta: Delta,
     pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: Option<&'static str>,
 }
 
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[schema(as = ChatCompletionPart)]
 pub(crate) struct Delta {
     /// In a choice's first chunk only, or in each of them.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,19 +99,22 @@ pub(crate) struct Delta {
     pub tool_calls: Option<Vec<ToolCall>>,
 }
 
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[schema(as = ChatCompletionLogprobs)]
 pub(crate) struct ChatLogprobs {
     pub content: Vec<ChatLogprob>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ChatCompletionLogprob)]
 pub(crate) struct ChatLogprob {
     #[serde(flatten)]
     pub token: LikelyToken,
     pub top_logprobs: Vec<LikelyToken>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ChatCompletionTopLogprob)]
 pub(crate) struct LikelyToken {
     pub token: String,
     pub logprob: f32,
@@ -111,15 +123,17 @@ pub(crate) struct LikelyToken {
 }
 
 /// A choice of `/v1/completions`, whole or a chunk's.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = CompletionComplete)]
 pub(crate) struct TextChoice {
     pub index: usize,
     pub text: String,
+    #[schema(value_type = Option<CompletionLogprobs>)]
     pub logprobs: Option<CompletionLogprobs>,
     pub finish_reason: Option<&'static str>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum CompletionLogprobs {
     /// OpenAI's.
@@ -129,7 +143,7 @@ pub(crate) enum CompletionLogprobs {
 }
 
 /// Parallel lists, one entry per token.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(crate) struct TextLogprobs {
     pub tokens: Vec<String>,
     /// `null` for the first token of an echoed prompt.
@@ -140,7 +154,7 @@ pub(crate) struct TextLogprobs {
     pub text_offset: Vec<usize>,
 }
 
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 pub(crate) struct Usage {
     pub prompt_tokens: u32,
     pub completion_tokens: u32,
@@ -150,18 +164,18 @@ pub(crate) struct Usage {
     pub prompt_tokens_details: Option<PromptTokensDetails>,
 }
 
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 pub(crate) struct PromptTokensDetails {
     pub cached_tokens: u32,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ModelList {
     pub object: &'static str,
     pub data: Vec<ModelInfo>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ModelInfo {
     pub id: String,
     pub object: &'static str,
@@ -172,7 +186,7 @@ pub(crate) struct ModelInfo {
 }
 
 /// OpenAI's error object.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ErrorObject {
     pub message: String,
     #[serde(rename = "type")]

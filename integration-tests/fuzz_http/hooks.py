@@ -1,0 +1,49 @@
+"""What schemathesis is told about this API: how to check streams, which it cannot parse by itself."""
+
+import json
+
+import jsonschema
+import schemathesis
+
+DONE = "[DONE]"
+#: Components that an event of a stream may be beside those of its operation: the stream failed.
+FAILURES = ("ErrorResponse", "OpenAiErrorResponse", "StreamFailure")
+
+
+@schemathesis.deserializer("text/event-stream")
+def as_text(context, response):
+    """The body as it is; `events_conform` looks into it."""
+    return response.content.decode()
+
+
+@schemathesis.hook
+def before_load_schema(context, raw_schema):
+    """Keeps the schemas of events from being held against whole streams, and where `events_conform` finds them."""
+    global document
+    document = json.loads(json.dumps(raw_schema))
+    for item in raw_schema["paths"].values():
+        for operation in item.values():
+            for response in operation["responses"].values():
+                for media, content in response.get("content", {}).items():
+                    if media == "text/event-stream":
+                        content["schema"] = {"type": "string"}
+
+
+@schemathesis.check
+def events_conform(ctx, response, case):
+    """Every event of a stream is of the operation's schema or tells of a failure."""
+    if not response.headers.get("content-type", [""])[0].startswith("text/event-stream"):
+        return
+    operation = document["paths"][case.operation.path][case.operation.method.lower()]
+    schema = operation["responses"][str(response.status_code)]["content"]["text/event-stream"]["schema"]
+    options = [schema] + [{"$ref": f"#/components/schemas/{name}"} for name in FAILURES]
+    validator = jsonschema.Draft202012Validator({"components": document["components"], "anyOf": options})
+    frames = response.content.decode().split("\n\n")
+    assert frames.pop() == "", "the stream ends inside an event"
+    for frame in frames:
+        if frame == ":":
+            continue
+        assert frame.startswith("data: ") and "\n" not in frame, f"not an event: {frame!r}"
+        if frame[6:] != DONE:
+            errors = [error.message for error in validator.iter_errors(json.loads(frame[6:]))]
+            assert not errors, f"{frame}: {errors}"
