@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from harness.server import ROOT, Server  # noqa: E402
 
-#: 503 and 429 are documented answers of a server that is full; any other 5xx is a failure of its own.
+#: The first refuses every 5xx, the documented ones too: nothing here should bring one about.
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",

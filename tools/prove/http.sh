@@ -6,7 +6,7 @@ out=docs/evidence/http.md
 {
     tools/prove/header.sh "Generated requests against the documented API"
     echo '`.venv/test/bin/python integration-tests/fuzz_http/run.py 40`: schemathesis makes requests from `openapi.json`, valid'
-    echo 'ones and others. No answer may be a 5xx but a documented 503, have a status or media type that is not documented, or a'
+    echo 'ones and others. No answer may be a 5xx, have a status or media type that is not documented, or have a'
     echo 'body that is not of its schema; events of streams included.'
     echo
     .venv/test/bin/python integration-tests/fuzz_http/run.py 40

@@ -67,9 +67,11 @@ pub(crate) struct ToolCall {
 pub(crate) struct CalledFunction {
     /// Always `null`; in TGI's profile only.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub description: Option<Option<String>>,
     /// In a call's first chunk only; in TGI's profile `null` in the others.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub name: Option<Option<String>>,
     /// JSON text, or a piece of it.
     pub arguments: String,
