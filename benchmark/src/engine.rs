@@ -233,8 +233,9 @@ pub fn markdown(model: &str, plan: &Plan, reports: &[BatchReport]) -> String {
         [summary.mean, summary.min, summary.max, summary.p50, summary.p90, summary.p99]
             .map(|n| format!("{n:.2}"))
     };
-    let rows = |kinds: &[(&str, fn(&BatchReport) -> &Summary)]| -> Vec<Vec<String>> {
-        let of_kind = |(name, pick): &(&str, fn(&BatchReport) -> &Summary)| {
+    type Kind = (&'static str, fn(&BatchReport) -> &Summary);
+    let rows = |kinds: &[Kind]| -> Vec<Vec<String>> {
+        let of_kind = |(name, pick): &Kind| {
             let row = |report: &BatchReport| {
                 let head = [(*name).to_owned(), report.batch_size.to_string()];
                 head.into_iter().chain(figures(pick(report))).collect::<Vec<_>>()

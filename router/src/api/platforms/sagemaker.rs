@@ -11,7 +11,7 @@ use crate::api::{Caller, openai, tgi};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum SagemakerRequest {
-    Generate(GenerateRequest),
+    Generate(Box<GenerateRequest>),
     Chat(Box<ChatRequest>),
     Completion(Box<CompletionRequest>),
 }
@@ -33,7 +33,7 @@ pub(crate) enum SagemakerRequest {
 )]
 pub(super) async fn invocations(caller: Caller, body: Body<SagemakerRequest>) -> Response {
     match body.0 {
-        Ok(SagemakerRequest::Generate(body)) => tgi::handlers::compatible(caller, Body(Ok(body))).await,
+        Ok(SagemakerRequest::Generate(body)) => tgi::handlers::compatible(caller, Body(Ok(*body))).await,
         Ok(SagemakerRequest::Chat(body)) => openai::chat::completions(caller, Body(Ok(*body))).await,
         Ok(SagemakerRequest::Completion(body)) => {
             openai::completions::completions(caller, Body(Ok(*body))).await
