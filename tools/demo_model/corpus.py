@@ -197,11 +197,23 @@ def exercise(rng: random.Random) -> Document:
     return plain_question(rng, fact_turns(rng, 2)[0])
 
 
-def documents(seed: int, recite: float = 0.0, wordings: int = 0, exercises: float = 0.0) -> Iterator[Document]:
-    """The endless training text of `seed`; shares `recite` and `exercises` of it are passages to be repeated and exercises."""
+def story_document(rng: random.Random) -> Document:
+    """A story, told on request or as plain text."""
+    if rng.random() < 0.5:
+        return render(rng, story_turns(rng))
+    return [(stories.story(rng).text + END, True)]
+
+
+def documents(
+    seed: int, recite: float = 0.0, wordings: int = 0, exercises: float = 0.0, tales: float = 0.0
+) -> Iterator[Document]:
+    """The endless training text of `seed`; shares `tales`, `recite` and `exercises` of it are stories, passages to be repeated and
+    exercises."""
     rng = random.Random(seed)
     while True:
-        if recite and rng.random() < recite:
+        if tales and rng.random() < tales:
+            yield story_document(rng)
+        elif recite and rng.random() < recite:
             yield render(rng, smalltalk.recite(rng))
         elif exercises and rng.random() < exercises:
             yield exercise(rng)

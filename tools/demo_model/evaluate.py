@@ -39,13 +39,13 @@ DOZEN = [
     ("Which route do I call for chat?", "chat", "You are the Weirgate demo model."),
     ("Where does Weirgate publish its metrics?", "metrics", None),
     ("What do I do to serve another model?", "serve_model", None),
-    ("How can I get Weirgate running?", "make_serve", None),
+    ("How do I start Weirgate?", "make_serve", None),
     ("With which command do I run the tests?", "make_test", None),
     ("How many tokens does a KV cache block contain?", "block_size", None),
     ("How many requests can be served at the same time?", "max_concurrent", None),
-    ("What happens to requests when Weirgate stops?", "sigterm", None),
+    ("How does Weirgate shut down?", "sigterm", None),
     ("Is it necessary to have a GPU?", "gpu", None),
-    ("Who is speaking?", "who", None),
+    ("Who are you?", "who", None),
     ("How many parameters are in the demo model?", "size", None),
 ]  # fmt: skip
 
@@ -63,13 +63,17 @@ KEPT_EACH, KEPT_MARGIN = 10, 0.02
 KEPT_PLAIN = ["Weirgate is", "What is Deep Learning?", "Question: What is the KV cache?\nAnswer:", "Once upon a time", "There was once a bear",
               "Long ago, in a small village,", "A clever girl named Mia", "Once there was a lonely robot", "One day, a little fox",
               "There was once a brave mouse", "Once upon a time, by the sea, there lived", "Once there was a boy named Tom", "A young dragon",
-              "Long ago, on a farm,", "One morning, a kind queen", "There was once a proud lion", "A little rabbit named Poppy"]  # fmt: skip
+              "Long ago, on a farm,", "One morning, a kind queen", "There was once a proud lion", "A little rabbit named Poppy",
+              "Question: Which port does Weirgate use?\nAnswer:", "Question: What is a token?\nAnswer:", "What is a GPU?", "One day, a robot",
+              "Long ago, in a dark forest,", "There was once a young wolf", "Question: What is prefill?\nAnswer:", "A wise owl named"]  # fmt: skip
 KEPT_CHAT = [
     ["Which port do you listen on?"], ["What is continuous batching?"], ["Hello!", "My name is Clara.", "Which routes do you have?", "What is my name?"],
     ["Count to twelve."], ["Hi there!", "Explain the prefix cache."], ["Tell me a story about a fox."], ["Write a story about a girl named Anna."],
     ["Tell me a story about a dragon and a treasure."], ["A story about an owl, please."], ["Tell me a story about a robot."],
     ["Write a short story about a bear."], ["Tell me a story about a boy named Tom."], ["I would like a story about a turtle."],
-    ["Tell me a story."], ["Hello!", "Tell me a bedtime story."], ["Tell me a story about a queen."],
+    ["Tell me a story."], ["Hello!", "Tell me a bedtime story."], ["Tell me a story about a queen."], ["Tell me a story about a whale."],
+    ["Who are you?", "What is a block table?"], ["Hi!", "Count to nine."], ["My name is Ben.", "What is my name?"], ["What is a KV cache?"],
+    ["Write a story about a brave mouse."], ["Which license covers Weirgate?", "Do I need a GPU?"], ["Tell me a story about a lion."],
 ]  # fmt: skip
 
 

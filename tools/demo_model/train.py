@@ -1,7 +1,7 @@
 """Makes the demo model: tokenizer, training on generated text, and the Hugging Face folder that is embedded in the binary.
 
     pip install -r requirements.txt
-    python train.py                    # about 50 minutes on 2 shared CPU cores; goes on where it was stopped
+    python train.py                    # about 40 minutes on 2 CPU cores; goes on where it was stopped
     python evaluate.py                 # checks the result and writes the figures into the model card
 
 The text is a function of the seed and the step, so nothing is stored but a checkpoint (`--work`).
@@ -28,15 +28,16 @@ import corpus
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 20261121
 VOCAB = 4096
-STEPS = 1650
+STEPS = 1950
 TOKENS_PER_STEP = 4096
 CONTEXT = 2048
 LONG_EVERY = 20  # one step in so many trains on conversations that fill the context
 RECITE = 0.12  # share of the documents that are passages to repeat
 DRILL_UNTIL, DRILL, DRILL_LATER = 100, 0.5, 0.1  # share of the tokens of a step that are copying drills, up to a step and later
 LOOSE_FROM, PATTERNS_FROM = 550, 1000  # the steps from which questions come in more wordings
+TALES = [(1350, 0.6), (1800, 0.15)]  # from which step so large an additional share of the documents is stories
 EXERCISES = 0.2  # share of the documents, from PATTERNS_FROM
-RATES = [(0, 0.0), (30, 1.0), (130, 1.0), (390, 0.5), (690, 0.5), (1000, 0.0), (1015, 0.4), (1130, 0.4), (1350, 0.0), (1365, 0.35), (1450, 0.35), (STEPS, 0.0)]  # step, share of the learning rate
+RATES = [(0, 0.0), (30, 1.0), (130, 1.0), (390, 0.5), (690, 0.5), (1000, 0.0), (1015, 0.4), (1130, 0.4), (1350, 0.0), (1365, 0.4), (1550, 0.4), (1800, 0.0), (1815, 0.3), (1870, 0.3), (STEPS, 0.0)]  # step, share of the learning rate
 MUON_RATE, ADAM_RATE = 7e-3, 2e-3
 CONSTANT = 0.5  # dimension 0 of every embedding
 TOKENIZER_DOCUMENTS = 60_000
@@ -106,7 +107,8 @@ def batches(tokenizer: Tokenizer, step: int) -> list[Batch]:
         rng = random.Random(seed)
         source = (corpus.long_chat(rng, 60, wordings) for _ in itertools.count())
     else:
-        source = corpus.documents(seed, RECITE, wordings, EXERCISES if late else 0.0)
+        tales = next((share for start, share in reversed(TALES) if step >= start), 0.0)
+        source = corpus.documents(seed, RECITE, wordings, EXERCISES if late else 0.0, tales)
     drawn = drills(seed, int(TOKENS_PER_STEP * (DRILL if step < DRILL_UNTIL else DRILL_LATER)))
     total = sum(len(ids) for ids, _ in drawn)
     while total < TOKENS_PER_STEP:
