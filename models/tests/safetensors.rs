@@ -247,12 +247,12 @@ fn shapes_are_checked_against_the_configuration() {
         assert!(message.contains("model.safetensors") && message.contains(wrong), "{message}");
         assert!(message.contains("has shape") && message.contains("implies"), "{message}");
     }
-    let mixed = checked(|name, _, dtype| {
+    // Parts of one product may be stored in different types, as K-quants of a file are.
+    checked(|name, _, dtype| {
         if name.contains("k_proj") {
             *dtype = "F16";
         }
         true
     })
-    .unwrap_err();
-    assert!(mixed.contains("k_proj.weight': is F16"), "{mixed}");
+    .unwrap();
 }

@@ -62,8 +62,7 @@ impl Device {
 
     fn draw(&self, batch: &Batch, at: usize) -> Sampled {
         let sample = &batch.samples[at];
-        let history = &batch.history[sample.history.clone()];
-        let number = history.len() - sample.prompt_len;
+        let number = sample.draw as usize;
         let mut token = self.script.get(number).copied().unwrap_or(self.end);
         if sample.banned.as_deref().unwrap_or_default().contains(&token) {
             token = u32::from(b'~');

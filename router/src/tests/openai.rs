@@ -336,20 +336,15 @@ async fn a_failure_in_midstream_ends_the_stream_with_one_event() {
     }
 }
 
-async fn stream_that_fails(profile: Profile, path: &'static str, body: Value) -> Vec<String> {
+async fn stream_that_fails(profile: Profile, path: &str, body: Value) -> Vec<String> {
     let server = held(RouterConfig { profile, ..config() });
-    let request = tokio::spawn({
-        let server = server.clone();
-        async move { server.post(path, body).await }
-    });
-    server.until(|stats| stats.live_requests == 1).await;
+    // The response begins with the first token.
     server.gate.allow(3);
-    server.until(|stats| stats.steps >= 2).await;
+    let response = server.open(post(path, &body)).await;
+    assert_eq!(response.status(), StatusCode::OK);
     server.state.service.dispatcher.fail_all(crate::service::Failure::Engine);
     server.gate.reopen();
-    let answer = request.await.unwrap();
-    assert_eq!(answer.status, StatusCode::OK);
-    answer.events()
+    super::answer(response).await.events()
 }
 
 #[tokio::test]

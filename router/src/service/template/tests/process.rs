@@ -84,7 +84,7 @@ fn what_takes_too_much_memory_ends_its_own_process_only() {
 }
 
 /// Statements and expressions that random templates are made of; `E` is an expression.
-const STATEMENTS: [&str; 10] = [
+const STATEMENTS: [&str; 11] = [
     "{% set n.a = E %}",
     "{% set n.b = E %}",
     "{{ E }}",
@@ -94,7 +94,8 @@ const STATEMENTS: [&str; 10] = [
     "{% set t %}S{% endset %}{% set n.a = t %}",
     "{% macro m(x) %}S{{ m(E) }}{% endmacro %}{{ m(E) }}",
     "{% filter replace('x', E) %}S{% endfilter %}",
-    "{% call(x) n.a %}S{% endcall %}{% break %}",
+    "{% for i in range(60) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
+    "{% for i in range(40) %}S{% break %}{% endfor %}",
 ];
 const EXPRESSIONS: [&str; 24] = [
     "n.a",
@@ -118,7 +119,7 @@ const EXPRESSIONS: [&str; 24] = [
     "E | indent(E)",
     "E | tojson(indent=E)",
     "E.center(E)",
-    "'%*d' | format(E, 1)",
+    "'%s' | format(E)",
     "E[::-1]",
     "E | string | upper",
 ];
