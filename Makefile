@@ -5,7 +5,7 @@ BIN := target/release/weirgate
 PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
-        prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-http prove-templates prove-image \
+        prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-maskbench prove-http prove-templates prove-image \
         openapi
 
 help: ## this list
@@ -38,7 +38,7 @@ setup:
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-quantization prove-constrained prove-http prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-constrained prove-maskbench prove-http prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -60,6 +60,9 @@ prove-http: build setup ## thousands of generated requests against the documente
 
 prove-constrained: build setup ## 4,000 generations under grammars and tools from random weights
 	tools/prove/constrained.sh
+
+prove-maskbench: setup ## JSON Schema coverage and speed: MaskBench with 32k and 128k tokens
+	tools/prove/maskbench.sh
 
 prove-templates: build setup-prove ## chat templates against transformers
 	.venv/prove/bin/python tools/templates/prove.py

@@ -7,6 +7,9 @@ use llguidance::toktrie::{TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+/// The library's prefix tree holds about a thousand levels.
+const MAX_TOKEN_BYTES: usize = 1000;
+
 /// The bytes that each token stands for within a text, and how the tokenizer would write a text.
 #[derive(Clone)]
 pub struct Vocabulary {
@@ -43,7 +46,8 @@ enum Encoding {
 }
 
 impl Vocabulary {
-    /// A vocabulary given by its bytes: a token without bytes never occurs. Nothing is forced under it.
+    /// A vocabulary given by its bytes: a token without bytes, or of more than a thousand, never occurs. Nothing is forced
+    /// under it.
     pub fn from_bytes(tokens: Vec<Vec<u8>>) -> Self {
         Self { tokens: tokens.into(), added: Arc::default(), special: Arc::default(), tokenizer: None }
     }
@@ -141,7 +145,8 @@ impl Vocabulary {
 
     /// The end of a text is the engine's; the library wants a token for it, which is one past the last.
     pub(crate) fn environment(&self) -> Arc<Environment> {
-        let mut words = self.tokens.to_vec();
+        let word = |bytes: &Vec<u8>| if bytes.len() > MAX_TOKEN_BYTES { Vec::new() } else { bytes.clone() };
+        let mut words: Vec<Vec<u8>> = self.tokens.iter().map(word).collect();
         words.push(b"\xff<end>".to_vec());
         let info = TokRxInfo::new(words.len() as u32, self.tokens.len() as u32);
         Arc::new(Environment { trie: TokTrie::from(&info, &words), tokenizer: self.tokenizer.clone() })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use maskbench::accepts;
+use maskbench::taken;
 use serde_json::json;
 use weirgate_engine::{Grammar, GrammarSource};
 use weirgate_grammar::{Compiled, Compiler, GrammarError, GrammarSpec, Limits, Vocabulary};
@@ -36,7 +36,7 @@ fn schema(value: serde_json::Value) -> GrammarSpec {
 
 fn takes(compiled: &Compiled, text: &str) -> bool {
     let bytes: Vec<u32> = text.bytes().map(u32::from).collect();
-    accepts(compiled, vocabulary().len(), &bytes, &mut Vec::new()).expect("no fault")
+    taken(compiled, vocabulary().len(), &bytes, &mut Vec::new()).expect("no fault").is_none()
 }
 
 fn check(spec: &GrammarSpec, right: &[&str], wrong: &[&str]) {
@@ -116,6 +116,18 @@ fn masks_allow_exactly_the_tokens_that_can_be_continued() {
     assert!(grammar.fill_mask(&mut [0; 9]).is_err(), "an error stays");
     // Other sequences of the same grammar are not concerned.
     assert_eq!(allowed(compiled.start().as_mut()).len(), 6);
+}
+
+#[test]
+fn a_token_of_thousands_of_bytes_does_not_end_the_process() {
+    let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+    tokens.extend([b"a".repeat(5_000), b"a".repeat(900)]);
+    let compiler = Compiler::new(Vocabulary::from_bytes(tokens), 1 << 20).expect("a vocabulary");
+    let spec = GrammarSpec::Regex("a*".into());
+    let compiled = compiler.compile(&spec, &Limits::default(), &AtomicBool::new(false)).expect("compiles");
+    let mut mask = vec![0u32; 9];
+    compiled.start().fill_mask(&mut mask).expect("a mask");
+    assert_eq!((mask[3] >> (b'a' - 96) & 1, mask[8]), (1, 0b10), "the longest token never occurs");
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub struct Outcome {
     pub masks: Vec<Duration>,
     pub valid: usize,
     pub invalid: usize,
+    /// Each with where it was rejected.
     pub valid_rejected: Vec<String>,
     pub invalid_accepted: Vec<String>,
     pub faults: Vec<String>,
@@ -71,36 +72,48 @@ pub fn run(compiler: &Compiler, tokenize: &dyn Fn(&str) -> Vec<u32>, case: &Case
     };
     for instance in &case.tests {
         let text = instance.data.to_string();
-        let accepted =
-            accepts(compiled.as_ref(), compiler.vocabulary().len(), &tokenize(&text), &mut outcome.masks);
+        let tokens = tokenize(&text);
+        let taken = taken(compiled.as_ref(), compiler.vocabulary().len(), &tokens, &mut outcome.masks);
         *(if instance.valid { &mut outcome.valid } else { &mut outcome.invalid }) += 1;
-        match accepted {
+        match taken {
             Err(fault) => outcome.faults.push(format!("{}: {fault}", case.name)),
-            Ok(true) if !instance.valid => outcome.invalid_accepted.push(format!("{}: {text}", case.name)),
-            Ok(false) if instance.valid => outcome.valid_rejected.push(format!("{}: {text}", case.name)),
+            Ok(None) if !instance.valid => outcome.invalid_accepted.push(format!("{}: {text}", case.name)),
+            Ok(Some(taken)) if instance.valid => {
+                let before: usize =
+                    tokens[..taken].iter().map(|&token| compiler.vocabulary().bytes(token).len()).sum();
+                outcome.valid_rejected.push(format!("{}: {}", case.name, around(&text, before)));
+            }
             Ok(_) => {}
         }
     }
     outcome
 }
 
-/// Whether a grammar takes all these tokens and may end after them.
-pub fn accepts(
+/// How many of the tokens a grammar takes, unless it takes all and may end after them.
+pub fn taken(
     source: &dyn GrammarSource,
     vocab: usize,
     tokens: &[u32],
     masks: &mut Vec<Duration>,
-) -> Result<bool, GrammarFault> {
+) -> Result<Option<usize>, GrammarFault> {
     let mut grammar = source.start();
-    for &token in tokens {
+    for (at, &token) in tokens.iter().enumerate() {
         let mut mask = vec![0u32; vocab.div_ceil(32)];
         let begun = Instant::now();
         grammar.fill_mask(&mut mask)?;
         masks.push(begun.elapsed());
         if mask[token as usize / 32] & (1 << (token % 32)) == 0 {
-            return Ok(false);
+            return Ok(Some(at));
         }
         grammar.advance(token)?;
     }
-    grammar.is_final()
+    Ok((!grammar.is_final()?).then_some(tokens.len()))
+}
+
+/// What stands before and after byte `at` of a text.
+fn around(text: &str, at: usize) -> String {
+    let (before, after) = text.as_bytes().split_at(at);
+    let before = String::from_utf8_lossy(&before[before.len().saturating_sub(60)..]);
+    let after = String::from_utf8_lossy(&after[..after.len().min(40)]);
+    format!("{before} ⟨here⟩ {after}")
 }
