@@ -40,7 +40,9 @@ fn dependencies_point_one_way() {
             "weirgate-engine",
             &["weirgate-router", "weirgate-hub", "tokio", "axum", "tokenizers", "serde_json"],
         ),
+        ("weirgate-grammar", &["weirgate-router", "weirgate-kernels", "weirgate-models", "tokio", "axum"]),
         ("weirgate-router", &["weirgate-kernels", "cudarc", "candle"]),
+        ("weirgate-benchmark", &["weirgate-router", "axum"]),
     ];
     for (package, banned) in forbidden {
         for dependency in &all[*package] {
