@@ -29,7 +29,8 @@ lint: ## formatting and lints
 unit: ## Rust tests
 	$(CARGO) test --release --workspace
 
-integration: build setup ## the binary under real clients
+integration: setup ## the binaries under real clients
+	$(CARGO) build --release -p weirgate -p weirgate-benchmark
 	$(PYTEST) integration-tests
 
 setup:

@@ -14,13 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "target/release/weirgate-benchmark"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tool():
-    subprocess.run(
-        ["cargo", "build", "--release", "-q", "-p", "weirgate-benchmark"], cwd=ROOT, check=True, timeout=1800
-    )
-
-
 def load(server, tmp_path, *flags: str) -> dict:
     out = tmp_path / "report.json"
     command = [TOOL, "load", "--url", server.url, "--no-tui", "--json", out, *flags]

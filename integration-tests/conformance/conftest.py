@@ -17,6 +17,15 @@ def small(request, tmp_path_factory):
         yield client
 
 
+@pytest.fixture(scope="session", params=["tgi", "openai"])
+def either(request, tmp_path_factory):
+    """The whole model, in each profile."""
+    with serving(tmp_path_factory, "--profile", request.param, env={"COMPUTE_TYPE": "1-test"}) as server:
+        client = Client(server.port)
+        client.profile = request.param
+        yield client
+
+
 @pytest.fixture(scope="session")
 def closed(tmp_path_factory):
     """One place, no grammars, no best_of; and the engine stops for ever after a few steps."""

@@ -39,9 +39,9 @@ def test_a_grammar_that_cannot_be_enforced(small):
 
 @pytest.mark.row("refusal.format-and-tools")
 @pytest.mark.parametrize("tools", [[TOOL], []], ids=["tools", "none"])
-def test_a_format_beside_tools(small, tools):
-    response = small.post("/v1/chat/completions", CHAT | {"tools": tools, "response_format": FORMAT})
-    if small.profile == "tgi":
+def test_a_format_beside_tools(either, tools):
+    response = either.post("/v1/chat/completions", CHAT | {"tools": tools, "response_format": FORMAT})
+    if either.profile == "tgi":
         refused(response, "Tool error: Grammar and tools are mutually exclusive", "tool_error")
     else:
         assert response.status == 200, response.text
@@ -59,12 +59,12 @@ def test_a_tool_that_is_not_there(small, choice):
         assert response.json()["error"]["param"] == "tools"
 
 
-def test_a_call_in_the_profiles_form(small):
-    response = small.post_ok("/v1/chat/completions", CHAT | {"tools": [TOOL], "tool_choice": "required"})
+def test_a_call_in_the_profiles_form(either):
+    response = either.post_ok("/v1/chat/completions", CHAT | {"tools": [TOOL], "tool_choice": "required"})
     (choice,) = response["choices"]
     (call,) = choice["message"]["tool_calls"]
     assert call["function"]["name"] == "add" and call["function"]["arguments"] in ('{"a": 1}', '{"a": 2}')
-    if small.profile == "tgi":
+    if either.profile == "tgi":
         assert (call["id"], choice["finish_reason"]) == ("0", "stop")
         assert "content" not in choice["message"] and call["function"]["description"] is None
     else:

@@ -17,16 +17,6 @@ def stream(client: Client, **parameters):
     return client.stream("/generate_stream", {"inputs": PROMPT, "parameters": GREEDY | parameters})
 
 
-@pytest.fixture(scope="module", params=["tgi", "openai"])
-def either(request, tmp_path_factory, server):
-    """The whole model, in each profile."""
-    if request.param == "openai":
-        yield Client(server.port)
-        return
-    with serving(tmp_path_factory, "--profile", "tgi", env={"COMPUTE_TYPE": "1-test"}) as own:
-        yield Client(own.port)
-
-
 @pytest.mark.row("format.generate")
 def test_generate(either):
     answer = generate(either)

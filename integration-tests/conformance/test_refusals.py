@@ -10,7 +10,6 @@ from harness.server import DEMO_MODEL
 from launch import PAYLOAD, serving
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
-TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 JSON_ROUTES = ["/generate", "/generate_stream", "/", "/invocations", "/vertex", "/tokenize", "/chat_tokenize"]
 JSON_ROUTES += ["/v2/models/m/versions/1/infer", "/v1/chat/completions", "/v1/completions"]
 
@@ -49,27 +48,6 @@ def test_no_prompts(small):
     else:
         assert (response.status, response.json()["error"]["type"]) == (400, "invalid_request_error")
         assert "Empty array detected" in response.json()["error"]["message"]
-
-
-@pytest.mark.row("refusal.format-and-tools")
-def test_response_format_beside_tools(small):
-    body = CHAT | {"tools": [TOOL], "response_format": {"type": "json", "value": {"properties": {}}}}
-    response = small.post("/v1/chat/completions", body)
-    if small.profile == "tgi":
-        refused(small, response, "Tool error: Grammar and tools are mutually exclusive", "tool_error")
-        refused(
-            small,
-            small.post("/v1/chat/completions", body | {"tools": []}),
-            "Tool error: Grammar and tools are mutually exclusive",
-            "tool_error",
-        )
-
-
-@pytest.mark.row("refusal.unknown-tool")
-def test_a_tool_that_is_not_there(small):
-    choice = {"type": "function", "function": {"name": "lost"}}
-    response = small.post("/v1/chat/completions", CHAT | {"tools": [TOOL], "tool_choice": choice})
-    refused(small, response, "Tool error: Tool with name lost not found", "tool_error")
 
 
 @pytest.mark.row("refusal.top-logprobs")

@@ -80,7 +80,7 @@ def _nullable(rng):
 
 def regex(rng: random.Random, depth: int = 0) -> str:
     """A regular expression that Python and Rust read alike, of bounded texts."""
-    atoms = ["[a-f]", "\\d", "x", "ab", "[^\\W\\d_]", "é", "\\.", "-", "[A-Z]{2}", "\\[\\]", "😀"]
+    atoms = ["[a-f]", "[0-9]", "x", "ab", "[^\\W\\d_]", "é", "\\.", "-", "[A-Z]{2}", "\\[\\]", "😀"]
     if depth > 2:
         return rng.choice(atoms)
     part = lambda: regex(rng, depth + 1)  # noqa: E731

@@ -90,7 +90,7 @@ def test_a_tool_is_called_and_its_result_read(openai):
     messages = [*QUESTION, choice.message.model_dump(exclude_none=True), result]
     final = ask(client, messages=messages, tools=TOOLS, tool_choice="none")
     assert final.choices[0].message.content and not final.choices[0].message.tool_calls
-    assert final.usage.prompt_tokens > answer.usage.prompt_tokens
+    assert final.usage.prompt_tokens > ask(client, max_tokens=1).usage.prompt_tokens
 
 
 def test_an_answer_of_a_schema(openai):
@@ -115,7 +115,8 @@ def test_completions(client):
     )
     for chunk in stream:
         texts[chunk.choices[0].index] += chunk.choices[0].text
-    assert texts == [choice.text for choice in answer.choices]
+    # TGI's streams say what ends a text.
+    assert [text.removesuffix("<|end|>") for text in texts] == [choice.text for choice in answer.choices]
 
 
 def test_completion_logprobs(openai):

@@ -44,7 +44,7 @@ TOKENIZER_DOCUMENTS = 60_000
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{{ '<|start|>' + message['role'] + '\\n' + message['content'] + '<|end|>\\n' }}"
+    "{{ '<|start|>' + message['role'] + '\\n' + (message['content'] or '') + '<|end|>\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start|>assistant\\n' }}{% endif %}"
 )

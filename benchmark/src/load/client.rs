@@ -116,7 +116,7 @@ impl Client {
 
     /// Two prompts of known words tell how many tokens a word is and how many a template adds.
     async fn calibrate(&self) -> Result<Prompts> {
-        const WORDS: [usize; 2] = [40, 120];
+        const WORDS: [usize; 2] = [20, 400];
         let mut tokens = [0.0; 2];
         for (words, tokens) in WORDS.into_iter().zip(&mut tokens) {
             let prompt = Prompt::Text(workload::text(1, words).trim_end().to_owned());

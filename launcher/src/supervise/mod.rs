@@ -7,6 +7,7 @@ mod policy;
 mod tests;
 
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -175,6 +176,11 @@ fn drained(status: ExitStatus) -> u8 {
     match status.code() {
         Some(0) => {
             tracing::info!("Router terminated");
+            0
+        }
+        // Nothing was under way: until it is ready it has no handler of its own.
+        None if status.signal() == Some(Signal::TERM.as_raw()) => {
+            tracing::info!("Router terminated while it was starting");
             0
         }
         code => {

@@ -64,13 +64,14 @@ pub(crate) struct TokenizeResponse(Vec<SimpleToken>);
 
 /// What answers and chunks have around their choices.
 macro_rules! envelope {
-    ($(#[$meta:meta])* $name:ident of $choice:ty, usage: $(#[$usage_meta:meta])* $usage:ty) => {
+    ($(#[$meta:meta])* $name:ident($object:ident) of $choice:ty, usage: $(#[$usage_meta:meta])* $usage:ty) => {
         $(#[$meta])*
         #[derive(ToSchema)]
         pub(crate) struct $name {
             /// Empty under the profile `tgi`.
             id: String,
-            object: String,
+            #[schema(inline)]
+            object: $object,
             /// Seconds since 1970.
             #[schema(example = 1706270835)]
             created: u64,
@@ -83,15 +84,22 @@ macro_rules! envelope {
     };
 }
 
-envelope!(ChatCompletion of ChatChoice, usage: Usage);
+/// The word that TGI's document has here.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum TextObject {
+    TextCompletion,
+}
+
+envelope!(ChatCompletion(String) of ChatChoice, usage: Usage);
 envelope!(
     /// One event of a stream; the last one's data is `[DONE]`.
-    ChatCompletionChunk of ChatChunkChoice, usage: Option<Usage>
+    ChatCompletionChunk(String) of ChatChunkChoice, usage: Option<Usage>
 );
-envelope!(CompletionFinal of TextChoice, usage: Usage);
+envelope!(CompletionFinal(TextObject) of TextChoice, usage: Usage);
 envelope!(
     /// One event of a stream; the last one's data is `[DONE]`.
-    Chunk of TextChoice, usage: Option<Usage>
+    Chunk(TextObject) of TextChoice, usage: Option<Usage>
 );
 
 /// OpenAI's error object, with TGI's `error_type` beside it. Every profile but `tgi` answers `/v1` with it.
