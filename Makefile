@@ -5,8 +5,8 @@ BIN := target/release/weirgate
 PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
-        prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-maskbench prove-http prove-templates prove-image \
-        openapi
+        prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-constrained-load \
+        prove-maskbench prove-http prove-templates prove-image openapi
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -39,7 +39,7 @@ setup:
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-quantization prove-constrained prove-maskbench prove-http prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-constrained prove-constrained-load prove-maskbench prove-http prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -61,6 +61,9 @@ prove-http: build setup ## thousands of generated requests against the documente
 
 prove-constrained: build setup ## 4,000 generations under grammars and tools from random weights
 	tools/prove/constrained.sh
+
+prove-constrained-load: build setup ## inter-token times of free streams beside constrained ones
+	tools/prove/constrained_load.sh
 
 prove-maskbench: setup ## JSON Schema coverage and speed: MaskBench with 32k and 128k tokens
 	tools/prove/maskbench.sh

@@ -16,6 +16,7 @@ use weirgate_engine::{Grammar, GrammarFault, GrammarSource};
 use crate::cache::Cache;
 use crate::lower::Lowered;
 use crate::matcher::State;
+use crate::outlines;
 use crate::stages::{Plan, Ready, Stage, Staged};
 use crate::triggers::{Trigger, Triggers};
 use crate::vocabulary::VocabularyError;
@@ -27,11 +28,33 @@ const BYTES_PER_BYTE: usize = 64;
 /// Sets of triggers that are kept, each with some masks over the vocabulary.
 const MAX_WATCHERS: usize = 64;
 
+/// What compiles grammars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum Backend {
+    /// The one that can do the most: llguidance.
+    #[default]
+    Auto,
+    Llguidance,
+    /// outlines-core for JSON Schema, with an automaton of our own for regular expressions; llguidance for the rest.
+    Outlines,
+}
+
+impl Backend {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Llguidance => "llguidance",
+            Self::Outlines => "outlines",
+        }
+    }
+}
+
 /// Compiles grammars for one vocabulary and keeps them. Shared between threads; a compilation takes the calling one.
 pub struct Compiler {
     vocabulary: Vocabulary,
     environment: TokEnv,
     slicer: ParserFactory,
+    backend: Backend,
     cache: Mutex<Cache>,
     /// By what they watch for; a model has few forms of tool calls.
     watchers: Mutex<HashMap<Vec<Trigger>, Arc<Triggers>>>,
@@ -45,9 +68,14 @@ impl fmt::Debug for Compiler {
 
 /// A grammar over a vocabulary, in its initial state.
 pub struct Compiled {
-    start: Mutex<Matcher>,
+    start: Start,
     vocab: usize,
     bytes: usize,
+}
+
+enum Start {
+    Parser(Box<Mutex<Matcher>>),
+    Automaton(Arc<outlines::Automaton>),
 }
 
 impl fmt::Debug for Compiled {
@@ -61,16 +89,17 @@ impl Compiled {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
-
-    pub(crate) fn state(&self) -> State {
-        let start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
-        State { matcher: start.deep_clone(), vocab: self.vocab }
-    }
 }
 
 impl GrammarSource for Compiled {
     fn start(&self) -> Box<dyn Grammar> {
-        Box::new(self.state())
+        match &self.start {
+            Start::Parser(start) => {
+                let start = start.lock().unwrap_or_else(PoisonError::into_inner);
+                Box::new(State { matcher: start.deep_clone(), vocab: self.vocab })
+            }
+            Start::Automaton(automaton) => Box::new(outlines::State::new(Arc::clone(automaton), self.vocab)),
+        }
     }
 }
 
@@ -90,7 +119,12 @@ impl Compiler {
             .map_err(|error| VocabularyError::Json(error.to_string()))?;
         slicer.quiet();
         let cache = Mutex::new(Cache::new(cache_bytes));
-        Ok(Self { vocabulary, environment, slicer, cache, watchers: Mutex::default() })
+        let backend = Backend::default();
+        Ok(Self { vocabulary, environment, slicer, backend, cache, watchers: Mutex::default() })
+    }
+
+    pub fn with_backend(self, backend: Backend) -> Self {
+        Self { backend, ..self }
     }
 
     pub fn vocabulary(&self) -> &Vocabulary {
@@ -114,20 +148,36 @@ impl Compiler {
         }
         let watch = Watch { begun: Instant::now(), limits, cancelled };
         limits.check_text(spec)?;
-        let Lowered { grammar, schema } = Lowered::new(spec, limits, &self.vocabulary)?;
-        watch.check()?;
-        let mut matcher = self.build(grammar, limits).map_err(|message| refusal(message, schema.as_ref()))?;
-        watch.check()?;
-        // Masks computed on trial leave the lexer's states behind, for the first sequences to use.
-        self.rehearse(&mut matcher, &watch).map_err(|error| match error {
-            Trial::Stopped(error) => error,
-            Trial::Failed(GrammarFault::Failed(message)) => refusal(message, schema.as_ref()),
-            Trial::Failed(fault) => GrammarError::Refused(fault.to_string()),
-        })?;
-        let bytes = FIXED_BYTES + spec.size() * BYTES_PER_BYTE;
-        let compiled = Arc::new(Compiled { start: Mutex::new(matcher), vocab: self.vocabulary.len(), bytes });
+        let start = self.start(spec, &watch)?;
+        let own = match &start {
+            Start::Parser(_) => FIXED_BYTES,
+            Start::Automaton(automaton) => automaton.bytes(),
+        };
+        let bytes = own + spec.size() * BYTES_PER_BYTE;
+        let compiled = Arc::new(Compiled { start, vocab: self.vocabulary.len(), bytes });
         self.cache().insert(key, &compiled);
         Ok(compiled)
+    }
+
+    /// Compiles and rehearses. The masks computed on trial leave states behind, for the first sequences to use.
+    fn start(&self, spec: &GrammarSpec, watch: &Watch<'_>) -> Result<Start, GrammarError> {
+        let vocab = self.vocabulary.len();
+        if self.backend == Backend::Outlines
+            && let Some(automaton) = outlines::compile(spec, watch.limits, &self.environment)?
+        {
+            watch.check()?;
+            let mut state = outlines::State::new(Arc::clone(&automaton), vocab);
+            self.rehearse(&mut state, watch).map_err(|error| error.refusal(None))?;
+            return Ok(Start::Automaton(automaton));
+        }
+        let Lowered { grammar, schema } = Lowered::new(spec, watch.limits, &self.vocabulary)?;
+        watch.check()?;
+        let built = self.build(grammar, watch.limits);
+        let matcher = built.map_err(|message| refusal(message, schema.as_ref()))?;
+        watch.check()?;
+        let mut state = State { matcher: matcher.clone(), vocab };
+        self.rehearse(&mut state, watch).map_err(|error| error.refusal(schema.as_ref()))?;
+        Ok(Start::Parser(Box::new(Mutex::new(matcher))))
     }
 
     /// Compiles all grammars of a plan.
@@ -188,8 +238,7 @@ impl Compiler {
     }
 
     /// First mask, forced text or else one byte of text, second mask, one byte more, third mask.
-    fn rehearse(&self, matcher: &mut Matcher, watch: &Watch<'_>) -> Result<(), Trial> {
-        let mut state = State { matcher: matcher.clone(), vocab: self.vocabulary.len() };
+    fn rehearse(&self, state: &mut dyn Grammar, watch: &Watch<'_>) -> Result<(), Trial> {
         for _ in 0..3 {
             let mut mask = vec![0; self.vocabulary.len().div_ceil(32)];
             state.fill_mask(&mut mask)?;
@@ -218,6 +267,16 @@ impl Compiler {
 enum Trial {
     Failed(GrammarFault),
     Stopped(GrammarError),
+}
+
+impl Trial {
+    fn refusal(self, schema: Option<&Value>) -> GrammarError {
+        match self {
+            Self::Stopped(error) => error,
+            Self::Failed(GrammarFault::Failed(message)) => refusal(message, schema),
+            Self::Failed(fault) => GrammarError::Refused(fault.to_string()),
+        }
+    }
 }
 
 impl From<GrammarFault> for Trial {

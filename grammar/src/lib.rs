@@ -11,12 +11,13 @@ mod error;
 mod limits;
 mod lower;
 mod matcher;
+mod outlines;
 mod spec;
 mod stages;
 mod triggers;
 mod vocabulary;
 
-pub use compile::{Compiled, Compiler};
+pub use compile::{Backend, Compiled, Compiler};
 pub use error::GrammarError;
 pub use limits::Limits;
 pub use spec::{GrammarSpec, Rule};

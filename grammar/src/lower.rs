@@ -56,7 +56,7 @@ type Style = (&'static str, &'static str);
 const COMPACT: Style = (",", ":");
 const SPACED: Style = (", ", ": ");
 
-fn parse(text: &str, limits: &Limits) -> Result<Value, GrammarError> {
+pub(crate) fn parse(text: &str, limits: &Limits) -> Result<Value, GrammarError> {
     let schema: Value = serde_json::from_str(text).map_err(|error| GrammarError::Json(error.to_string()))?;
     limits.check_schema(&schema)?;
     Ok(schema)

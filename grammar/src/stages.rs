@@ -6,7 +6,6 @@ use std::sync::Arc;
 use weirgate_engine::{Grammar, GrammarFault, GrammarSource};
 use weirgate_types::TokenId;
 
-use crate::matcher::State;
 use crate::triggers::{Step, Trigger, Triggers};
 use crate::{Compiled, GrammarSpec};
 
@@ -66,7 +65,7 @@ struct Walk {
     vocab: usize,
     at: Position,
     /// The grammar of the current stage, or of the one that an optional stage may turn into.
-    inner: Option<State>,
+    inner: Option<Box<dyn Grammar>>,
     /// The position before each token.
     trail: Vec<Position>,
 }
@@ -90,12 +89,12 @@ impl Walk {
     }
 
     /// The grammar that `stage` obeys, if it obeys one.
-    fn grammar(&mut self, stage: usize) -> Result<&mut State, GrammarFault> {
+    fn grammar(&mut self, stage: usize) -> Result<&mut (dyn Grammar + 'static), GrammarFault> {
         if self.inner.is_none() {
             let Ready::Constrained(compiled) = self.stage(stage)? else { return Err(missing()) };
-            self.inner = Some(compiled.state());
+            self.inner = Some(compiled.start());
         }
-        self.inner.as_mut().ok_or_else(missing)
+        self.inner.as_deref_mut().ok_or_else(missing)
     }
 
     fn enter(&mut self, stage: usize) {

@@ -8,8 +8,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use crate::values::{
-    Device, Dtype, FileType, KvCacheDtype, Profile, Quantization, RopeScaling, TokenLimit, UsageStats,
-    is_tgi_program, parse_bool,
+    Device, Dtype, FileType, GrammarBackend, KvCacheDtype, Profile, Quantization, RopeScaling, TokenLimit,
+    UsageStats, is_tgi_program, parse_bool,
 };
 
 const COMMANDS: &str = "\
@@ -216,6 +216,10 @@ pub struct LowArgs {
     /// Refuse requests with a grammar.
     #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
     pub disable_grammar_support: bool,
+
+    /// What compiles grammars: llguidance (which auto chooses), or outlines for regular expressions and a smaller part of JSON Schema.
+    #[arg(long, env, value_enum, default_value_t = GrammarBackend::Auto)]
+    pub grammar_backend: GrammarBackend,
 
     /// Print the runtime environment, then go on.
     #[arg(long, short, action = ArgAction::SetTrue)]

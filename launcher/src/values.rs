@@ -121,6 +121,24 @@ pub enum Device {
     Cpu,
 }
 
+/// What compiles grammars, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GrammarBackend {
+    Auto,
+    Llguidance,
+    Outlines,
+}
+
+impl From<GrammarBackend> for weirgate_router::GrammarBackend {
+    fn from(typed: GrammarBackend) -> Self {
+        match typed {
+            GrammarBackend::Auto => Self::Auto,
+            GrammarBackend::Llguidance => Self::Llguidance,
+            GrammarBackend::Outlines => Self::Outlines,
+        }
+    }
+}
+
 /// Under which names text-generation-inference's programs are started; a link of such a name stands in for them.
 const TGI_PROGRAMS: [&str; 2] = ["text-generation-launcher", "text-generation-router"];
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+pub use weirgate_grammar::Backend as GrammarBackend;
 use weirgate_models::QuantMix;
 
 use crate::telemetry::TraceSettings;
@@ -40,6 +41,7 @@ pub struct RouterConfig {
     pub watermark_gamma: f32,
     pub watermark_delta: f32,
     pub disable_grammar_support: bool,
+    pub grammar_backend: GrammarBackend,
     pub enable_prefill_logprobs: bool,
     /// After SIGTERM, in-flight requests get this long.
     pub graceful_termination_seconds: u64,

@@ -115,3 +115,15 @@ async fn what_the_operator_disabled_is_refused() {
         server.post("/v1/chat/completions", chat(json!({"response_format": {"type": "json_object"}}))).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn the_operator_chooses_what_compiles_grammars() {
+    let server = TestServer::with(RouterConfig { grammar_backend: GrammarBackend::Outlines, ..config() });
+    let grammar = |schema| greedy(json!({"grammar": {"type": "json", "value": schema}}));
+    let answer = server.post("/generate", grammar(json!({"type": "integer", "minimum": 3}))).await;
+    let text = answer.json()["error"].as_str().unwrap().to_owned();
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(text.contains("'minimum' at '' is not supported") && text.contains("'outlines'"), "{text}");
+    let answer = server.post("/generate", grammar(json!({"enum": ["abc"]}))).await;
+    assert_eq!((answer.status, answer.json()["generated_text"].as_str()), (StatusCode::OK, Some("\"abc\"")));
+}

@@ -22,7 +22,7 @@ use weirgate_engine::RopeRule;
 use crate::api::AppState;
 use crate::assemble::{Assembled, assemble};
 use crate::config::{
-    EngineSettings, Limits, LogSettings, ModelLocation, Profile, RouterConfig, VertexRoutes,
+    EngineSettings, GrammarBackend, Limits, LogSettings, ModelLocation, Profile, RouterConfig, VertexRoutes,
 };
 use crate::load::{Loaded, TextModel};
 use crate::server;
@@ -82,6 +82,7 @@ fn config() -> RouterConfig {
         watermark_gamma: 0.5,
         watermark_delta: 2.0,
         disable_grammar_support: false,
+        grammar_backend: GrammarBackend::Auto,
         enable_prefill_logprobs: true,
         graceful_termination_seconds: 5,
         watchdog_seconds: 0,
