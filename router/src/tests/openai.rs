@@ -344,7 +344,7 @@ async fn stream_that_fails(profile: Profile, path: &str, body: Value) -> Vec<Str
     assert_eq!(response.status(), StatusCode::OK);
     server.state.service.dispatcher.fail_all(crate::service::Failure::Engine);
     server.gate.reopen();
-    super::answer(response).await.events()
+    answer(response).await.events()
 }
 
 #[tokio::test]

@@ -70,7 +70,6 @@ macro_rules! envelope {
         pub(crate) struct $name {
             /// Empty under the profile `tgi`.
             id: String,
-            #[schema(inline)]
             object: $object,
             /// Seconds since 1970.
             #[schema(example = 1706270835)]
