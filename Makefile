@@ -6,7 +6,7 @@ PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
         prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-constrained-load \
-        prove-maskbench prove-http prove-templates prove-image openapi
+        prove-maskbench prove-http prove-templates prove-image openapi bench-peer
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -73,6 +73,11 @@ prove-templates: build setup-prove ## chat templates against transformers
 
 prove-image: ## the container images without a container engine: every target started as its platforms do (root)
 	python3 tools/image/prove.py
+
+bench-peer: ## our CPU kernels and server against llama.cpp, which it builds; result in docs/benchmarks (ARGS=--quick)
+	$(CARGO) build --release -p weirgate -p weirgate-benchmark
+	@tools/setup --peer
+	.venv/peer/bin/python tools/bench/peer/bench.py $(ARGS)
 
 prove-clean: ## a clean clone, as a new user would
 	tools/prove/clean_clone.sh
