@@ -78,6 +78,14 @@ fn report(cases: &[Case], runs: &[Run]) {
     row("fully right", runs, |run| share(count(run, Outcome::is_right), run.outcomes.len()));
     let valid: usize = cases.iter().flat_map(|case| &case.tests).filter(|test| test.valid).count();
     let invalid: usize = cases.iter().flat_map(|case| &case.tests).filter(|test| !test.valid).count();
+    row("fully right but for the order of keys", runs, |run| {
+        let right = |outcome: &Outcome| {
+            let others =
+                outcome.invalid_accepted.len() + outcome.faults.len() + outcome.rejected_in_order.len();
+            outcome.refused.is_none() && others == 0
+        };
+        share(count(run, right), run.outcomes.len())
+    });
     row("invalid instances accepted", runs, |run| {
         let accepted: usize = run.outcomes.iter().map(|outcome| outcome.invalid_accepted.len()).sum();
         let seen: usize = run.outcomes.iter().map(|outcome| outcome.invalid).sum();
@@ -87,6 +95,11 @@ fn report(cases: &[Case], runs: &[Run]) {
         let rejected: usize = run.outcomes.iter().map(|outcome| outcome.valid_rejected.len()).sum();
         let seen: usize = run.outcomes.iter().map(|outcome| outcome.valid).sum();
         format!("{} (of {valid})", share(rejected, seen))
+    });
+    row("rejected with keys in the schema's order, too", runs, |run| {
+        let rejected: usize = run.outcomes.iter().map(|outcome| outcome.rejected_in_order.len()).sum();
+        let seen: usize = run.outcomes.iter().map(|outcome| outcome.valid).sum();
+        share(rejected, seen)
     });
     row("faults after compiling", runs, |run| {
         run.outcomes.iter().map(|outcome| outcome.faults.len()).sum::<usize>().to_string()
@@ -114,6 +127,10 @@ fn report(cases: &[Case], runs: &[Run]) {
     splits(cases, run);
     refusals(run);
     list("Valid instances rejected", run.outcomes.iter().flat_map(|outcome| &outcome.valid_rejected));
+    list(
+        "Of these, rejected with their keys in the schema's order, too",
+        run.outcomes.iter().flat_map(|outcome| &outcome.rejected_in_order),
+    );
     list("Invalid instances accepted", run.outcomes.iter().flat_map(|outcome| &outcome.invalid_accepted));
     list("Faults", run.outcomes.iter().flat_map(|outcome| &outcome.faults));
 }

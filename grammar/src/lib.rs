@@ -12,6 +12,7 @@ mod limits;
 mod lower;
 mod matcher;
 mod outlines;
+mod schema;
 mod spec;
 mod stages;
 mod triggers;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 
+use crate::schema::normalized;
 use crate::spec::Rule;
 use crate::{GrammarError, GrammarSpec, Limits, Vocabulary};
 
@@ -25,7 +26,7 @@ impl Lowered {
             }
             GrammarSpec::JsonSchema(text) => {
                 let schema = parse(text, limits)?;
-                let grammar = TopLevelGrammar::from_json_schema(styled(whole(&schema)?, COMPACT));
+                let grammar = TopLevelGrammar::from_json_schema(styled(normalized(&schema)?, COMPACT));
                 Ok(Self { grammar, schema: Some(schema) })
             }
             GrammarSpec::Regex(pattern) => plain(TopLevelGrammar::from_regex(pattern)),
@@ -60,16 +61,6 @@ pub(crate) fn parse(text: &str, limits: &Limits) -> Result<Value, GrammarError> 
     let schema: Value = serde_json::from_str(text).map_err(|error| GrammarError::Json(error.to_string()))?;
     limits.check_schema(&schema)?;
     Ok(schema)
-}
-
-/// A schema as an object.
-fn whole(schema: &Value) -> Result<Value, GrammarError> {
-    match schema {
-        Value::Bool(true) => Ok(json!({})),
-        Value::Bool(false) => Err(GrammarError::Empty),
-        Value::Object(_) => Ok(schema.clone()),
-        _ => Err(GrammarError::Json("a schema is an object or a boolean".into())),
-    }
 }
 
 /// Sets the library's options, and so overrides any that the schema brings along: those could relax it.
@@ -119,7 +110,15 @@ impl<'a> Lark<'a> {
         let body = match rule {
             Rule::Schema(text) => {
                 let schema = parse(text, self.limits)?;
-                let body = format!("%json {}", styled(whole(&schema)?, SPACED));
+                let normalized = normalized(&schema).map_err(|error| match error {
+                    GrammarError::Keyword { keyword, path, message } => GrammarError::Keyword {
+                        keyword,
+                        path: format!("/{}{path}", self.schemas.len()),
+                        message,
+                    },
+                    other => other,
+                })?;
+                let body = format!("%json {}", styled(normalized, SPACED));
                 self.schemas.push(schema);
                 body
             }

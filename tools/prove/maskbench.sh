@@ -15,6 +15,8 @@ mkdir -p docs/benchmarks
     echo "vocabularies trained on local text (\`tools/maskbench/vocabularies.py\`). Strict mode: a schema is fully right if it"
     echo "compiles, takes every valid instance (compact JSON, keys in the instance's order) and rejects every invalid one; a"
     echo "refusal is not right. An instance is taken if each of its tokens is in the mask and the text may end after the last."
+    echo "Generated keys come in the schema's order, so an instance that has them in another order is rejected as it is"
+    echo "written; it is tried again with its keys in the order of the schema's \`properties\`, and both are counted."
     echo
     cat "$report"
 } >"$out"

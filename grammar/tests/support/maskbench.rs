@@ -44,6 +44,8 @@ pub struct Outcome {
     pub invalid: usize,
     /// Each with where it was rejected.
     pub valid_rejected: Vec<String>,
+    /// Those of them that are rejected with their keys in the schema's order, too.
+    pub rejected_in_order: Vec<String>,
     pub invalid_accepted: Vec<String>,
     pub faults: Vec<String>,
 }
@@ -81,7 +83,15 @@ pub fn run(compiler: &Compiler, tokenize: &dyn Fn(&str) -> Vec<u32>, case: &Case
             Ok(Some(taken)) if instance.valid => {
                 let before: usize =
                     tokens[..taken].iter().map(|&token| compiler.vocabulary().bytes(token).len()).sum();
-                outcome.valid_rejected.push(format!("{}: {}", case.name, around(&text, before)));
+                let line = format!("{}: {}", case.name, around(&text, before));
+                let ordered = tokenize(&in_order(&instance.data, &case.schema).to_string());
+                if !matches!(
+                    self::taken(compiled.as_ref(), compiler.vocabulary().len(), &ordered, &mut Vec::new()),
+                    Ok(None)
+                ) {
+                    outcome.rejected_in_order.push(line.clone());
+                }
+                outcome.valid_rejected.push(line);
             }
             Ok(_) => {}
         }
@@ -116,4 +126,35 @@ fn around(text: &str, at: usize) -> String {
     let before = String::from_utf8_lossy(&before[before.len().saturating_sub(60)..]);
     let after = String::from_utf8_lossy(&after[..after.len().min(40)]);
     format!("{before} ⟨here⟩ {after}")
+}
+
+/// An instance with the keys of each object in the order of those `properties` of the schema that have most of them.
+fn in_order(value: &Value, schema: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(|item| in_order(item, schema)).collect(),
+        Value::Object(entries) => {
+            let mut orders = Vec::new();
+            orders_in(schema, &mut orders);
+            let known = |order: &Vec<&String>| order.iter().filter(|key| entries.contains_key(**key)).count();
+            // Of equally good ones the first.
+            let best = orders.iter().rev().max_by_key(|order| known(order)).cloned().unwrap_or_default();
+            let mut keys: Vec<&String> = entries.keys().collect();
+            keys.sort_by_key(|key| best.iter().position(|name| name == key).unwrap_or(usize::MAX));
+            keys.into_iter().map(|key| (key.clone(), in_order(&entries[key], schema))).collect()
+        }
+        other => other.clone(),
+    }
+}
+
+fn orders_in<'a>(schema: &'a Value, orders: &mut Vec<Vec<&'a String>>) {
+    match schema {
+        Value::Object(entries) => {
+            orders.extend(
+                entries.get("properties").and_then(Value::as_object).map(|named| named.keys().collect()),
+            );
+            entries.values().for_each(|value| orders_in(value, orders));
+        }
+        Value::Array(items) => items.iter().for_each(|item| orders_in(item, orders)),
+        _ => {}
+    }
 }

@@ -191,8 +191,8 @@ async fn bad_tools_are_refused_and_none_are_left_out() {
         (function(json!({"name": "a b"})), "the name \"a b\" is not of"),
         (function(json!({"name": "f", "parameters": 3})), "the parameters of \"f\" are not a JSON schema"),
         (
-            function(json!({"name": "f", "parameters": {"properties": {"x": {"not": {"type": "string"}}}}})),
-            "the schema's keyword 'not' at '/0/properties/x' is not supported",
+            function(json!({"name": "f", "parameters": {"properties": {"x": {"uniqueItems": true}}}})),
+            "the schema's keyword 'uniqueItems' at '/0/properties/x' is not supported",
         ),
         (json!({"tools": [{"type": "browser"}]}), "a tool of type \"browser\" is not supported"),
         (json!({"tool_choice": 3}), "must be none, auto, required or name a function"),
