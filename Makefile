@@ -62,7 +62,7 @@ prove-http: build setup ## thousands of generated requests against the documente
 prove-constrained: build setup ## 4,000 generations under grammars and tools from random weights
 	tools/prove/constrained.sh
 
-prove-constrained-load: build setup ## inter-token times of free streams beside constrained ones
+prove-constrained-load: build setup setup-prove ## inter-token times of free streams beside constrained ones
 	tools/prove/constrained_load.sh
 
 prove-maskbench: setup ## JSON Schema coverage and speed: MaskBench with 32k and 128k tokens
