@@ -4,8 +4,8 @@
 
 A run measures the inter-token times of free streams in five surroundings, one after the other: beside as many more free
 streams, beside as many constrained ones, alone, beside a flood of one-token requests without schemas, and beside the
-same flood with schemas. No two schemas are alike, so every one is compiled. The order changes from run to run, and
-what a run says is the ratio of two of its own figures.
+same flood with schemas. Times count from when all of the measured streams have begun. No two schemas are alike, so
+every one is compiled. The order changes from run to run, and what a run says is the ratio of two of its own figures.
 """
 
 import argparse
@@ -119,7 +119,10 @@ async def beside(port: int, requests: Requests, arguments: argparse.Namespace, s
     await asyncio.gather(*background, return_exceptions=True)
     if any(len(record) != arguments.tokens for record in records):
         raise SystemExit(f"{surrounding}: streams of {sorted({len(record) for record in records})} tokens")
-    return Sample([later - sooner for record in records for sooner, later in itertools.pairwise(record)], ended)
+    # What a stream that began early waits for the prompts of the others is no matter of constraints.
+    begun = max(record[0] for record in records)
+    pairs = (pair for record in records for pair in itertools.pairwise(record))
+    return Sample([later - sooner for sooner, later in pairs if sooner >= begun], ended)
 
 
 async def measure(port: int, arguments: argparse.Namespace) -> list[dict[str, Sample]]:
@@ -168,9 +171,11 @@ def main() -> int:
         finally:
             server.kill()
     model = Path(arguments.model_id).name
-    print(f"{arguments.streams} free streams of {arguments.tokens} tokens, model `{model}`; p50 / p99 of their inter-token")
-    print(f"times beside {arguments.streams} other streams (free, constrained), alone, and beside {FLOOD_CLIENTS} clients that")
-    print("send one-token requests without pause. Every constrained request brings a schema of its own.\n")
+    streams = f"{arguments.streams} free streams of {arguments.tokens} tokens"
+    print(f"{streams}, model `{model}`; p50 / p99 of their inter-token times beside")
+    print(f"{arguments.streams} other streams (free, constrained), alone, and beside {FLOOD_CLIENTS} clients that send")
+    print("one-token requests without pause. Times count from when all the measured streams have begun. Every constrained")
+    print("request brings a schema of its own.\n")
     table(runs)
     answered = {kind: sum(run[kind].others for run in runs) for kind in SURROUNDINGS[3:]}
     print("\nRequests of the floods: " + ", ".join(f"{kind} {count}" for kind, count in answered.items()) + ".\n")

@@ -42,7 +42,8 @@ pub fn walk(compiler: &Compiler, spec: &GrammarSpec, choices: &[u8]) {
             return;
         }
         assert!(begun.elapsed() < PATIENCE, "a mask in {:?}", begun.elapsed());
-        let allowed: Vec<u32> = (0..vocab as u32).filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1).collect();
+        let allowed: Vec<u32> =
+            (0..vocab as u32).filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1).collect();
         if grammar.is_final().is_err() || allowed.is_empty() {
             return;
         }
