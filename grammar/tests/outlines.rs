@@ -2,12 +2,18 @@
 //! `differential.rs`.
 #![allow(clippy::expect_used, clippy::panic)]
 
+#[path = "support/maskbench.rs"]
+mod maskbench;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 use weirgate_engine::{Grammar, GrammarSource};
 use weirgate_grammar::{Backend, Compiled, Compiler, GrammarError, GrammarSpec, Limits, Vocabulary};
+
+/// Of the cases of MaskBench, every so many.
+const STEP: usize = 7;
 
 /// Every byte, and some longer tokens.
 fn compiler() -> Compiler {
@@ -149,4 +155,23 @@ fn hostile_grammars_are_refused_in_bounded_time() {
         let error = compile(&spec).expect_err("refused").to_string();
         assert!(error.contains(limit), "{error:?} instead of {limit:?}");
     }
+}
+
+#[test]
+fn maskbench_has_no_invalid_instance_that_is_accepted() {
+    let Some(cases) = maskbench::cases() else {
+        println!("skipped: the shared MaskBench sample is not there");
+        return;
+    };
+    let compiler = compiler();
+    let tokenize = |text: &str| text.bytes().map(u32::from).collect();
+    let outcomes: Vec<_> =
+        cases.iter().step_by(STEP).map(|case| maskbench::run(&compiler, &tokenize, case)).collect();
+    let accepted: Vec<&String> = outcomes.iter().flat_map(|outcome| &outcome.invalid_accepted).collect();
+    let faults: Vec<&String> = outcomes.iter().flat_map(|outcome| &outcome.faults).collect();
+    let right = outcomes.iter().filter(|outcome| outcome.is_right()).count();
+    let compiled = outcomes.iter().filter(|outcome| outcome.refused.is_none()).count();
+    println!("{compiled} of {} compiled, {right} right", outcomes.len());
+    assert!(accepted.is_empty() && faults.is_empty(), "invalid, but accepted: {accepted:?}; {faults:?}");
+    assert!(right * 100 >= outcomes.len() * 45, "{right} of {}", outcomes.len());
 }

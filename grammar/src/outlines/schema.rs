@@ -77,11 +77,17 @@ const OF_TYPE: [(&str, &[&str]); 4] = [
 /// # Errors
 /// [`GrammarError::Keyword`] for what is not enforced, [`GrammarError::Limit`] for what would be too long.
 pub(super) fn to_regex(text: &str, limits: &Limits) -> Result<String, GrammarError> {
+    convert(text, limits).map(|(regex, _)| regex)
+}
+
+/// The regular expression, and what its length was expected to be at most.
+pub(super) fn convert(text: &str, limits: &Limits) -> Result<(String, usize), GrammarError> {
     let root = parse(text, limits)?;
     let mut lowering =
         Lowering { root: &root, depth: limits.depth, expanding: vec![String::new()], leaves: 0 };
     let part = lowering.schema(&root, &Place::default())?;
-    regex_from_value(&part.schema, Some(""), None).map_err(|error| GrammarError::Refused(error.to_string()))
+    let regex = regex_from_value(&part.schema, Some(""), None);
+    Ok((regex.map_err(|error| GrammarError::Refused(error.to_string()))?, part.bytes))
 }
 
 /// A schema for outlines-core, and at least as many bytes as its regular expression will have.

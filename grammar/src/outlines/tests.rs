@@ -1,5 +1,8 @@
 use serde_json::{Value, json};
 
+use std::io::Read;
+
+use super::schema;
 use super::schema::{CONVERTED_BYTES, to_regex};
 use crate::{GrammarError, Limits};
 
@@ -81,4 +84,24 @@ fn keywords_about_other_types_and_annotations_do_not_matter() {
     let schema =
         json!({ "type": "boolean", "minimum": 3, "minLength": 2, "title": "t", "default": 1, "x-y": {} });
     assert_eq!(convert(&schema).expect("converted"), plain);
+}
+
+#[test]
+fn no_expression_is_longer_than_was_expected() {
+    let mut lines = String::new();
+    let goldens = &include_bytes!("../../tests/data/schemas.jsonl.gz")[..];
+    flate2::read::GzDecoder::new(goldens).read_to_string(&mut lines).expect("text");
+    let goldens =
+        lines.lines().skip(1).map(|line| serde_json::from_str::<Value>(line).expect("JSON")["schema"].take());
+    let optional = |count| (0..count).map(|i| (format!("p{i}"), json!({ "type": "string" }))).collect();
+    let optional = |count| json!({ "properties": Value::Object(optional(count)) });
+    let made = (1..9).map(|n| nested(n, json!({}))).chain((1..50).map(optional));
+    let mut converted = 0;
+    for schema in goldens.chain(made) {
+        if let Ok((regex, expected)) = schema::convert(&schema.to_string(), &Limits::default()) {
+            assert!(regex.len() <= expected, "{schema}: {} bytes, at most {expected} expected", regex.len());
+            converted += 1;
+        }
+    }
+    assert!(converted >= 150, "{converted}");
 }
