@@ -84,9 +84,8 @@ impl Conversation {
         }
     }
 
-    /// The messages as a template expects them: without the fields that are null, but for the content beside tool
-    /// calls, which then is null even where the client left it out; and with the reasoning under the names that
-    /// templates read.
+    /// The messages as a template expects them: without the fields that are null, and with the reasoning under the
+    /// name that templates read.
     pub(super) fn prepared_messages(&self) -> Vec<Map<String, Value>> {
         self.messages.iter().map(prepare).collect()
     }
@@ -100,10 +99,6 @@ fn prepare(message: &Map<String, Value>) -> Map<String, Value> {
         prepared.insert("thinking".to_owned(), reasoning.clone());
     }
     prepared.extend(fields().map(|(name, value)| (name.clone(), value.clone())));
-    // OpenAI's clients send null or nothing there; templates ask whether it is none.
-    if !prepared.contains_key("content") && prepared.contains_key("tool_calls") {
-        prepared.insert("content".to_owned(), Value::Null);
-    }
     if let Some(reasoning) = reasoning {
         prepared.insert("reasoning_content".to_owned(), reasoning.clone());
     }

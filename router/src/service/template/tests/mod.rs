@@ -206,15 +206,13 @@ fn variables_are_the_templates_but_for_the_servers_own() {
 }
 
 #[test]
-fn null_fields_but_a_calls_content_are_absent_and_reasoning_has_its_names() {
+fn null_fields_are_absent_and_reasoning_has_its_names() {
     let source = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}";
     let messages = json!([{"role": "assistant", "content": null, "tool_calls": [], "reasoning": "r"},
-                          {"role": "assistant", "name": null, "tool_calls": []},
                           {"role": "tool", "content": {"a": null}, "thinking": null}]);
     assert_eq!(
         render(source, messages).unwrap(),
-        "{\"thinking\": \"r\", \"role\": \"assistant\", \"tool_calls\": [], \"reasoning\": \"r\", \"content\": null, \"reasoning_content\": \"r\"}\n\
-         {\"role\": \"assistant\", \"tool_calls\": [], \"content\": null}\n\
+        "{\"thinking\": \"r\", \"role\": \"assistant\", \"tool_calls\": [], \"reasoning\": \"r\", \"reasoning_content\": \"r\"}\n\
          {\"role\": \"tool\", \"content\": {\"a\": null}}\n"
     );
     assert!(render(source, json!([])).is_err());
