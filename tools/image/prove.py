@@ -14,7 +14,6 @@ from dockerfile import Image, read
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "target" / "image"
 EVIDENCE = ROOT / "docs" / "evidence" / "image.md"
-MIRROR = os.environ["DEBIAN_MIRROR"]
 # What the Dockerfile's stages must run, and so what is run here.
 STEPS = {"build": "tools/image/build /out/weirgate", "base": "/image/install /build/weirgate"}
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
@@ -30,7 +29,11 @@ def debian(root: Path):
     archive = WORK / "debian.tar"
     if not archive.exists():
         part = archive.with_suffix(".part.tar")
-        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", part, MIRROR], check=True)
+        # From where this machine's own packages come.
+        targets = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)"]
+        known = subprocess.run(targets, check=True, capture_output=True, text=True).stdout.split("\n")
+        mirror = next(line.split()[0] for line in known if line.endswith(" bookworm"))
+        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", part, mirror], check=True)
         part.rename(archive)
     root.mkdir()
     subprocess.run(["tar", "-xf", archive, "-C", root], check=True)
