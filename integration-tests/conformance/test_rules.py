@@ -143,12 +143,12 @@ def test_prompt_too_long(small, reference):
         row(18, {"type": "json", "value": "[1,"}, "grammar is not valid: "),
         row(
             19,
-            {"type": "json", "value": {"properties": {"a": {"not": {"type": "string"}}}}},
+            {"type": "json", "value": {"properties": {"a": {"type": "array", "uniqueItems": True}}}},
             "cannot compile regex from schema: ",
         ),
         row(
             19,
-            {"type": "json_schema", "value": {"schema": {"properties": {"a": {"not": {"type": "string"}}}}}},
+            {"type": "json_schema", "value": {"schema": {"properties": {"a": {"type": "array", "uniqueItems": True}}}}},
             "cannot compile regex from schema: ",
         ),
     ],
