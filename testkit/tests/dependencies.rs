@@ -40,6 +40,11 @@ fn dependencies_point_one_way() {
             "weirgate-engine",
             &["weirgate-router", "weirgate-hub", "tokio", "axum", "tokenizers", "serde_json"],
         ),
+        (
+            "weirgate-store",
+            &["weirgate-router", "weirgate-engine", "weirgate-kernels", "weirgate-grammar", "tokio", "axum"],
+        ),
+        ("weirgate-hub", &["weirgate-", "tokio", "axum"]),
         ("weirgate-grammar", &["weirgate-router", "weirgate-kernels", "weirgate-models", "tokio", "axum"]),
         ("weirgate-router", &["weirgate-kernels", "cudarc", "candle"]),
         ("weirgate-benchmark", &["weirgate-router", "axum"]),

@@ -1,0 +1,31 @@
+//! The model store: every model on this machine seen as one list, whatever layout its files have, and one store of
+//! our own in Ollama's layout that models are created in, pulled into and deleted from.
+//!
+//! ```no_run
+//! use weirgate_store::{Store, StoreSettings};
+//!
+//! let store = Store::open(StoreSettings { models: Some("/var/lib/models".into()), ..StoreSettings::default() })?;
+//! for entry in store.list() {
+//!     println!("{} {} {}", entry.name, entry.digest.hex(), entry.size);
+//! }
+//! let entry = store.find("llama3")?;
+//! let files = entry.location.open();
+//! # Ok::<(), weirgate_store::StoreError>(())
+//! ```
+//!
+//! Files are the truth: nothing is indexed, and every look-up reads what is there. All calls block; they are made
+//! from threads that may.
+
+mod details;
+mod entry;
+mod error;
+mod layout;
+mod manifest;
+mod name;
+mod own;
+mod store;
+
+pub use entry::{Details, Entry, Kind, Location, Message, ModelSettings, Parameters, Progress, Report};
+pub use error::StoreError;
+pub use name::{DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Digest, ModelName, NameError};
+pub use store::{Store, StoreSettings};
