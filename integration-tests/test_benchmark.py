@@ -1,7 +1,9 @@
 """weirgate-benchmark against a real server: its figures are those of the requests it says it made."""
 
 import json
+import socketserver
 import subprocess
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -110,3 +112,42 @@ def test_engine_mode_speaks_the_flags_of_tgi(tmp_path):
         assert report["decode_tokens_per_s"]["p50"] > 0
 
 
+
+
+class OnceOnly(socketserver.StreamRequestHandler):
+    """Answers the first request of a connection and closes it at the second, unannounced, as servers may."""
+
+    def handle(self):
+        answered = False
+        while line := self.rfile.readline():
+            length = 0
+            while (header := self.rfile.readline()) not in (b"\r\n", b""):
+                name, _, value = header.partition(b":")
+                length = int(value) if name.lower() == b"content-length" else length
+            self.rfile.read(length)
+            if answered:
+                return
+            answered = True
+            body = b'{"data":[{"id":"m"}]}' if line.startswith(b"GET") else EVENTS
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+EVENTS = b"".join(
+    b"data: " + event + b"\n\n"
+    for event in (
+        b'{"choices":[{"index":0,"text":"a"}]}',
+        b'{"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":1}}',
+        b"[DONE]",
+    )
+)
+
+
+def test_a_kept_connection_that_is_closed_costs_no_request(tmp_path):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), OnceOnly) as server:
+        server.daemon_threads = True
+        server.url = f"http://127.0.0.1:{server.server_address[1]}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        flags = ["--api", "completions", "--token-ids", "100", "-c", "2", "-n", "12", "--output-tokens", "1"]
+        stage = load(server, tmp_path, *flags)["stages"][0]
+        server.shutdown()
+    assert (stage["requests"], stage["succeeded"], stage["errors"]) == (12, 12, {})

@@ -19,6 +19,9 @@ use super::record::Record;
 use super::sse::EventReader;
 use super::workload::{self, RequestSpec};
 
+/// Kept connections that may turn out to be closed before a request is given up.
+const MOST_CLOSED: usize = 3;
+
 /// A server under load.
 pub struct Client {
     http: HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -160,8 +163,7 @@ impl Client {
     }
 
     async fn stream(&self, body: Bytes, epoch: Instant, record: &mut Record) -> Result<(), String> {
-        let response =
-            self.send(Method::POST, self.api.path(), body).await.map_err(|_| "connection".to_owned())?;
+        let response = self.post(body).await.map_err(|_| "connection".to_owned())?;
         let status = response.status();
         let mut body = response.into_body();
         if status != StatusCode::OK {
@@ -194,6 +196,18 @@ impl Client {
         if complete { Ok(()) } else { Err("stream ended early".to_owned()) }
     }
 
+    /// A server may close a kept connection just when it is used again, without having answered: then another one is
+    /// used, as every client does.
+    async fn post(&self, body: Bytes) -> Result<Response<Incoming>> {
+        for _ in 0..MOST_CLOSED {
+            match self.send(Method::POST, self.api.path(), body.clone()).await {
+                Err(error) if was_closed(&error) => {}
+                outcome => return outcome,
+            }
+        }
+        self.send(Method::POST, self.api.path(), body).await
+    }
+
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
         let uri: Uri = format!("{}{path}", self.base).parse().context("--url")?;
         let mut request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, "application/json");
@@ -202,6 +216,14 @@ impl Client {
         }
         Ok(self.http.request(request.body(Full::new(body))?).await?)
     }
+}
+
+/// Whether the server closed the connection before it sent a byte of an answer.
+fn was_closed(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
+        .any(|error| error.is_incomplete_message() || error.is_canceled())
 }
 
 /// The kind of a refusal: its status and, where the body says one, its type.
