@@ -71,7 +71,13 @@ fn main() {
         counts.entry(keyword.to_owned()).or_default()[at].add(&outcome);
         totals[at].add(&outcome);
         wrong.extend(outcome.invalid_accepted.iter().map(|line| format!("accepted: {line}")));
-        wrong.extend(outcome.rejected_in_order.iter().map(|line| format!("rejected: {line}")));
+        wrong.extend(
+            outcome
+                .valid_rejected
+                .iter()
+                .filter(|one| one.order.is_none())
+                .map(|one| format!("rejected: {}", one.line)),
+        );
         wrong.extend(outcome.faults.iter().map(|line| format!("fault: {line}")));
     }
     println!("| keyword | {} |\n|---|{}", DRAFTS.join(" | "), "---:|".repeat(DRAFTS.len()));

@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::earley::SlicedBiasComputer;
@@ -20,6 +19,7 @@ use crate::outlines;
 use crate::stages::{Plan, Ready, Stage, Staged};
 use crate::triggers::{Trigger, Triggers};
 use crate::vocabulary::VocabularyError;
+use crate::watch::Watch;
 use crate::{GrammarError, GrammarSpec, Limits, Vocabulary};
 
 /// What a compiled grammar is taken to hold beside what grows with its text, and per byte of text.
@@ -27,6 +27,16 @@ const FIXED_BYTES: usize = 64 * 1024;
 const BYTES_PER_BYTE: usize = 64;
 /// Sets of triggers that are kept, each with some masks over the vocabulary.
 const MAX_WATCHERS: usize = 64;
+
+/// Sets of tokens that are allowed or not as a whole, where a state lets all of one's texts follow: the library's for
+/// strings; and of these short words, for formats and patterns, and what begins like no word, where the name of a further
+/// property may follow that is none of those listed.
+fn slices() -> Vec<String> {
+    let mut slices = SlicedBiasComputer::json_slices();
+    slices.push(r#"[a-zA-Z0-9]{1,10}"#.to_owned());
+    slices.push(r#"[^"\\\x00-\x1F\x7Fa-zA-Z0-9_$@-][^"\\\x00-\x1F\x7F]{0,9}"#.to_owned());
+    slices
+}
 
 /// What compiles grammars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -54,6 +64,8 @@ pub struct Compiler {
     vocabulary: Vocabulary,
     environment: TokEnv,
     slicer: ParserFactory,
+    /// All tokens, those of the fewest bytes first.
+    by_length: Vec<u32>,
     backend: Backend,
     cache: Mutex<Cache>,
     /// By what they watch for; a model has few forms of tool calls.
@@ -115,12 +127,14 @@ impl Compiler {
         let environment: TokEnv = vocabulary.environment();
         let forces = environment.tokenize_is_canonical();
         let capabilities = InferenceCapabilities { ff_tokens: forces, ..InferenceCapabilities::default() };
-        let mut slicer = ParserFactory::new(&environment, capabilities, &SlicedBiasComputer::json_slices())
+        let mut slicer = ParserFactory::new(&environment, capabilities, &slices())
             .map_err(|error| VocabularyError::Json(error.to_string()))?;
         slicer.quiet();
         let cache = Mutex::new(Cache::new(cache_bytes));
         let backend = Backend::default();
-        Ok(Self { vocabulary, environment, slicer, backend, cache, watchers: Mutex::default() })
+        let mut by_length: Vec<u32> = (0..vocabulary.len() as u32).collect();
+        by_length.sort_by_key(|&id| vocabulary.bytes(id).len());
+        Ok(Self { vocabulary, environment, slicer, by_length, backend, cache, watchers: Mutex::default() })
     }
 
     pub fn with_backend(self, backend: Backend) -> Self {
@@ -132,7 +146,8 @@ impl Compiler {
     }
 
     /// Compiles a grammar, or takes it from the cache. Everything that can fail early is done here: the limits, the
-    /// compilation, and the first steps of a generation. `cancelled` is looked at between these.
+    /// compilation, and the first steps of a generation. `cancelled` and the time are looked at between these, and while
+    /// a schema is rewritten.
     ///
     /// # Errors
     /// [`GrammarError`], which says what is wrong with the grammar.
@@ -146,7 +161,7 @@ impl Compiler {
         if let Some(compiled) = self.cache().get(&key) {
             return Ok(compiled);
         }
-        let watch = Watch { begun: Instant::now(), limits, cancelled };
+        let watch = Watch::new(limits, cancelled);
         limits.check_text(spec)?;
         let start = self.start(spec, &watch)?;
         let own = match &start {
@@ -170,7 +185,7 @@ impl Compiler {
             self.rehearse(&mut state, watch).map_err(|error| error.refusal(None))?;
             return Ok(Start::Automaton(automaton));
         }
-        let Lowered { grammar, schema } = Lowered::new(spec, watch.limits, &self.vocabulary)?;
+        let Lowered { grammar, schema } = Lowered::new(spec, watch, &self.vocabulary)?;
         watch.check()?;
         let built = self.build(grammar, watch.limits);
         let matcher = built.map_err(|message| refusal(message, schema.as_ref()))?;
@@ -259,8 +274,7 @@ impl Compiler {
     /// The allowed token with the fewest bytes.
     fn shortest(&self, mask: &[u32]) -> Option<u32> {
         let allowed = |id: &u32| mask.get(*id as usize / 32).is_some_and(|word| (word >> (id % 32)) & 1 == 1);
-        let ids = (0..self.vocabulary.len() as u32).filter(allowed);
-        ids.min_by_key(|&id| self.vocabulary.bytes(id).len())
+        self.by_length.iter().copied().find(allowed)
     }
 }
 
@@ -282,27 +296,6 @@ impl Trial {
 impl From<GrammarFault> for Trial {
     fn from(fault: GrammarFault) -> Self {
         Self::Failed(fault)
-    }
-}
-
-/// When a compilation shall end.
-struct Watch<'a> {
-    begun: Instant,
-    limits: &'a Limits,
-    cancelled: &'a AtomicBool,
-}
-
-impl Watch<'_> {
-    fn check(&self) -> Result<(), GrammarError> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            return Err(GrammarError::Cancelled);
-        }
-        let (spent, limit) = (self.begun.elapsed(), self.limits.time);
-        if spent > limit {
-            let (spent, limit) = (format!("{spent:.1?}"), format!("{limit:.1?}"));
-            return Err(GrammarError::limit("compile time", spent, limit));
-        }
-        Ok(())
     }
 }
 

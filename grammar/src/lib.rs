@@ -17,6 +17,7 @@ mod spec;
 mod stages;
 mod triggers;
 mod vocabulary;
+mod watch;
 
 pub use compile::{Backend, Compiled, Compiler};
 pub use error::GrammarError;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::schema::normalized;
 use crate::spec::Rule;
+use crate::watch::Watch;
 use crate::{GrammarError, GrammarSpec, Limits, Vocabulary};
 
 /// The library's form of a specification, with its schema or the list of its schemas.
@@ -18,15 +19,15 @@ pub(crate) struct Lowered {
 impl Lowered {
     /// # Errors
     /// When a schema or a regular expression is malformed or beyond the limits.
-    pub fn new(spec: &GrammarSpec, limits: &Limits, vocabulary: &Vocabulary) -> Result<Self, GrammarError> {
+    pub fn new(spec: &GrammarSpec, watch: &Watch<'_>, vocabulary: &Vocabulary) -> Result<Self, GrammarError> {
         let plain = |grammar| Ok(Self { grammar, schema: None });
         match spec {
             GrammarSpec::JsonObject => {
                 plain(TopLevelGrammar::from_json_schema(styled(json!({ "type": "object" }), COMPACT)))
             }
             GrammarSpec::JsonSchema(text) => {
-                let schema = parse(text, limits)?;
-                let grammar = TopLevelGrammar::from_json_schema(styled(normalized(&schema)?, COMPACT));
+                let schema = parse(text, watch.limits)?;
+                let grammar = TopLevelGrammar::from_json_schema(styled(normalized(&schema, watch)?, COMPACT));
                 Ok(Self { grammar, schema: Some(schema) })
             }
             GrammarSpec::Regex(pattern) => plain(TopLevelGrammar::from_regex(pattern)),
@@ -39,7 +40,7 @@ impl Lowered {
             GrammarSpec::Rule(rule) => {
                 let mut lark = Lark {
                     vocabulary,
-                    limits,
+                    watch,
                     names: HashMap::new(),
                     text: String::new(),
                     schemas: Vec::new(),
@@ -79,7 +80,7 @@ fn quoted(text: &str) -> String {
 /// Writes rules in the library's variant of Lark; equal alternatives and schemas get one name.
 struct Lark<'a> {
     vocabulary: &'a Vocabulary,
-    limits: &'a Limits,
+    watch: &'a Watch<'a>,
     names: HashMap<&'a Rule, String>,
     text: String,
     schemas: Vec<Value>,
@@ -109,8 +110,8 @@ impl<'a> Lark<'a> {
         self.names.insert(rule, name.clone());
         let body = match rule {
             Rule::Schema(text) => {
-                let schema = parse(text, self.limits)?;
-                let normalized = normalized(&schema).map_err(|error| match error {
+                let schema = parse(text, self.watch.limits)?;
+                let normalized = normalized(&schema, self.watch).map_err(|error| match error {
                     GrammarError::Keyword { keyword, path, message } => GrammarError::Keyword {
                         keyword,
                         path: format!("/{}{path}", self.schemas.len()),

@@ -16,7 +16,7 @@ mkdir -p docs/benchmarks
     echo "compiles, takes every valid instance (compact JSON, keys in the instance's order) and rejects every invalid one; a"
     echo "refusal is not right. An instance is taken if each of its tokens is in the mask and the text may end after the last."
     echo "Generated keys come in the schema's order, so an instance that has them in another order is rejected as it is"
-    echo "written; it is tried again with its keys in the order of the schema's \`properties\`, and both are counted."
+    echo "written. It is then tried with its keys in other orders: where one is taken, that order is the reason of the rejection."
     echo
     cat "$report"
 } >"$out"

@@ -25,6 +25,8 @@ struct Emitter<'a> {
     named: HashMap<usize, String>,
 }
 
+/// Work for two patterns of one object, in alternatives.
+const PAIR_WORK: usize = 16;
 /// Nodes within one another that are written in place.
 const MAX_NESTED: usize = 16;
 
@@ -118,24 +120,30 @@ impl<'a> Emitter<'a> {
 
     /// Marks the nodes that some finite value satisfies.
     fn find_possible(&mut self, normalizer: &mut Normalizer<'a>) -> Result<(), GrammarError> {
+        let mut left: Vec<usize> = (0..self.entries.len()).rev().collect();
         loop {
-            let mut found = Vec::new();
-            for (id, entry) in self.entries.iter().enumerate().filter(|(_, entry)| !entry.is_possible) {
-                for shape in &entry.shapes {
-                    if self.shape_is_possible(normalizer, shape)? {
-                        found.push(id);
-                        break;
-                    }
+            let before = left.len();
+            let mut impossible = Vec::new();
+            // From the last, as what a node needs was mostly reached after it.
+            for id in left {
+                let shapes = self.entries.get_mut(id).map(|entry| std::mem::take(&mut entry.shapes));
+                let shapes = shapes.unwrap_or_default();
+                let mut possible = false;
+                for shape in &shapes {
+                    normalizer.tick()?;
+                    possible = possible || self.shape_is_possible(normalizer, shape)?;
+                }
+                if let Some(entry) = self.entries.get_mut(id) {
+                    (entry.shapes, entry.is_possible) = (shapes, possible);
+                }
+                if !possible {
+                    impossible.push(id);
                 }
             }
-            if found.is_empty() {
+            if impossible.len() == before {
                 return Ok(());
             }
-            for id in found {
-                if let Some(entry) = self.entries.get_mut(id) {
-                    entry.is_possible = true;
-                }
-            }
+            left = impossible;
         }
     }
 
@@ -298,6 +306,8 @@ impl<'a> Emitter<'a> {
         (wanted, depth): (&mut VecDeque<usize>, usize),
     ) -> Result<Value, GrammarError> {
         let mut schema = Map::from_iter([("type".to_owned(), json!("object"))]);
+        // The library looks whether any two of them overlap.
+        normalizer.spend(PAIR_WORK * object.matching.len() * object.matching.len())?;
         for (key, nodes) in [("properties", &object.named), ("patternProperties", &object.matching)] {
             let mut members = Map::new();
             for (name, node) in nodes {

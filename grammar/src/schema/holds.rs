@@ -1,12 +1,15 @@
 //! Whether a given value satisfies a schema: what `enum` and `const` leave is decided so, whatever stands beside them.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::document::{Draft, Place};
 use super::format::{Format, format};
 use super::shape::{Atom, Node, Source};
 use super::{MAX_DEPTH, Normalizer};
 use crate::GrammarError;
+
+/// Lists of at least so many values are looked up by their texts.
+const LONG_LIST: usize = 16;
 
 impl<'a> Normalizer<'a> {
     pub(super) fn holds_all(&mut self, value: &Value, node: &Node<'a>) -> Result<bool, GrammarError> {
@@ -64,7 +67,10 @@ impl<'a> Normalizer<'a> {
                 self.valid(value, target)?
             }
             "const" => same(value, keyword),
-            "enum" => self.list(place, key, keyword)?.iter().any(|one| same(value, one)),
+            "enum" => {
+                let values = self.list(place, key, keyword)?;
+                self.is_listed(value, values)
+            }
             "allOf" | "anyOf" | "oneOf" => {
                 let mut count = 0;
                 let all = self.list(place, key, keyword)?;
@@ -100,6 +106,15 @@ impl<'a> Normalizer<'a> {
                 Value::Null | Value::Bool(_) => true,
             },
         })
+    }
+
+    fn is_listed(&mut self, value: &Value, values: &'a [Value]) -> bool {
+        if values.len() < LONG_LIST {
+            return values.iter().any(|one| same(value, one));
+        }
+        let list = self.lists.entry(values.as_ptr() as usize);
+        let list = list.or_insert_with(|| values.iter().map(|value| canonical(value).to_string()).collect());
+        list.contains(&canonical(value).to_string())
     }
 
     fn text_holds(
@@ -309,6 +324,21 @@ pub(super) fn number_holds(
         }
         _ => true,
     })
+}
+
+/// Equal for values that are the same, and for no others.
+fn canonical(value: &Value) -> Value {
+    match value {
+        // Adding zero takes the sign from zero.
+        Value::Number(number) => json!(number.as_f64().map(|number| number + 0.0)),
+        Value::Array(items) => items.iter().map(canonical).collect(),
+        Value::Object(entries) => {
+            let mut entries: Vec<_> = entries.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            entries.into_iter().map(|(key, value)| (key.clone(), canonical(value))).collect()
+        }
+        other => other.clone(),
+    }
 }
 
 /// Equality of JSON values: 1 and 1.0 are one number, objects have no order.

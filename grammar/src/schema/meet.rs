@@ -1,5 +1,7 @@
 //! Both of two shapes at once.
 
+use std::collections::HashSet;
+
 use serde_json::{Number, Value};
 
 use super::holds::number_holds;
@@ -215,7 +217,7 @@ impl<'a> Normalizer<'a> {
         self.trial -= 1;
         match shapes {
             Ok(shapes) => Ok(shapes.is_empty()),
-            Err(error @ GrammarError::Limit { .. }) => Err(error),
+            Err(error @ (GrammarError::Limit { .. } | GrammarError::Cancelled)) => Err(error),
             Err(_) => Ok(false),
         }
     }
@@ -244,6 +246,16 @@ pub(super) fn float(number: &Number) -> f64 {
     number.as_f64().unwrap_or(0.0)
 }
 
+/// Equal for equal numbers: 1 and 1.0 are one.
+pub(super) fn key(number: &Number) -> u64 {
+    // Adding zero takes the sign from zero.
+    (float(number) + 0.0).to_bits()
+}
+
+pub(super) fn keys(numbers: &[Number]) -> HashSet<u64> {
+    numbers.iter().map(key).collect()
+}
+
 /// The stricter of two bounds: the greater one where `sign` is 1, the less where it is -1.
 fn stricter(a: &Bound, b: &Bound, sign: f64) -> Bound {
     match (a, b) {
@@ -270,7 +282,8 @@ pub(super) fn numbers(a: &Numbers, b: &Numbers) -> Option<Numbers> {
     number.multiples.extend(b.multiples.iter().filter(|one| !a.multiples.contains(one)).cloned());
     number.values = match (&a.values, &b.values) {
         (Some(a), Some(b)) => {
-            Some(a.iter().filter(|x| b.iter().any(|y| x == &y || float(x) == float(y))).cloned().collect())
+            let b = keys(b);
+            Some(a.iter().filter(|x| b.contains(&key(x))).cloned().collect())
         }
         (one, other) => one.clone().or_else(|| other.clone()),
     };

@@ -11,6 +11,7 @@ mod finish;
 mod format;
 mod holds;
 mod meet;
+mod nesting;
 mod pattern;
 mod read;
 mod shape;
@@ -22,6 +23,7 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use crate::GrammarError;
+use crate::watch::Watch;
 use document::Document;
 use pattern::Patterns;
 use shape::{Atom, Node, Shape};
@@ -30,8 +32,12 @@ use shape::{Atom, Node, Shape};
 const MAX_WORK: usize = 150_000;
 /// Alternatives of one schema.
 const MAX_ALTERNATIVES: usize = 2_000;
+/// Steps from one look at the watch to the next; a step takes microseconds.
+const TICKS: usize = 32;
 /// References and combinations within one another.
 const MAX_DEPTH: usize = 100;
+/// Schemas and references within one another for the library, which takes at most 4 kB of stack for each.
+const MAX_NESTING: usize = 1_000;
 /// How far members are looked into for a contradiction.
 const MAX_TRIAL: usize = 3;
 
@@ -39,33 +45,45 @@ const MAX_TRIAL: usize = 3;
 ///
 /// # Errors
 /// [`GrammarError::Keyword`] for what cannot be expressed, [`GrammarError::Limit`] where too much would come of it,
-/// [`GrammarError::Empty`] where nothing satisfies the schema.
-pub(crate) fn normalized(schema: &Value) -> Result<Value, GrammarError> {
+/// [`GrammarError::Empty`] where nothing satisfies the schema, [`GrammarError::Cancelled`].
+pub(crate) fn normalized(schema: &Value, watch: &Watch<'_>) -> Result<Value, GrammarError> {
     let mut normalizer = Normalizer {
+        watch,
         document: Document::new(schema),
         patterns: Patterns::default(),
         atoms: HashMap::new(),
         nodes: HashMap::new(),
         empty: HashMap::new(),
+        lists: HashMap::new(),
         busy: HashSet::new(),
         work: 0,
+        ticks: 0,
         depth: 0,
         trial: 0,
     };
     let root = vec![Atom::schema(normalizer.document.root())];
-    emit::emit(&mut normalizer, root)
+    let normalized = emit::emit(&mut normalizer, root)?;
+    let nesting = nesting::nesting(&normalized);
+    if nesting > MAX_NESTING {
+        return Err(GrammarError::limit("nesting depth once references are followed", nesting, MAX_NESTING));
+    }
+    Ok(normalized)
 }
 
 struct Normalizer<'a> {
+    watch: &'a Watch<'a>,
     document: Document<'a>,
     patterns: Patterns,
     atoms: HashMap<Atom<'a>, Rc<Vec<Shape<'a>>>>,
     nodes: HashMap<Node<'a>, Rc<Vec<Shape<'a>>>>,
     /// Whether patterns exclude one another.
     empty: HashMap<(Vec<String>, u64, Option<u64>), bool>,
+    /// The values of long lists, by the list's address.
+    lists: HashMap<usize, HashSet<String>>,
     /// What is being expanded.
     busy: HashSet<Atom<'a>>,
     work: usize,
+    ticks: usize,
     depth: usize,
     trial: usize,
 }
@@ -76,7 +94,13 @@ impl<'a> Normalizer<'a> {
         if self.work > MAX_WORK {
             return Err(GrammarError::limit("number of alternatives once combined", self.work, MAX_WORK));
         }
-        Ok(())
+        self.tick()
+    }
+
+    /// Called in every loop that a schema can make long: looks at the watch now and then.
+    fn tick(&mut self) -> Result<(), GrammarError> {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(TICKS) { self.watch.check() } else { Ok(()) }
     }
 
     /// The alternatives of a node.

@@ -5,13 +5,21 @@ use std::collections::{BTreeMap, HashMap};
 use llguidance::derivre::{Regex, RegexAst, RegexBuilder};
 use llguidance::regex_to_lark;
 
+use crate::GrammarError;
+use crate::watch::Watch;
+
 /// Steps that a question about a regular expression may take.
 const FUEL: u64 = 10_000;
+/// Bytes of a text from one look at the watch to the next.
+const STRIDE: usize = 32;
+/// Bytes that the automata of one schema may take; beyond, they are made anew.
+const MAX_BYTES: usize = 32 << 20;
 
 /// Compiled patterns of one schema.
 #[derive(Default)]
 pub(super) struct Patterns {
     compiled: HashMap<String, Regex>,
+    bytes: usize,
 }
 
 fn search(pattern: &str) -> RegexAst {
@@ -22,20 +30,46 @@ impl Patterns {
     /// Whether a text has a match.
     ///
     /// # Errors
-    /// What is wrong with the pattern.
-    pub fn matches(&mut self, pattern: &str, text: &str) -> Result<bool, String> {
-        if let Some(regex) = self.compiled.get_mut(pattern) {
-            return Ok(regex.is_match(text));
+    /// When the time is over; within, what is wrong with the pattern.
+    pub fn matches(
+        &mut self,
+        pattern: &str,
+        text: &str,
+        watch: &Watch<'_>,
+    ) -> Result<Result<bool, String>, GrammarError> {
+        if !self.compiled.contains_key(pattern) {
+            if self.bytes > MAX_BYTES {
+                self.compiled.clear();
+                self.bytes = 0;
+            }
+            match compiled(pattern) {
+                Ok(regex) => {
+                    self.bytes += regex.num_bytes();
+                    self.compiled.insert(pattern.to_owned(), regex);
+                }
+                Err(message) => return Ok(Err(message)),
+            }
         }
-        let mut builder = RegexBuilder::new();
-        let compiled = builder
-            .mk_regex_for_serach(&regex_to_lark(pattern, "dw"))
-            .and_then(|expression| builder.to_regex_limited(expression, FUEL));
-        let mut regex =
-            compiled.map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())?;
-        let matches = regex.is_match(text);
-        self.compiled.insert(pattern.to_owned(), regex);
-        Ok(matches)
+        let Some(regex) = self.compiled.get_mut(pattern) else { return Ok(Ok(false)) };
+        let before = regex.num_bytes();
+        let mut state = regex.initial_state();
+        for bytes in text.as_bytes().chunks(STRIDE) {
+            if state.is_dead() {
+                break;
+            }
+            watch.check()?;
+            if regex.num_bytes() > MAX_BYTES {
+                return Err(GrammarError::limit(
+                    "size of a pattern's automaton",
+                    regex.num_bytes(),
+                    MAX_BYTES,
+                ));
+            }
+            state = regex.transition_bytes(state, bytes);
+        }
+        let matches = regex.is_accepting(state);
+        self.bytes += regex.num_bytes().saturating_sub(before);
+        Ok(Ok(matches))
     }
 
     /// Whether it is certain that no text of these lengths has a match of every pattern.
@@ -57,6 +91,14 @@ impl Patterns {
         let regex = builder.mk(&outside).and_then(|all| builder.to_regex_limited(all, FUEL));
         regex.is_ok_and(|mut regex| regex.always_empty())
     }
+}
+
+fn compiled(pattern: &str) -> Result<Regex, String> {
+    let mut builder = RegexBuilder::new();
+    let compiled = builder
+        .mk_regex_for_serach(&regex_to_lark(pattern, "dw"))
+        .and_then(|expression| builder.into_regex_limited(expression, FUEL));
+    compiled.map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
 }
 
 /// ECMA 262's form in the library's: brackets, braces and class operators that mean something else there are escaped.
@@ -162,7 +204,15 @@ impl Trie {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+    use crate::Limits;
+
+    fn matches(patterns: &mut Patterns, pattern: &str, text: &str) -> Result<bool, String> {
+        let (limits, cancelled) = (Limits::default(), AtomicBool::new(false));
+        patterns.matches(pattern, text, &Watch::new(&limits, &cancelled)).unwrap()
+    }
 
     #[test]
     fn patterns_of_javascript() {
@@ -177,8 +227,8 @@ mod tests {
         ] {
             let translated = translated(pattern);
             let mut patterns = Patterns::default();
-            assert_eq!(patterns.matches(&translated, right), Ok(true), "{pattern} as {translated}");
-            assert_eq!(patterns.matches(&translated, wrong), Ok(false), "{pattern} as {translated}");
+            assert_eq!(matches(&mut patterns, &translated, right), Ok(true), "{pattern} as {translated}");
+            assert_eq!(matches(&mut patterns, &translated, wrong), Ok(false), "{pattern} as {translated}");
         }
     }
 
@@ -196,7 +246,7 @@ mod tests {
             ("é", false),
             ("xx", true),
         ] {
-            assert_eq!(patterns.matches(&pattern, text), Ok(right), "{text:?} in {pattern}");
+            assert_eq!(matches(&mut patterns, &pattern, text), Ok(right), "{text:?} in {pattern}");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
+use super::constraints::CONSTRAINTS;
 use super::document::{Draft, Place};
 use super::pattern::{any_of, translated};
 use super::shape::{Atom, Node, Object, Shape, Source, Text, add, simplified};
@@ -11,6 +12,10 @@ use super::{MAX_DEPTH, Normalizer};
 use crate::GrammarError;
 
 type Shapes<'a> = Result<Vec<Shape<'a>>, GrammarError>;
+type GivenValues<'a> = Result<Option<Vec<&'a Value>>, GrammarError>;
+
+/// Given values that count as one alternative's work.
+const VALUES_PER_WORK: usize = 8;
 
 impl<'a> Normalizer<'a> {
     /// The alternatives of a schema or of its complement.
@@ -83,14 +88,11 @@ impl<'a> Normalizer<'a> {
             return Ok(self.alternatives(Atom::schema(target))?.to_vec());
         }
         let mut result = Shape::all();
-        let mut constrained = false;
+        let constraining = constraining(entries);
         for (key, keyword) in entries {
-            if super::constraints::CONSTRAINTS.contains(&key.as_str()) {
-                // All together, and where the first stands: so keys come in the schema's order.
-                if !std::mem::replace(&mut constrained, true) {
-                    let own = self.constraints(place, entries)?;
-                    result = self.product(result, &own)?;
-                }
+            if Some(key.as_str()) == constraining {
+                let own = self.constraints(place, entries)?;
+                result = self.product(result, &own)?;
             } else if let Some(more) = self.combination(place, entries, (key, keyword))? {
                 result = self.product(result, &more)?;
             }
@@ -244,7 +246,7 @@ impl<'a> Normalizer<'a> {
             if *keyword == Value::Bool(true) {
                 continue;
             }
-            if !self.is_plain(place, 0) {
+            if !self.is_plain(place, 0)? {
                 let message = "beside alternatives, conditions or 'contains' it is not supported";
                 return Err(self.document.refuse(place.value, key, message));
             }
@@ -266,51 +268,90 @@ impl<'a> Normalizer<'a> {
     }
 
     /// Whether nothing but `allOf` and references combine schemas here.
-    fn is_plain(&self, place: Place<'a>, depth: usize) -> bool {
-        let Some(entries) = place.value.as_object() else { return true };
-        depth < MAX_DEPTH
-            && entries.iter().all(|(key, keyword)| match key.as_str() {
-                "anyOf" | "oneOf" | "not" | "if" | "dependentSchemas" | "dependencies" | "contains"
-                | "propertyNames" => false,
-                "allOf" => keyword.as_array().is_some_and(|all| {
-                    all.iter()
-                        .all(|schema| self.is_plain(self.document.enter(schema, place.resource), depth + 1))
-                }),
-                "$ref" | "$dynamicRef" | "$recursiveRef" => {
-                    self.target(place, key, keyword).is_ok_and(|target| self.is_plain(target, depth + 1))
-                }
-                _ => true,
-            })
+    fn is_plain(&mut self, place: Place<'a>, depth: usize) -> Result<bool, GrammarError> {
+        let Some(entries) = place.value.as_object() else { return Ok(true) };
+        self.spend(1)?;
+        let mut plain = depth < MAX_DEPTH;
+        for (key, keyword) in entries {
+            plain = plain
+                && match key.as_str() {
+                    "anyOf" | "oneOf" | "not" | "if" | "dependentSchemas" | "dependencies" | "contains"
+                    | "propertyNames" => false,
+                    "allOf" => {
+                        let mut all = true;
+                        for schema in self.list(place, key, keyword)? {
+                            let part = self.document.enter(schema, place.resource);
+                            all = all && self.is_plain(part, depth + 1)?;
+                        }
+                        all
+                    }
+                    "$ref" | "$dynamicRef" | "$recursiveRef" => {
+                        let target = self.target(place, key, keyword)?;
+                        self.is_plain(target, depth + 1)?
+                    }
+                    _ => true,
+                };
+        }
+        Ok(plain)
     }
 
     /// Values that a node's own are among, if they are given; found through references and combinations.
-    pub(super) fn given(&self, node: &Node<'a>) -> Result<Option<Vec<&'a Value>>, GrammarError> {
+    pub(super) fn given(&mut self, node: &Node<'a>) -> GivenValues<'a> {
         // Values of one keyword alone are what their alternatives are.
-        let found = node.iter().filter(|atom| !atom.negated).find_map(|atom| match atom.source {
-            Source::Value(value) => Some(vec![value.0]),
-            Source::Schema(place) => self.given_at(place, 0),
-            Source::Never => None,
-        });
-        Ok(found)
+        for atom in node.iter().filter(|atom| !atom.negated) {
+            let found = match atom.source {
+                Source::Value(value) => Some(vec![value.0]),
+                Source::Schema(place) => self.given_at(place, 0)?,
+                Source::Never => None,
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
-    fn given_at(&self, place: Place<'a>, depth: usize) -> Option<Vec<&'a Value>> {
-        let entries = place.value.as_object().filter(|_| depth < MAX_DEPTH)?;
-        let at = |schema| self.given_at(self.document.enter(schema, place.resource), depth + 1);
+    fn given_at(&mut self, place: Place<'a>, depth: usize) -> GivenValues<'a> {
+        self.spend(1)?;
+        let Some(entries) = place.value.as_object().filter(|_| depth < MAX_DEPTH) else { return Ok(None) };
         let alone = self.document.draft(place) == Draft::Seven && entries.contains_key("$ref");
-        entries.iter().filter(|(key, _)| !alone || *key == "$ref").find_map(|(key, keyword)| {
-            match key.as_str() {
+        for (key, keyword) in entries.iter().filter(|(key, _)| !alone || *key == "$ref") {
+            let found = match key.as_str() {
                 "const" => Some(vec![keyword]),
-                "enum" => Some(keyword.as_array()?.iter().collect()),
-                "$ref" => self.given_at(self.target(place, key, keyword).ok()?, depth + 1),
-                "allOf" => keyword.as_array()?.iter().find_map(at),
-                "anyOf" | "oneOf" => {
-                    let all: Option<Vec<Vec<&Value>>> = keyword.as_array()?.iter().map(at).collect();
-                    Some(all?.concat())
-                }
+                "enum" => keyword.as_array().map(|values| values.iter().collect()),
+                "$ref" => match self.target(place, key, keyword) {
+                    Ok(target) => self.given_at(target, depth + 1)?,
+                    Err(_) => None,
+                },
+                "allOf" | "anyOf" | "oneOf" => self.given_in(place, (key, keyword), depth + 1)?,
                 _ => None,
+            };
+            if let Some(values) = found {
+                self.spend(values.len() / VALUES_PER_WORK)?;
+                return Ok(Some(values));
             }
-        })
+        }
+        Ok(None)
+    }
+
+    /// Of all of the alternatives, or of one of the schemas that all hold.
+    fn given_in(
+        &mut self,
+        place: Place<'a>,
+        (key, keyword): (&str, &'a Value),
+        depth: usize,
+    ) -> GivenValues<'a> {
+        let mut values = Vec::new();
+        for schema in keyword.as_array().into_iter().flatten() {
+            let found = self.given_at(self.document.enter(schema, place.resource), depth)?;
+            match found {
+                Some(found) if key == "allOf" => return Ok(Some(found)),
+                Some(found) => values.extend(found),
+                None if key == "allOf" => {}
+                None => return Ok(None),
+            }
+        }
+        Ok((key != "allOf" && keyword.is_array()).then_some(values))
     }
 
     /// What a reference refers to.
@@ -368,14 +409,16 @@ impl<'a> Normalizer<'a> {
         source: &str,
     ) -> Result<String, GrammarError> {
         let pattern = translated(source);
-        match self.patterns.matches(&pattern, "") {
+        self.tick()?;
+        match self.patterns.matches(&pattern, "", self.watch)? {
             Ok(_) => Ok(pattern),
             Err(message) => Err(self.document.refuse(place.value, key, message)),
         }
     }
 
     pub(super) fn matches(&mut self, pattern: &str, text: &str) -> Result<bool, GrammarError> {
-        self.patterns.matches(pattern, text).map_err(GrammarError::Regex)
+        self.tick()?;
+        self.patterns.matches(pattern, text, self.watch)?.map_err(GrammarError::Regex)
     }
 }
 
@@ -398,6 +441,13 @@ impl Text {
             _ => None,
         }
     }
+}
+
+/// Where the constraints on single types count, all together: where the names stand, so that keys come in the schema's
+/// order, or else where the first constraint stands.
+fn constraining(entries: &Map<String, Value>) -> Option<&str> {
+    let names = ["properties", "required"].into_iter().find(|key| entries.contains_key(*key));
+    names.or_else(|| entries.keys().map(String::as_str).find(|key| CONSTRAINTS.contains(key)))
 }
 
 fn first_keyword(schema: &Value) -> &str {

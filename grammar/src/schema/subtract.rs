@@ -3,13 +3,15 @@
 use serde_json::Number;
 
 use super::Normalizer;
-use super::meet::{least, settled_numbers};
+use super::meet::{key, keys, least, settled_numbers};
 use super::pattern::any_of;
 use super::shape::{Array, Atom, Node, Numbers, Object, Shape, Text, simplified};
 use crate::GrammarError;
 
 /// Texts and numbers that are left out one by one.
 const MAX_EXCLUDED: usize = 200;
+/// Characters of a text that is left out: the pattern for it nests three times as deep.
+const MAX_EXCLUDED_LENGTH: usize = 80;
 /// Alternatives that may be left of one.
 const MAX_PARTS: usize = 64;
 /// Items of which each may be the one that differs.
@@ -74,7 +76,9 @@ impl<'a> Normalizer<'a> {
             Ok::<_, GrammarError>(())
         };
         if let Some(values) = &b.values {
-            if a.excluded.len() + values.len() > MAX_EXCLUDED && a.values.is_none() {
+            let is_long = |value: &String| value.chars().count() > MAX_EXCLUDED_LENGTH;
+            let many = a.excluded.len() + values.len() > MAX_EXCLUDED || values.iter().any(is_long);
+            if many && a.values.is_none() {
                 return Ok(None);
             }
             part(self, &|text| text.excluded.extend(values.iter().cloned()))?;
@@ -203,8 +207,8 @@ fn numbers(a: &Numbers, b: &Numbers) -> Option<Vec<Numbers>> {
     if let Some(values) = &a.values {
         // What of the values the other does not have.
         let both = settled_numbers(Numbers { values: Some(values.clone()), ..b.clone() });
-        let both = both.and_then(|numbers| numbers.values).unwrap_or_default();
-        let left: Vec<Number> = values.iter().filter(|value| !both.contains(value)).cloned().collect();
+        let both = keys(&both.and_then(|numbers| numbers.values).unwrap_or_default());
+        let left: Vec<Number> = values.iter().filter(|value| !both.contains(&key(value))).cloned().collect();
         return Some(if left.is_empty() {
             Vec::new()
         } else {

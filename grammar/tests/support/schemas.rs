@@ -128,6 +128,22 @@ fn counts_names_and_items() {
 }
 
 #[test]
+fn keys_come_where_the_schema_has_their_names() {
+    let base = json!({ "properties": { "a": { "type": "null" } }, "required": ["a"] });
+    let own = json!({ "b": { "type": "null" } });
+    check(
+        json!({ "type": "object", "allOf": [base], "properties": own, "required": ["b"] }),
+        &[r#"{"a":null,"b":null}"#],
+        &[r#"{"b":null,"a":null}"#],
+    );
+    check(
+        json!({ "type": "object", "properties": own, "required": ["b"], "allOf": [base] }),
+        &[r#"{"b":null,"a":null}"#],
+        &[r#"{"a":null,"b":null}"#],
+    );
+}
+
+#[test]
 fn formats() {
     check(
         json!({ "type": "string", "format": "date" }),
