@@ -4,18 +4,15 @@ use std::io::Read;
 use std::time::Duration;
 
 use serde::Deserialize;
-use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
-use ureq::tls::{PemItem, RootCerts, TlsConfig};
+use ureq::http::{HeaderMap, Response, StatusCode, header};
 use ureq::{Agent, Body};
 
 use crate::error::HubError;
+use crate::http::{Origin, agent_config, header_text, without_query};
 use crate::id::{Commit, FileName, ModelId, Revision};
 use crate::select::Sibling;
 use crate::settings::{HubSettings, Token};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the start of an answer, and for each further piece of it.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 5;
 /// Far above the listing of the largest repositories.
 const MAX_LISTING_BYTES: u64 = 32 << 20;
@@ -73,31 +70,6 @@ pub(crate) struct Content {
     pub from: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
-    scheme: String,
-    host: String,
-    port: u16,
-}
-
-impl Origin {
-    fn of(url: &str) -> Option<Self> {
-        let uri: Uri = url.parse().ok()?;
-        let scheme = uri.scheme_str()?.to_ascii_lowercase();
-        let default_port = match scheme.as_str() {
-            "http" => 80,
-            "https" => 443,
-            _ => return None,
-        };
-        let host = uri.host()?.to_ascii_lowercase();
-        Some(Self { scheme, host, port: uri.port_u16().unwrap_or(default_port) })
-    }
-
-    fn root(&self) -> String {
-        format!("{}://{}:{}", self.scheme, self.host, self.port)
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Method {
     Get,
@@ -113,21 +85,7 @@ impl Client {
             Some(origin) => format!("weirgate/{}; origin/{origin}", env!("CARGO_PKG_VERSION")),
             None => concat!("weirgate/", env!("CARGO_PKG_VERSION")).to_owned(),
         };
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(user_agent)
-            // A compressed answer would have another length than the file.
-            .accept_encoding("identity")
-            .timeout_resolve(Some(CONNECT_TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(READ_TIMEOUT))
-            .timeout_per_read(Some(READ_TIMEOUT));
-        let config = match &settings.certificates {
-            Some(path) => config.tls_config(trusting(path)?),
-            None => config,
-        };
+        let config = agent_config(user_agent, settings.certificates.as_deref())?;
         Ok(Self { agent: config.build().into(), endpoint, origin, token: settings.token.clone() })
     }
 
@@ -169,9 +127,12 @@ impl Client {
         let headers = response.headers();
         // A redirect's own length is not the file's.
         let (etag, size) = if redirected || headers.contains_key("x-linked-etag") {
-            (text(headers, "x-linked-etag"), text(headers, "x-linked-size"))
+            (header_text(headers, "x-linked-etag"), header_text(headers, "x-linked-size"))
         } else {
-            (text(headers, header::ETAG.as_str()), text(headers, header::CONTENT_LENGTH.as_str()))
+            (
+                header_text(headers, header::ETAG.as_str()),
+                header_text(headers, header::CONTENT_LENGTH.as_str()),
+            )
         };
         let etag = etag.and_then(Etag::parse).ok_or_else(|| HubError::Protocol {
             url: url.clone(),
@@ -232,18 +193,14 @@ impl Client {
             }
             let problem =
                 |problem: &str| HubError::Protocol { url: url.clone(), problem: problem.to_owned() };
-            let location = text(response.headers(), header::LOCATION.as_str())
+            let location = header_text(response.headers(), header::LOCATION.as_str())
                 .ok_or_else(|| problem("a redirect to nowhere"))?;
             let here = Origin::of(&url).ok_or_else(|| problem("not an address"))?;
-            let target = match location {
-                path if path.starts_with('/') && !path.starts_with("//") => format!("{}{path}", here.root()),
-                absolute => absolute.to_owned(),
-            };
-            let there = Origin::of(&target).ok_or_else(|| problem("a redirect to something unreadable"))?;
-            if here.scheme == "https" && there.scheme != "https" {
-                return Err(problem("a redirect from https to http, which is not followed"));
-            }
-            if method == Method::Head && there != here {
+            let target = here
+                .follow(location)
+                .ok_or_else(|| problem("a redirect to something unreadable, or from https to http"))?;
+            let there = Origin::of(&target);
+            if method == Method::Head && there.as_ref() != Some(&here) {
                 return Ok(response);
             }
             url = target;
@@ -280,7 +237,7 @@ impl Client {
         let token = if self.token.is_some() { "a token" } else { "no token" };
         let endpoint = self.endpoint.clone();
         let id = id.clone();
-        match (response.status().as_u16(), text(response.headers(), "x-error-code"), revision) {
+        match (response.status().as_u16(), header_text(response.headers(), "x-error-code"), revision) {
             (_, Some("GatedRepo"), _) => HubError::Gated { id, endpoint, token },
             (_, Some("RevisionNotFound"), Some(revision)) => {
                 HubError::RevisionNotFound { id, revision: revision.clone() }
@@ -292,34 +249,10 @@ impl Client {
     }
 }
 
-fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    headers.get(name)?.to_str().ok()
-}
-
 /// The start of `Content-Range: bytes START-END/TOTAL`.
 fn range_start(headers: &HeaderMap) -> Option<u64> {
-    let range = text(headers, header::CONTENT_RANGE.as_str())?.strip_prefix("bytes ")?;
+    let range = header_text(headers, header::CONTENT_RANGE.as_str())?.strip_prefix("bytes ")?;
     range.split_once('-')?.0.trim().parse().ok()
-}
-
-/// Signed addresses carry their signature in the query; it does not belong in a log.
-fn without_query(url: &str) -> String {
-    url.split('?').next().unwrap_or_default().to_owned()
-}
-
-fn trusting(path: &std::path::Path) -> Result<TlsConfig, HubError> {
-    let refused = |problem: String| HubError::Certificates { path: path.to_owned(), problem };
-    let pem = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
-    let mut certificates = Vec::new();
-    for item in ureq::tls::parse_pem(&pem) {
-        if let PemItem::Certificate(certificate) = item.map_err(|error| refused(error.to_string()))? {
-            certificates.push(certificate);
-        }
-    }
-    if certificates.is_empty() {
-        return Err(refused("no certificate in it".to_owned()));
-    }
-    Ok(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates)).build())
 }
 
 #[cfg(test)]
@@ -334,17 +267,6 @@ mod tests {
         assert_eq!(Etag::parse("\"abc\"").unwrap().sha256(), None);
         for bad in ["", "\"\"", "\"../x\"", "\"..\"", "\"a/b\"", "\"a b\"", "\"a\0\""] {
             assert_eq!(Etag::parse(bad), None, "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn origins_are_compared_with_their_ports() {
-        assert_eq!(Origin::of("https://A.b/x"), Origin::of("https://a.b:443/y?z"));
-        for other in ["http://a.b/x", "https://a.b:444/", "https://c.b/", "https://a.b.evil/"] {
-            assert_ne!(Origin::of("https://a.b/"), Origin::of(other), "{other}");
-        }
-        for bad in ["ftp://a", "a/b", "", "file:///etc/passwd"] {
-            assert_eq!(Origin::of(bad), None, "{bad:?}");
         }
     }
 }

@@ -8,6 +8,7 @@ mod cache;
 mod client;
 mod download;
 mod error;
+pub mod http;
 mod id;
 mod progress;
 mod select;

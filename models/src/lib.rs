@@ -20,7 +20,7 @@ pub use files::{Bytes, ModelFiles};
 pub use generation::GenerationConfig;
 pub use gguf::{
     Gguf, GgufFile, GgufMetadata, GgufProgress, GgufSource, GgufTensor, GgufTensorType, GgufValue,
-    GgufWriter, QuantMix, Quantized, add_tokenizer, dequantize, quantize, to_gguf,
+    GgufWriter, QuantMix, Quantized, add_tokenizer, dequantize, quantize, requantize, to_gguf,
 };
 pub use rope::{Rope, RopeOverride, RopeScaling, RopeSpec};
 pub use safetensors::SafetensorsSource;

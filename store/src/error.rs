@@ -1,9 +1,9 @@
 //! Why the store refuses. Messages reach clients: they name models and digests, never paths of this machine.
 
 use std::io;
+use std::sync::Arc;
 
 use thiserror::Error;
-use weirgate_models::ModelError;
 
 use crate::name::{Digest, NameError};
 
@@ -38,9 +38,11 @@ pub enum StoreError {
     DiskFull { needed: u64, free: u64 },
     #[error("{what}: {}", io_text(source))]
     Io { what: String, source: io::Error },
-    /// A checkpoint that cannot be read. The source's text names files and belongs in logs.
-    #[error("the model's files cannot be read")]
-    Model(#[source] ModelError),
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
+    /// Of a pull that several callers wait for.
+    #[error("{0}")]
+    Shared(Arc<StoreError>),
 }
 
 impl StoreError {

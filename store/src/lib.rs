@@ -16,16 +16,29 @@
 //! Files are the truth: nothing is indexed, and every look-up reads what is there. All calls block; they are made
 //! from threads that may.
 
+mod create;
 mod details;
 mod entry;
 mod error;
 mod layout;
 mod manifest;
+mod modelfile;
 mod name;
 mod own;
+mod registry;
+mod show;
 mod store;
+mod template;
 
+pub use create::{Base, CreateRequest, FROM_PATHS_REFUSED};
 pub use entry::{Details, Entry, Kind, Location, Message, ModelSettings, Parameters, Progress, Report};
 pub use error::StoreError;
+pub use modelfile::{
+    Command, MAX_MODELFILE_BYTES, Modelfile, ModelfileError, ParameterError, ParameterType, parameter_type,
+    read_parameters,
+};
 pub use name::{DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Digest, ModelName, NameError};
+pub use registry::{Credentials, RegistryError, RegistrySettings, Transfer};
+pub use show::{Show, TensorInfo};
 pub use store::{Store, StoreSettings};
+pub use template::{Conversation, MAX_OUTPUT_BYTES, MAX_TEMPLATE_BYTES, Template, TemplateError};

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::entry::Details;
 use crate::name::Digest;
 
 /// Largest manifest read; real ones have a few kilobytes.
@@ -165,6 +166,17 @@ fn or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<S
 }
 
 impl Config {
+    pub fn new(details: Details) -> Self {
+        Self {
+            model_format: details.format,
+            model_family: details.family,
+            model_families: details.families,
+            model_type: details.parameter_size,
+            file_type: details.quantization_level,
+            ..Self::default()
+        }
+    }
+
     /// Makes the blob whole and gives its bytes.
     pub fn to_bytes(&self, layers: &[Layer]) -> Vec<u8> {
         let rootfs = Rootfs {

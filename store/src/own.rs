@@ -23,6 +23,8 @@ const FOLDER: &str = ".weirgate";
 const LOCK: &str = "lock";
 const CANDIDATES: &str = "candidates";
 const TEMPORARY: &str = ".weirgate-";
+/// What folders of conversions under way begin with.
+pub(crate) const CONVERSION: &str = "convert-";
 const BUFFER_BYTES: usize = 1 << 20;
 /// Unreferenced content is kept this long: a blob may have been sent for a model that is still to be created.
 const KEEP_UNREFERENCED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -148,6 +150,11 @@ impl OwnStore {
                 let _ = fs::remove_file(entry.path());
             }
         }
+        for entry in fs::read_dir(work_folder(&self.root.path)).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(CONVERSION)) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
         let _ = fs::remove_file(noted);
     }
 
@@ -165,6 +172,11 @@ impl OwnStore {
         }
         Some(used)
     }
+}
+
+/// Where a store keeps what is no model.
+pub(crate) fn work_folder(store: &Path) -> PathBuf {
+    store.join(FOLDER)
 }
 
 fn is_older(entry: &fs::DirEntry, age: Duration) -> bool {

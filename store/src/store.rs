@@ -14,6 +14,7 @@ use crate::layout::{Origin, Scan, gguf, hub_cache, jan};
 use crate::manifest::Layer;
 use crate::name::{DEFAULT_TAG, Digest, ModelName};
 use crate::own::{OwnStore, Writing};
+use crate::registry::{Pulls, Registry, RegistrySettings};
 
 /// Where models are looked for, in this order: the first of a name is the one that is meant.
 #[derive(Debug, Clone)]
@@ -29,6 +30,7 @@ pub struct StoreSettings {
     pub hub_caches: Vec<PathBuf>,
     /// Hugging Face folders, GGUF files, and folders of either, read in place.
     pub folders: Vec<PathBuf>,
+    pub registry: RegistrySettings,
     /// Largest blob that is taken in, in bytes.
     pub max_blob_bytes: u64,
 }
@@ -41,6 +43,7 @@ impl Default for StoreSettings {
             jan: Vec::new(),
             hub_caches: Vec::new(),
             folders: Vec::new(),
+            registry: RegistrySettings::default(),
             max_blob_bytes: 1 << 40,
         }
     }
@@ -51,16 +54,19 @@ pub struct Store {
     own: Option<OwnStore>,
     pub(crate) settings: StoreSettings,
     scan: Scan,
+    pub(crate) registry: Registry,
+    pub(crate) pulls: Pulls,
 }
 
 impl Store {
     /// Makes the store of our own where it is missing, and clears away what a crash left there.
     ///
     /// # Errors
-    /// Folders that cannot be made.
+    /// Folders that cannot be made; certificates that cannot be read.
     pub fn open(settings: StoreSettings) -> Result<Self, StoreError> {
         let own = settings.models.as_deref().map(OwnStore::open).transpose()?;
-        Ok(Self { own, settings, scan: Scan::default() })
+        let registry = Registry::new(&settings.registry)?;
+        Ok(Self { own, settings, scan: Scan::default(), registry, pulls: Pulls::default() })
     }
 
     /// All models, those modified last first. What cannot be read is left out, with a line in the log.

@@ -1,6 +1,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use serde_json::{Map, Value as Json};
+
 use super::cursor::{Cursor, Fault};
 use crate::{Bytes, ModelError};
 
@@ -22,6 +24,8 @@ pub struct GgufMetadata {
 struct Entry {
     /// Where the value begins.
     at: usize,
+    /// Type and value in the file.
+    range: Range<usize>,
     value: Stored,
 }
 
@@ -103,6 +107,18 @@ impl Value<'_> {
             Value::Unsigned(number) => i64::try_from(number).ok(),
             Value::Signed(number) => Some(number),
             _ => None,
+        }
+    }
+
+    fn to_json(&self, longest: usize) -> Json {
+        match self {
+            Value::Unsigned(number) => Json::from(*number),
+            Value::Signed(number) => Json::from(*number),
+            Value::Float(number) => Json::from(*number),
+            Value::Bool(flag) => Json::from(*flag),
+            Value::String(text) => Json::from(*text),
+            Value::Array(array) if array.count_left() > longest => Json::Null,
+            Value::Array(array) => array.clone().map(|value| value.to_json(longest)).collect(),
         }
     }
 
@@ -204,6 +220,23 @@ impl GgufMetadata {
         self.entries.contains_key(key)
     }
 
+    /// All keys and values; of arrays with more than `longest` elements, null.
+    pub fn to_json(&self, longest: usize) -> Map<String, Json> {
+        let mut keys: Vec<&String> = self.entries.keys().collect();
+        keys.sort_unstable();
+        let value = |key: &String| match self.get(key) {
+            Ok(Some(value)) => value.to_json(longest),
+            _ => Json::Null,
+        };
+        keys.into_iter().map(|key| (key.clone(), value(key))).collect()
+    }
+
+    /// Type and value of `key` as the file has them; nothing where it has none.
+    pub(super) fn stored(&self, key: &str) -> &[u8] {
+        let range = self.entries.get(key).map_or(0..0, |entry| entry.range.clone());
+        self.bytes.get(range).unwrap_or_default()
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
@@ -302,7 +335,7 @@ fn entry(cursor: &mut Cursor<'_>) -> Result<Entry, Fault> {
     let id = cursor.u32("the value's type")?;
     let start = cursor.at();
     let value = if id == ARRAY { array(cursor)? } else { scalar(cursor, kind(id, at)?)? };
-    Ok(Entry { at: start, value })
+    Ok(Entry { at: start, range: at..cursor.at(), value })
 }
 
 fn kind(id: u32, at: usize) -> Result<Kind, Fault> {

@@ -18,6 +18,8 @@ pub enum GgufValue {
     I32s(Vec<i32>),
     F32s(Vec<f32>),
     Strings(Vec<String>),
+    /// Type and value as another file has them.
+    Stored(Vec<u8>),
 }
 
 type Data<'a> = Box<dyn Fn() -> Result<Cow<'a, [u8]>, ModelError> + 'a>;
@@ -170,6 +172,7 @@ fn put_value(out: &mut Vec<u8>, value: &GgufValue) {
             scalar(8, &[]);
             put_string(out, text);
         }
+        GgufValue::Stored(bytes) => out.extend(bytes),
         GgufValue::Bools(flags) => put_array(out, 7, flags, |out, flag| out.push(u8::from(*flag))),
         GgufValue::I32s(numbers) => put_array(out, 5, numbers, |out, n| out.extend(n.to_le_bytes())),
         GgufValue::F32s(numbers) => put_array(out, 6, numbers, |out, n| out.extend(n.to_le_bytes())),

@@ -1,0 +1,110 @@
+//! Stores to test on.
+
+// Each test file uses its own part of this.
+#![allow(dead_code)]
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use weirgate_models::{GgufValue, GgufWriter};
+use weirgate_store::{Digest, ModelName, Progress, RegistrySettings, Store, StoreError, StoreSettings};
+
+/// A store of our own in `folder`, with registries on this machine allowed and small parts.
+pub fn settings(folder: &Path) -> StoreSettings {
+    let registry = RegistrySettings {
+        private_hosts: vec!["127.0.0.1".to_owned()],
+        part_bytes: (100_000, 1_000_000),
+        tries: 3,
+        ..RegistrySettings::default()
+    };
+    StoreSettings { models: Some(folder.to_owned()), registry, ..StoreSettings::default() }
+}
+
+pub fn open(folder: &Path) -> Arc<Store> {
+    Arc::new(Store::open(settings(folder)).unwrap())
+}
+
+pub fn name(text: &str) -> ModelName {
+    text.parse().unwrap()
+}
+
+/// A GGUF file with nothing in it.
+pub fn empty_gguf() -> Vec<u8> {
+    let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+    bytes.extend([0; 16]);
+    bytes
+}
+
+/// A GGUF file of its own for each `label`.
+pub fn labelled_gguf(label: &str) -> Vec<u8> {
+    let mut writer = GgufWriter::new();
+    writer.set("general.architecture", GgufValue::String("llama".to_owned()));
+    writer.set("general.name", GgufValue::String(label.to_owned()));
+    let mut bytes = Vec::new();
+    writer.write(&mut bytes).unwrap();
+    bytes
+}
+
+/// Puts `bytes` into the store.
+pub fn blob(store: &Store, bytes: &[u8]) -> Digest {
+    let digest = Digest::of(bytes);
+    store.put_blob(&digest, &mut &bytes[..]).unwrap();
+    digest
+}
+
+/// All lines of progress of `work`.
+pub fn lines(
+    work: impl FnOnce(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<(), StoreError>,
+) -> Result<Vec<Progress>, StoreError> {
+    let mut lines = Vec::new();
+    work(&mut |progress| {
+        lines.push(progress);
+        ControlFlow::Continue(())
+    })?;
+    Ok(lines)
+}
+
+/// The names of all files in the store's `blobs`, sorted.
+pub fn blob_files(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder.join("blobs")).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// What must hold of a store at any time: every manifest is whole, every blob it names is here with its content.
+pub fn check_integrity(folder: &Path) {
+    let manifests = folder.join("manifests");
+    for path in files_below(&manifests) {
+        if path.file_name().unwrap().to_str().unwrap().starts_with('.') {
+            continue;
+        }
+        let manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap())
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let layers = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]);
+        for layer in layers {
+            let digest = layer["digest"].as_str().unwrap();
+            let blob = folder.join("blobs").join(digest.replace(':', "-"));
+            let bytes =
+                fs::read(&blob).unwrap_or_else(|error| panic!("{} of {}: {error}", digest, path.display()));
+            assert_eq!(bytes.len() as u64, layer["size"].as_u64().unwrap(), "{digest}");
+        }
+    }
+    for name in blob_files(folder) {
+        if name.len() == "sha256-".len() + 64 {
+            let bytes = fs::read(folder.join("blobs").join(&name)).unwrap();
+            assert_eq!(format!("sha256-{}", Digest::of(&bytes).hex()), name, "content of a blob");
+        }
+    }
+}
+
+pub fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files
+}

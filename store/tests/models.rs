@@ -1,0 +1,412 @@
+//! Models created, shown, copied and deleted.
+
+// Test code, though outside of what clippy takes for tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod kit;
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Cursor;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use kit::{blob, blob_files, check_integrity, empty_gguf, labelled_gguf, lines, name, open, settings};
+use serde_json::{Value, json};
+use weirgate_models::{open_tensors, read_spec};
+use weirgate_store::{
+    Base, CreateRequest, Digest, Entry, Kind, Location, Modelfile, Store, StoreError, StoreSettings,
+};
+
+fn create(store: &Arc<Store>, request: &CreateRequest) -> Result<Vec<String>, StoreError> {
+    let lines = lines(|report| store.create(request, report))?;
+    Ok(lines.into_iter().map(|line| line.status).collect())
+}
+
+fn from_modelfile(store: &Arc<Store>, model: &str, text: &str) -> Result<Vec<String>, StoreError> {
+    create(store, &CreateRequest::from_modelfile(name(model), &Modelfile::parse(text).unwrap(), None)?)
+}
+
+/// The digest of a blob, as a file name.
+fn file(hex: &str) -> String {
+    format!("sha256-{hex}")
+}
+
+fn demo_files(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    for (name, contents) in weirgate_demo_model::FILES {
+        fs::write(folder.join(name), contents).unwrap();
+    }
+}
+
+/// The digests that Ollama's own tests assert for these inputs.
+#[test]
+fn layers_have_ollamas_digests() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let digest = blob(&store, &empty_gguf());
+    assert_eq!(digest.hex(), "a4e5e156ddec27e286f75328784d7106b60a4eb1d246e950a001a3f944fbda99");
+    let text = format!(
+        "FROM @{digest}\nTEMPLATE {{{{ .Prompt }}}}\nSYSTEM \"\"\nPARAMETER top_k 10\nPARAMETER stop USER:\n\
+         PARAMETER top_p 0.7\nPARAMETER stop ASSISTANT:\nPARAMETER temperature 0.6\n"
+    );
+    let status = from_modelfile(&store, "test", &text).unwrap();
+    assert_eq!(status.first().unwrap(), "parsing GGUF");
+    assert_eq!(status[status.len() - 2..], ["writing manifest", "success"]);
+    let files: HashSet<String> = blob_files(folder.path()).into_iter().collect();
+    for hex in [
+        "a4e5e156ddec27e286f75328784d7106b60a4eb1d246e950a001a3f944fbda99",
+        "b507b9c2f6ca642bffcd06665ea7c91f235fd32daeefdf875a0f938db05fb315",
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "e29a7b3c47287a2489c895d21fe413c20f859a85d20e749492f52a838e36e1ba",
+    ] {
+        assert!(files.contains(&file(hex)), "{hex} not in {files:?}");
+    }
+    from_modelfile(&store, "plain", &format!("FROM @{digest}")).unwrap();
+    let config = file("ca239d7bd8ea90e4a5d2e6bf88f8d74a47b14336e73eb4e18bed4dd325018116");
+    assert!(blob_files(folder.path()).contains(&config));
+    // Other stops replace those of the base, the rest stays.
+    from_modelfile(&store, "other", "FROM test\nPARAMETER stop <|endoftext|>").unwrap();
+    let params = file("12f58bb75cb3042d69a7e013ab87fb3c3c7088f50ddc62f0c77bd332f0d44d35");
+    assert!(blob_files(folder.path()).contains(&params));
+    check_integrity(folder.path());
+}
+
+#[test]
+fn a_model_is_shown_with_all_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let digest = blob(&store, &labelled_gguf("a"));
+    let text = format!(
+        "FROM @{digest}\nTEMPLATE \"\"\"{{{{ if .Tools }}}}t{{{{ end }}}}{{{{ .Prompt }}}}{{{{ .Suffix }}}}\"\"\"\n\
+         SYSTEM Be \"brief\".\nLICENSE one\nLICENSE two\nMESSAGE user hi\nMESSAGE assistant ho\n\
+         PARAMETER temperature 1\nPARAMETER stop a\nPARAMETER stop b\n"
+    );
+    from_modelfile(&store, "Shown:v1", &text).unwrap();
+    let entry = store.find("shown:V1").unwrap();
+    assert_eq!((entry.name.as_str(), entry.kind), ("Shown:v1", Kind::Ollama));
+    assert_eq!((entry.details.format.as_str(), entry.details.family.as_str()), ("gguf", "llama"));
+    let show = store.show(&entry, false).unwrap();
+    assert_eq!(show.license, "one\ntwo");
+    assert_eq!(show.system, "Be \"brief\".");
+    assert_eq!(
+        show.parameters,
+        "stop                           \"a\"\nstop                           \"b\"\ntemperature                    1"
+    );
+    assert_eq!(show.capabilities, ["completion", "tools", "insert"]);
+    assert_eq!(show.model_info["general.architecture"], "llama");
+    assert_eq!(show.model_info["general.parameter_count"], 0);
+    assert!(!show.modelfile.contains(folder.path().to_str().unwrap()), "{}", show.modelfile);
+    // The Modelfile shown makes the same layers.
+    let again =
+        CreateRequest::from_modelfile(name("again"), &Modelfile::parse(&show.modelfile).unwrap(), None);
+    create(&store, &again.unwrap()).unwrap();
+    let again = store.show(&store.find("again").unwrap(), false).unwrap();
+    assert_eq!((&again.template, &again.messages), (&show.template, &show.messages));
+    assert_eq!(store.find("again").unwrap().details.parent_model, "Shown:v1");
+    let shown: Value = serde_json::to_value(&again.messages).unwrap();
+    assert_eq!(shown, json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]));
+}
+
+#[test]
+fn a_safetensors_folder_becomes_a_gguf_and_can_be_quantized() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let files: Vec<(String, Digest)> = weirgate_demo_model::FILES
+        .iter()
+        .map(|(name, contents)| ((*name).to_owned(), blob(&store, contents)))
+        .collect();
+    let mut request = CreateRequest::new(name("demo"), Base::Files(files));
+    create(&store, &request).unwrap();
+    let entry = store.find("demo").unwrap();
+    assert_eq!(entry.details.quantization_level, "BF16");
+    assert_eq!(entry.details.family, "llama");
+
+    request = CreateRequest::new(name("demo:q8"), Base::Model("demo".to_owned()));
+    request.quantize = Some("q8_0".to_owned());
+    let status = create(&store, &request).unwrap();
+    assert!(status.contains(&"quantizing BF16 model to Q8_0".to_owned()), "{status:?}");
+    let small = store.find("demo:q8").unwrap();
+    assert_eq!(small.details.quantization_level, "Q8_0");
+    assert!(small.size < entry.size * 6 / 10, "{} of {}", small.size, entry.size);
+    // Tokenizer and sizes are those of the source; the weights are close to it.
+    let (source, small) = (entry.location.open().unwrap(), small.location.open().unwrap());
+    assert_eq!(
+        *small.read("tokenizer.json").unwrap().unwrap(),
+        *source.read("tokenizer.json").unwrap().unwrap()
+    );
+    let spec = read_spec(&small).unwrap();
+    assert_eq!(spec.hidden_size, 256);
+    let (a, b) = (open_tensors(&source).unwrap(), open_tensors(&small).unwrap());
+    spec.check_tensors(b.as_ref()).unwrap();
+    let tensor = "blk.0.attn_q.weight";
+    let (a, b) = (a.tensor(tensor).unwrap().to_f32(), b.tensor(tensor).unwrap().to_f32());
+    let largest = a.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    let distance = a.iter().zip(&b).fold(0f32, |far, (x, y)| far.max((x - y).abs()));
+    assert!(distance > 0.0 && distance < largest / 127.0, "{distance} of {largest}");
+
+    let refuse = |model: &str, level: &str| {
+        let mut request = CreateRequest::new(name("x"), Base::Model(model.to_owned()));
+        request.quantize = Some(level.to_owned());
+        create(&store, &request).unwrap_err().to_string()
+    };
+    assert!(refuse("demo:q8", "q4_0").contains("only supported for F16, BF16 and F32"));
+    let unsupported = refuse("demo", "IQ1_S");
+    assert!(
+        unsupported.contains("unsupported quantization type \"IQ1_S\"; supported are F16"),
+        "{unsupported}"
+    );
+}
+
+#[test]
+fn bad_requests_are_refused_in_words_for_the_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let fails = |text: &str| from_modelfile(&store, "x", text).unwrap_err().to_string();
+    let missing = Digest::of(b"missing");
+    assert_eq!(fails(&format!("FROM @{missing}")), format!("blob \"{missing}\" not found"));
+    assert_eq!(fails("FROM @sha256:../../etc/passwd"), "invalid digest format");
+    for path in ["/etc/passwd", "./x.gguf", "../x", "~/x", "C:\\x"] {
+        assert!(fails(&format!("FROM {path}")).contains("files of the server are not read"), "{path}");
+    }
+    let junk = blob(&store, b"not a model");
+    assert!(fails(&format!("FROM @{junk}")).contains("not in GGUF format"));
+    let good = blob(&store, &empty_gguf());
+    assert!(fails(&format!("FROM @{good}\nTEMPLATE {{{{ if }}}}")).starts_with("template error: "));
+    assert_eq!(fails(&format!("FROM @{good}\nPARAMETER foo 1")), "unknown parameter 'foo'");
+    let files = |files: Vec<(&str, Digest)>| {
+        let files = files.into_iter().map(|(name, digest)| (name.to_owned(), digest)).collect();
+        create(&store, &CreateRequest::new(name("x"), Base::Files(files))).unwrap_err().to_string()
+    };
+    assert_eq!(files(vec![]), "neither 'from' or 'files' was specified");
+    assert!(files(vec![("../a.safetensors", junk)]).contains("file path must be relative"));
+    assert!(files(vec![("a.safetensors", junk)]).contains("is missing"));
+    assert!(store.list().is_empty());
+    // Nothing is left of what was begun.
+    let left: Vec<String> =
+        blob_files(folder.path()).into_iter().filter(|name| name.starts_with('.')).collect();
+    assert_eq!(left, Vec::<String>::new());
+    assert!(fs::read_dir(folder.path().join(".weirgate")).unwrap().count() == 1);
+}
+
+#[test]
+fn a_creation_can_be_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    demo_files(&folder.path().join("demo"));
+    let store = open(&folder.path().join("store"));
+    let request = CreateRequest::new(name("x"), Base::Path(folder.path().join("demo")));
+    let mut seen = 0;
+    let result = store.create(&request, &mut |progress| {
+        seen += usize::from(progress.status == "converting model");
+        if seen == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(result, Err(StoreError::Canceled)), "{result:?}");
+    assert_eq!(blob_files(&folder.path().join("store")), Vec::<String>::new());
+}
+
+#[test]
+fn blobs_are_what_their_digest_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(StoreSettings { max_blob_bytes: 10, ..settings(folder.path()) }).unwrap();
+    let digest = Digest::of(b"abc");
+    assert!(!store.has_blob(&digest));
+    let wrong = store.put_blob(&digest, &mut Cursor::new(b"abd"));
+    assert!(matches!(wrong, Err(StoreError::DigestMismatch { expected, .. }) if expected == digest));
+    let endless = store.put_blob(&digest, &mut std::io::repeat(1));
+    assert!(matches!(endless, Err(StoreError::TooLarge { limit: 10, .. })), "{endless:?}");
+    assert!(!store.has_blob(&digest));
+    assert!(store.put_blob(&digest, &mut Cursor::new(b"abc")).unwrap());
+    assert!(!store.put_blob(&digest, &mut Cursor::new(b"abc")).unwrap());
+    assert_eq!(blob_files(folder.path()), [file(&digest.hex())]);
+}
+
+#[test]
+fn copies_share_content_until_the_last_is_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let digest = blob(&store, &labelled_gguf("a"));
+    from_modelfile(&store, "a", &format!("FROM @{digest}\nSYSTEM only a and b")).unwrap();
+    from_modelfile(&store, "c", &format!("FROM @{digest}")).unwrap();
+    store.copy("a", &name("b:tag")).unwrap();
+    assert_eq!(store.find("b:tag").unwrap().digest, store.find("a").unwrap().digest);
+    assert!(matches!(store.copy("a", &name("A")), Err(StoreError::NameTaken)));
+    assert!(matches!(store.copy("none", &name("d")), Err(StoreError::ModelNotFound(_))));
+    let all = blob_files(folder.path());
+    store.delete("a").unwrap();
+    assert_eq!(blob_files(folder.path()), all);
+    store.delete("B:tag").unwrap();
+    let left = blob_files(folder.path());
+    assert!(left.len() == all.len() - 2 && left.contains(&file(&digest.hex())), "{left:?}");
+    assert!(matches!(store.delete("a"), Err(StoreError::ModelNotFound(_))));
+    store.delete("c").unwrap();
+    assert_eq!(blob_files(folder.path()), Vec::<String>::new());
+    // Folders of names that are gone are gone too.
+    assert_eq!(fs::read_dir(folder.path().join("manifests")).unwrap().count(), 0);
+}
+
+#[test]
+fn nothing_is_removed_while_a_manifest_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let digest = blob(&store, &labelled_gguf("a"));
+    from_modelfile(&store, "a", &format!("FROM @{digest}")).unwrap();
+    let broken = folder.path().join("manifests/registry.ollama.ai/library/broken");
+    fs::create_dir_all(&broken).unwrap();
+    fs::write(broken.join("latest"), "{").unwrap();
+    store.delete("a").unwrap();
+    assert!(store.has_blob(&digest));
+    assert!(store.list().is_empty());
+    fs::remove_file(broken.join("latest")).unwrap();
+    drop(store);
+    assert!(!open(folder.path()).has_blob(&digest));
+}
+
+#[test]
+fn two_stores_on_one_folder_do_not_disturb_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            scope.spawn(move || {
+                let store = open(root);
+                for round in 0..25 {
+                    let model = format!("m{}", (worker + round) % 3);
+                    let digest = blob(&store, &labelled_gguf(&format!("{worker}-{}", round % 5)));
+                    // Another may have removed the blob between the two requests; then this one says so.
+                    match from_modelfile(&store, &model, &format!("FROM @{digest}\nSYSTEM {round}")) {
+                        Ok(_) | Err(StoreError::BlobNotFound(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                    match store.copy(&model, &name(&format!("c{worker}"))) {
+                        Ok(()) | Err(StoreError::ModelNotFound(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                    match store.delete(&model) {
+                        Ok(()) | Err(StoreError::ModelNotFound(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+    });
+    check_integrity(root);
+    let store = open(root);
+    let entries = store.list();
+    assert!(entries.iter().all(|entry| matches!(entry.location, Location::Gguf(_))), "{entries:?}");
+}
+
+fn names(entries: &[Entry]) -> Vec<(&str, Kind)> {
+    let mut names: Vec<(&str, Kind)> =
+        entries.iter().map(|entry| (entry.name.as_str(), entry.kind)).collect();
+    names.sort_by_key(|(name, _)| *name);
+    names
+}
+
+#[test]
+fn every_layout_is_one_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| folder.path().join(path);
+    let write = |path: &str, bytes: &[u8]| {
+        fs::create_dir_all(at(path).parent().unwrap()).unwrap();
+        fs::write(at(path), bytes).unwrap();
+    };
+    // Another's Ollama store.
+    let other = open(&at("ollama"));
+    let digest = blob(&other, &labelled_gguf("ollama"));
+    from_modelfile(&other, "theirs:1b", &format!("FROM @{digest}\nSYSTEM S")).unwrap();
+    // A hub cache: a checkpoint by its ref, and GGUF files.
+    let snapshot = "hub/models--org--demo/snapshots/0123456789abcdef0123456789abcdef01234567";
+    demo_files(&at(snapshot));
+    write("hub/models--org--demo/refs/main", b"0123456789abcdef0123456789abcdef01234567\n");
+    write("hub/models--org--quants/snapshots/aa/model-Q8_0.gguf", &labelled_gguf("quant"));
+    write("hub/models--evil--ref/refs/main", b"../../../../etc");
+    // Folders and loose files.
+    demo_files(&at("loose/sub/demo"));
+    write("loose/one.gguf", &labelled_gguf("one"));
+    write("loose/mmproj-one.gguf", &labelled_gguf("projector"));
+    write("loose/broken.gguf", b"GGUF");
+    write("secret.gguf", &labelled_gguf("secret"));
+    std::os::unix::fs::symlink(at("secret.gguf"), at("loose/link.gguf")).unwrap();
+    // Jan's.
+    write(
+        "jan/tiny/model.json",
+        br#"{"source_url": "https://x/y/tiny.gguf", "parameters": {"temperature": "0.5"}}"#,
+    );
+    write("jan/tiny/tiny.gguf", &labelled_gguf("tiny"));
+    write("jan/bare/any.gguf", &labelled_gguf("bare"));
+    write("jan/broken/model.json", b"{");
+    write("jan/later/model.json", br#"{"source_url": "https://x/y/z.gguf"}"#);
+    write("jan/dropped in.gguf", &labelled_gguf("dropped"));
+    write("jan/escape/model.json", br#"{"source_url": "x", "sources": [{"filename": "../../secret.gguf"}]}"#);
+
+    let before = kit::files_below(folder.path());
+    let store = Store::open(StoreSettings {
+        ollama: vec![at("ollama")],
+        hub_caches: vec![at("hub")],
+        folders: vec![at("loose")],
+        jan: vec![at("jan")],
+        ..StoreSettings::default()
+    })
+    .unwrap();
+    let entries = store.list();
+    assert_eq!(
+        names(&entries),
+        [
+            ("bare", Kind::Jan),
+            ("droppedin", Kind::Jan),
+            ("escape", Kind::Jan),
+            ("later", Kind::Jan),
+            ("one", Kind::Gguf),
+            ("org/demo", Kind::HubCache),
+            ("org/quants:model-Q8_0", Kind::HubCache),
+            ("sub/demo", Kind::Folder),
+            ("theirs:1b", Kind::Ollama),
+            ("tiny", Kind::Jan),
+        ]
+    );
+    for name in ["escape", "later"] {
+        assert!(matches!(store.find(name).unwrap().location, Location::Unsupported(_)), "{name}");
+    }
+    for name in ["org/demo", "ORG/demo:latest", "sub/demo"] {
+        let entry = store.find(name).unwrap();
+        assert_eq!(entry.details.family, "llama");
+        assert!(read_spec(&entry.location.open().unwrap()).is_ok(), "{name}");
+        assert_eq!(store.show(&entry, false).unwrap().model_info["llama.context_length"], 2048);
+    }
+    let tiny = store.find("tiny").unwrap();
+    assert_eq!(store.settings(&tiny).unwrap().parameters["temperature"], 0.5);
+    let json = store.jan_model(&tiny).unwrap().unwrap();
+    assert_eq!(
+        (&json["id"], &json["owned_by"], &json["format"]),
+        (&json!("tiny"), &json!("you"), &json!("ggufv3"))
+    );
+    let bare = store.jan_model(&store.find("bare").unwrap()).unwrap().unwrap();
+    assert_eq!((&bare["settings"]["ctx_len"], &bare["parameters"]["top_p"]), (&json!(2048), &json!(0.95)));
+
+    // Read in place: nothing is written, and requests to write are refused.
+    assert!(matches!(store.delete("one"), Err(StoreError::ReadOnly(_))));
+    assert!(matches!(store.copy("theirs:1b", &name("mine")), Err(StoreError::ReadOnly(_))));
+    assert_eq!(kit::files_below(folder.path()), before);
+
+    // A model's digest changes with its files.
+    let digest = store.find("one").unwrap().digest;
+    write("loose/one.gguf", &labelled_gguf("one more"));
+    assert_ne!(store.find("one").unwrap().digest, digest);
+}
+
+#[test]
+fn a_model_of_anothers_store_can_be_copied_into_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let (theirs, ours) = (folder.path().join("theirs"), folder.path().join("ours"));
+    let other = open(&theirs);
+    let digest = blob(&other, &labelled_gguf("a"));
+    from_modelfile(&other, "a", &format!("FROM @{digest}\nSYSTEM S")).unwrap();
+    let store = Arc::new(Store::open(StoreSettings { ollama: vec![theirs], ..settings(&ours) }).unwrap());
+    store.copy("a", &name("b")).unwrap();
+    assert_eq!(store.find("b").unwrap().digest, other.find("a").unwrap().digest);
+    other.delete("a").unwrap();
+    check_integrity(&ours);
+    from_modelfile(&store, "c", "FROM b\nSYSTEM other").unwrap();
+    assert_eq!(store.settings(&store.find("c").unwrap()).unwrap().system.unwrap(), "other");
+}
