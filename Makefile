@@ -26,7 +26,7 @@ lint: ## formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 
-unit: ## Rust tests
+unit: setup ## Rust tests
 	$(CARGO) test --release --workspace
 
 integration: setup ## the binaries under real clients

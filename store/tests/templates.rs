@@ -58,7 +58,10 @@ fn hostile_templates_end() {
             TemplateError::TooManySteps,
         ),
         ("{{ range .L }}{{ $.T }}{{ end }}".to_owned(), TemplateError::TooMuchOutput),
-        ("{{ range .L }}{{ $x := json $.L }}{{ end }}".to_owned(), TemplateError::TooMuchOutput),
+        (
+            "{{ range .L }}{{ $x := json $.L }}{{ $y := json $.L }}{{ end }}".to_owned(),
+            TemplateError::TooMuchOutput,
+        ),
         (doubling, TemplateError::TooMuchOutput),
     ];
     for (text, expected) in cases {

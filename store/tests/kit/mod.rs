@@ -3,6 +3,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+pub mod fake;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;

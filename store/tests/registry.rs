@@ -1,0 +1,382 @@
+//! Pulls from a registry that misbehaves.
+
+// Test code, though outside of what clippy takes for tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod kit;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kit::fake::{Hosted, Reply, Request, Server};
+use kit::{blob_files, check_integrity, lines, open, settings};
+use weirgate_store::{
+    Credentials, Digest, Progress, RegistryError, RegistrySettings, Store, StoreError, StoreSettings,
+    Transfer,
+};
+
+const INSECURE: Transfer = Transfer { insecure: true };
+
+/// Content that is cut into seven parts.
+fn content() -> Vec<u8> {
+    (0..700_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+fn hosted() -> (Hosted, String) {
+    let bytes = content();
+    let digest = Digest::of(&bytes).to_string();
+    (Hosted::new(bytes), digest)
+}
+
+fn pull(store: &Arc<Store>, name: &str) -> Result<Vec<Progress>, StoreError> {
+    lines(|report| store.pull(name, INSECURE, report))
+}
+
+/// The registry's error, whoever else got it too.
+fn registry_error(result: Result<Vec<Progress>, StoreError>) -> RegistryError {
+    match result.unwrap_err() {
+        StoreError::Registry(error) => error,
+        StoreError::Shared(error) => match &*error {
+            StoreError::Registry(error) => error.clone(),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_pull_brings_the_model_in_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (model, digest) = hosted();
+    let manifest = model.manifest.clone();
+    let server = Server::start(move |request| model.reply(request));
+    let lines = pull(&store, &server.model()).unwrap();
+    let mut status: Vec<&str> = lines.iter().map(|line| line.status.as_str()).collect();
+    status.dedup();
+    let short = |digest: &str| format!("pulling {}", &digest[7..19]);
+    assert_eq!((status[0], status[1]), ("pulling manifest", short(&digest).as_str()));
+    assert_eq!(status[status.len() - 3..], ["verifying sha256 digest", "writing manifest", "success"]);
+    let last = lines.iter().rfind(|line| line.digest == digest).unwrap();
+    assert_eq!((last.total, last.completed), (700_000, 700_000));
+    let ranges = server.requests_of(&digest);
+    assert_eq!(ranges.len(), 7, "{ranges:?}");
+    let entry = store.find(&server.model()).unwrap();
+    assert_eq!(entry.digest, Digest::of(&manifest));
+    assert_eq!(store.settings(&entry).unwrap().system.unwrap(), "Be brief.");
+    assert_eq!(blob_files(folder.path()).len(), 3);
+    check_integrity(folder.path());
+    // A second pull fetches the manifest alone.
+    let before = server.requests().len();
+    pull(&store, &server.model()).unwrap();
+    assert_eq!(server.requests().len(), before + 1);
+}
+
+#[test]
+fn a_pull_goes_on_where_the_registry_died() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (model, digest) = hosted();
+    let dead = Arc::new(AtomicBool::new(true));
+    let (flag, wanted) = (Arc::clone(&dead), digest.clone());
+    // While it is dying, half of each part comes, once; then nothing.
+    let served = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&served);
+    let server = Server::start(move |request| {
+        let mut reply = model.reply(request);
+        if flag.load(Ordering::Relaxed) && request.path.contains(&wanted) {
+            if count.fetch_add(1, Ordering::Relaxed) >= 4 {
+                return Reply::status(503);
+            }
+            reply.cut_after = Some(50_000);
+        }
+        reply
+    });
+    let error = registry_error(pull(&store, &server.model()));
+    assert!(
+        matches!(error, RegistryError::GivenUp { digest: given } if given.to_string() == digest),
+        "{error:?}"
+    );
+    assert!(matches!(store.find(&server.model()), Err(StoreError::ModelNotFound(_))));
+    let left = blob_files(folder.path());
+    assert!(left.iter().all(|name| name.contains("-partial")), "{left:?}");
+
+    dead.store(false, Ordering::Relaxed);
+    drop(store);
+    let before = server.requests_of(&digest).len();
+    pull(&open(folder.path()), &server.model()).unwrap();
+    let fetched: usize = server.requests_of(&digest)[before..]
+        .iter()
+        .map(|r| r.range().map_or(0, |(from, to)| to + 1 - from))
+        .sum();
+    assert_eq!(fetched, 700_000 - 4 * 50_000);
+    check_integrity(folder.path());
+    assert_eq!(blob_files(folder.path()).len(), 3);
+}
+
+#[test]
+fn content_that_is_not_what_it_should_be_is_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (model, digest) = hosted();
+    let good = Arc::new(AtomicBool::new(false));
+    let (flag, wanted) = (Arc::clone(&good), digest.clone());
+    let server = Server::start(move |request| {
+        let mut reply = model.reply(request);
+        if !flag.load(Ordering::Relaxed) && request.path.contains(&wanted) {
+            reply.body[10] ^= 1;
+        }
+        reply
+    });
+    let error = registry_error(pull(&store, &server.model()));
+    assert!(
+        matches!(error, RegistryError::DigestMismatch { want, got } if want.to_string() == digest && got != want),
+        "{error:?}"
+    );
+    assert!(blob_files(folder.path()).is_empty(), "{:?}", blob_files(folder.path()));
+    good.store(true, Ordering::Relaxed);
+    pull(&store, &server.model()).unwrap();
+    check_integrity(folder.path());
+}
+
+#[test]
+fn a_registry_without_ranges_is_read_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, _) = hosted();
+    let server = Server::start(move |request| {
+        let headers = Default::default();
+        model.reply(&Request { headers, ..request.clone() })
+    });
+    pull(&open(folder.path()), &server.model()).unwrap();
+    check_integrity(folder.path());
+}
+
+#[test]
+fn endless_and_lying_registries_are_cut_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let limited = |limit| {
+        Arc::new(Store::open(StoreSettings { max_blob_bytes: limit, ..settings(folder.path()) }).unwrap())
+    };
+    let (model, _) = hosted();
+    // More than was promised: what is too much is not read.
+    let server = Server::start(move |request| {
+        let mut reply = model.reply(request);
+        if request.range().is_some() {
+            reply.body.extend(vec![7; 50_000_000]);
+        }
+        reply
+    });
+    pull(&limited(1 << 30), &server.model()).unwrap();
+    check_integrity(folder.path());
+    let (large, _) = hosted();
+    let server = Server::start(move |request| large.reply(request));
+    let too_large = pull(&limited(1000), &server.model()).unwrap_err().to_string();
+    assert!(too_large.contains("more than 1000 bytes"), "{too_large}");
+    // More than the disk has.
+    let size = |size: &str| {
+        let text = format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":{size}}},"layers":[]}}"#,
+            Digest::of(b"x")
+        );
+        Server::start(move |_| Reply::status(200).with_body(text.clone()))
+    };
+    let full = pull(&limited(u64::MAX), &size("9000000000000000000").model()).unwrap_err().to_string();
+    assert!(full.contains("the disk is full: 9000000000000000000 bytes needed"), "{full}");
+    let endless = Server::start(|_| Reply::status(200).with_body(vec![b' '; 8 << 20]));
+    assert!(pull(&limited(1000), &endless.model()).is_err());
+}
+
+#[test]
+fn digests_of_a_manifest_are_checked_before_they_are_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for bad in ["sha256:../../../../../../../../tmp/evil", "sha256:", "../x", "", "sha256-%2e%2e%2f"] {
+        let text = format!(r#"{{"schemaVersion":2,"config":{{"digest":"{bad}","size":3}},"layers":[]}}"#);
+        let server = Server::start(move |_| Reply::status(200).with_body(text.clone()));
+        let error = registry_error(pull(&store, &server.model()));
+        assert!(
+            matches!(&error, RegistryError::Manifest(problem) if problem.contains("invalid digest")),
+            "{error:?}"
+        );
+        assert_eq!(server.requests().len(), 1);
+    }
+    assert!(blob_files(folder.path()).is_empty());
+}
+
+fn with_credentials(folder: &std::path::Path, server: &Server) -> Arc<Store> {
+    let credentials = Credentials { user: "me".to_owned(), password: "secret".to_owned() };
+    let host = server.address.to_string();
+    let own = settings(folder);
+    let registry = RegistrySettings { credentials: [(host, credentials)].into(), ..own.registry.clone() };
+    Arc::new(Store::open(StoreSettings { registry, ..own }).unwrap())
+}
+
+/// The model behind a token, which is given to who says `me:secret`.
+fn behind_token(realm: Option<String>) -> Server {
+    let (model, _) = hosted();
+    Server::start(move |request| {
+        let realm =
+            realm.clone().unwrap_or_else(|| format!("http://{}/token", request.header("host").unwrap()));
+        if request.path.starts_with("/token") {
+            // "me:secret" in base64.
+            let known = request.header("authorization") == Some("Basic bWU6c2VjcmV0");
+            let scoped = request.path.contains("scope=repository%3An%2Fm%3Apull")
+                && request.path.contains("service=reg");
+            return if known && scoped {
+                Reply::status(200).with_body(r#"{"token":"T0K"}"#)
+            } else {
+                Reply::status(401)
+            };
+        }
+        if request.header("authorization") == Some("Bearer T0K") {
+            return model.reply(request);
+        }
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"reg\",scope=\"repository:n/m:pull\"");
+        Reply::status(401).with("WWW-Authenticate", challenge)
+    })
+}
+
+#[test]
+fn a_challenge_is_answered_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = behind_token(None);
+    let error = registry_error(pull(&open(folder.path()), &server.model()));
+    assert_eq!(error.to_string(), "unauthorized: access denied");
+    pull(&with_credentials(folder.path(), &server), &server.model()).unwrap();
+    check_integrity(folder.path());
+    // One token serves all requests but those that were under way.
+    assert!(server.requests_of("/token").len() <= 2);
+
+    let stubborn = Server::start(|_| Reply::status(401).with("WWW-Authenticate", "Basic realm=\"x\""));
+    let error = registry_error(pull(&with_credentials(folder.path(), &stubborn), &stubborn.model()));
+    assert_eq!(error, RegistryError::Unauthorized);
+    let sent: Vec<Option<String>> =
+        stubborn.requests().iter().map(|r| r.header("authorization").map(str::to_owned)).collect();
+    assert_eq!(sent, [None, Some("Basic bWU6c2VjcmV0".to_owned())]);
+}
+
+#[test]
+fn credentials_go_to_no_foreign_realm_and_along_no_redirect() {
+    let folder = tempfile::tempdir().unwrap();
+    let foreign = Server::start(|_| Reply::status(200).with_body(r#"{"token":"x"}"#));
+    let realm = format!("http://localhost:{}/token", foreign.address.port());
+    let server = behind_token(Some(realm));
+    let error = registry_error(pull(&with_credentials(folder.path(), &server), &server.model()));
+    assert!(matches!(&error, RegistryError::ForeignRealm { realm, .. } if realm == "localhost"), "{error:?}");
+    assert!(foreign.requests().is_empty());
+
+    // Blobs lie elsewhere; they come from there without what the registry was told.
+    let (model, digest) = hosted();
+    let elsewhere = model.clone();
+    let storage = Server::start(move |request| elsewhere.reply(request));
+    let base = format!("http://{}", storage.address);
+    let server = Server::start(move |request| match request.header("authorization") {
+        None => Reply::status(401).with("WWW-Authenticate", "Basic realm=\"x\""),
+        Some(_) if request.path.contains("/blobs/") => {
+            Reply::status(307).with("Location", format!("{base}{}", request.path))
+        }
+        Some(_) => model.reply(request),
+    });
+    pull(&with_credentials(folder.path(), &server), &server.model()).unwrap();
+    assert_eq!(storage.requests_of(&digest).len(), 7);
+    assert!(storage.requests().iter().all(|request| request.header("authorization").is_none()));
+    check_integrity(folder.path());
+}
+
+#[test]
+fn connections_go_only_where_they_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(|_| Reply::status(200));
+    let port = server.address.port();
+    let store =
+        |registry| Arc::new(Store::open(StoreSettings { registry, ..settings(folder.path()) }).unwrap());
+    let closed = store(RegistrySettings::default());
+    for host in [
+        server.address.to_string(),
+        format!("localhost:{port}"),
+        format!("0.0.0.0:{port}"),
+        "10.0.0.1".to_owned(),
+    ] {
+        let error = registry_error(pull(&closed, &format!("{host}/n/m")));
+        assert!(matches!(error, RegistryError::PrivateAddress(_)), "{host}: {error:?}");
+    }
+    let listed =
+        store(RegistrySettings { allowed_hosts: vec!["hf.co".to_owned()], ..RegistrySettings::default() });
+    let error = registry_error(pull(&listed, &server.model()));
+    assert_eq!(error, RegistryError::HostNotAllowed(server.address.to_string()));
+    let open = open(folder.path());
+    let insecure =
+        lines(|report| open.pull(&format!("http://{}", server.model()), Transfer::default(), report));
+    assert_eq!(registry_error(insecure).to_string(), "insecure protocol http");
+    // A redirect is no way around.
+    assert!(server.requests().is_empty());
+    let address = server.address;
+    let leading = Server::start(move |_| {
+        Reply::status(302).with("Location", format!("http://localhost:{}/x", address.port()))
+    });
+    let error = registry_error(pull(&open, &leading.model()));
+    assert!(matches!(error, RegistryError::PrivateAddress(host) if host == "localhost"));
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn pulls_of_one_name_share_one_download() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (model, digest) = hosted();
+    let server =
+        Server::start(move |request| Reply { pause: Duration::from_millis(30), ..model.reply(request) });
+    let name = server.model();
+    let results: Vec<Vec<Progress>> = std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..4)
+            .map(|index| {
+                let (store, name) = (&store, &name);
+                scope.spawn(move || {
+                    std::thread::sleep(Duration::from_millis(30 * index));
+                    pull(store, name).unwrap()
+                })
+            })
+            .collect();
+        // One who gives up does not stop the others.
+        let quitter = store.pull(&name, INSECURE, &mut |_| ControlFlow::Break(()));
+        assert!(matches!(quitter, Err(StoreError::Canceled)));
+        pulls.into_iter().map(|pull| pull.join().unwrap()).collect()
+    });
+    for lines in results {
+        assert_eq!(lines.last().unwrap().status, "success");
+        assert_eq!(lines.iter().rfind(|line| line.digest == digest).unwrap().completed, 700_000);
+    }
+    assert_eq!(server.requests_of(&digest).len(), 7);
+    assert_eq!(server.requests_of("manifests").len(), 1);
+}
+
+#[test]
+fn a_pull_that_nobody_waits_for_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (model, digest) = hosted();
+    let slow = Arc::new(AtomicBool::new(true));
+    let flag = Arc::clone(&slow);
+    let server = Server::start(move |request| {
+        let pause = Duration::from_millis(if flag.load(Ordering::Relaxed) { 100 } else { 0 });
+        Reply { pause, ..model.reply(request) }
+    });
+    let canceled = store.pull(&server.model(), INSECURE, &mut |progress| {
+        if progress.completed > 30_000 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(canceled, Err(StoreError::Canceled)), "{canceled:?}");
+    slow.store(false, Ordering::Relaxed);
+    let before = server.requests_of(&digest).len();
+    assert!(before < 7);
+    pull(&store, &server.model()).unwrap();
+    let fetched: usize = server.requests_of(&digest)[before..]
+        .iter()
+        .map(|r| r.range().map_or(0, |(from, to)| to + 1 - from))
+        .sum();
+    assert!(fetched < 700_000, "{fetched}");
+    check_integrity(folder.path());
+    assert!(fs::read_dir(folder.path().join("blobs")).unwrap().count() == 3);
+}
