@@ -153,6 +153,7 @@ impl Run {
                 logprobs: Logprobs { top_n: plan.top_n_tokens, prompt: false },
                 priority: 0,
                 deadline: None,
+                shift: None,
                 cache_salt: 0,
             };
             let valid = ValidRequest::check(request, &limits);

@@ -92,6 +92,7 @@ fn request(id: usize, text: Text, prompt: &[TokenId], answer: &[TokenId]) -> Gen
         logprobs: Logprobs::default(),
         priority: 0,
         deadline: None,
+        shift: None,
         cache_salt: 0,
     }
 }

@@ -40,6 +40,8 @@ pub struct Sample {
     pub prompt_len: usize,
     /// How many tokens the sequence has generated before this one.
     pub draw: u64,
+    /// Mirostat's target, in bits.
+    pub surprise: f32,
     /// Stop tokens that cannot be drawn yet.
     pub banned: Option<Arc<[u32]>>,
     /// `[ceil(vocab / 32)]` what a grammar allows; see [`weirgate_kernels::SampleRow::mask`].

@@ -42,6 +42,11 @@ impl Drafter {
         out.extend(followed.iter().cycle().take(self.length.min(limit)));
     }
 
+    /// Starts over: the next tokens are not a continuation of those seen so far.
+    pub fn forget(&mut self) {
+        *self = Self::new(self.most);
+    }
+
     /// Learns that of `proposed` tokens the first `accepted` were right, for a sequence that had `len` tokens then.
     pub fn learn(&mut self, proposed: usize, accepted: usize, len: usize) {
         if accepted > 0 {

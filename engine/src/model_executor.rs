@@ -120,6 +120,7 @@ impl<B: Backend> Executor for ModelExecutor<B> {
                 history,
                 prompt_len: sample.prompt_len,
                 draw: sample.draw,
+                surprise: sample.surprise,
                 banned: sample.banned.as_deref().unwrap_or_default(),
                 mask: sample.mask.as_deref(),
             };

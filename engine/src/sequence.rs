@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weirgate_kernels::SampleParams;
-use weirgate_types::{RequestId, TokenId, Usage};
+use weirgate_types::{ContextShift, Mirostat, RequestId, TokenId, Usage};
 
 use crate::RopeRule;
 use crate::block_pool::{BlockTable, Namespace, RopeClass};
@@ -28,6 +28,33 @@ pub(crate) struct Request {
     pub max_new_tokens: usize,
     pub min_new_tokens: usize,
     pub stop_tokens: Arc<[TokenId]>,
+    pub shift: Option<ContextShift>,
+}
+
+/// Mirostat's state: how surprising tokens may be, by how surprising they were.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surprise {
+    goal: Mirostat,
+    /// μ, in bits.
+    target: f32,
+}
+
+impl Surprise {
+    pub fn new(goal: Mirostat) -> Self {
+        Self { goal, target: 2.0 * goal.tau }
+    }
+
+    pub fn target(&self) -> f32 {
+        self.target
+    }
+
+    /// Takes in the natural log-probability of a drawn token, among those that were left to draw from.
+    pub fn learn(&mut self, logprob: f32) {
+        let observed = -logprob / std::f32::consts::LN_2;
+        if observed.is_finite() {
+            self.target -= self.goal.eta * (observed - self.goal.tau);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +74,12 @@ pub(crate) struct Sequence {
     pub request: Arc<Request>,
     pub params: Arc<SampleParams>,
     pub account: Account,
-    /// Prompt, then generated tokens.
+    /// Prompt, then generated tokens, without those that were dropped.
     pub tokens: Vec<TokenId>,
+    /// How many of the prompt's tokens are still among them, and how many tokens are not, to make room.
+    pub prompt_left: usize,
+    pub dropped: usize,
+    pub surprise: Option<Surprise>,
     /// So many tokens have their keys and values in `table`.
     pub computed: usize,
     pub table: BlockTable,
@@ -77,7 +108,21 @@ impl Sequence {
     }
 
     pub fn generated(&self) -> usize {
-        self.len() - self.prompt_len()
+        self.len() + self.dropped - self.prompt_len()
+    }
+
+    /// Drops the older half of the tokens behind the first `keep`; the others are to be computed anew.
+    pub fn shift(&mut self, keep: usize) {
+        let keep = keep.min(self.len());
+        let end = keep + (self.len() - keep) / 2;
+        self.tokens.drain(keep..end);
+        self.dropped += end - keep;
+        self.prompt_left = self.prompt_left.min(keep) + self.prompt_left.saturating_sub(end);
+        self.computed = 0;
+        self.rope_base = self.len();
+        if let Some(drafter) = &mut self.drafter {
+            drafter.forget();
+        }
     }
 
     pub fn work(&self) -> usize {

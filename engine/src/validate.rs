@@ -27,8 +27,18 @@ impl ValidRequest {
         require(request.n >= 1 && request.n <= MAX_N, "n", request.n, "1..=128")?;
         let max_new_tokens = request.stop.max_new_tokens;
         require(max_new_tokens >= 1, "max_new_tokens", max_new_tokens, "at least 1")?;
-        let needed = request.prompt.len() as u64 + u64::from(max_new_tokens);
         let limit = max_total_tokens(limits) as u64;
+        let needed = match request.shift {
+            Some(shift) => {
+                let most = u64::from(shift.limit);
+                require(most <= limit, "shift.limit", most, limit)?;
+                let keep = u64::from(shift.keep);
+                require(keep + 2 <= most, "shift.keep", keep, format_args!("two below {most}"))?;
+                // One token has to fit behind the prompt.
+                request.prompt.len() as u64 + 1 + limit - most
+            }
+            None => request.prompt.len() as u64 + u64::from(max_new_tokens),
+        };
         if needed > limit {
             return Err(RejectReason::TooLong { needed, limit });
         }
@@ -59,6 +69,7 @@ fn check_sampling(params: &SamplingParams, vocab: u32) -> Result<(), RejectReaso
     share("top_p", params.top_p)?;
     share("typical_p", params.typical_p)?;
     share("min_p", params.min_p)?;
+    share("tfs_z", params.tfs_z)?;
     finite("presence_penalty", params.presence_penalty)?;
     match params.frequency_penalty {
         weirgate_types::Frequency::Count(x) | weirgate_types::Frequency::Relative(x) => {
@@ -68,6 +79,10 @@ fn check_sampling(params: &SamplingParams, vocab: u32) -> Result<(), RejectReaso
     for &(token, bias) in &params.logit_bias {
         require(token < vocab, "logit_bias", token, format_args!("token ids below {vocab}"))?;
         require(!bias.is_nan(), "logit_bias", bias, "a number")?;
+    }
+    if let Some(mirostat) = params.mirostat {
+        positive("mirostat_tau", mirostat.tau)?;
+        finite("mirostat_eta", mirostat.eta)?;
     }
     if let Some(watermark) = params.watermark {
         let gamma = watermark.gamma;

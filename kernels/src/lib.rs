@@ -12,4 +12,4 @@ mod sample;
 pub use backend::{Activation, AttentionParams, Backend, HeadCounts, KvShape, StepInputs};
 pub use dtype::{BlockType, DType, WeightType, WeightView};
 pub use error::KernelError;
-pub use sample::{FrequencyPenalty, SampleParams, SampleRow, Sampled};
+pub use sample::{FilterOrder, FrequencyPenalty, Mirostat, SampleParams, SampleRow, Sampled};

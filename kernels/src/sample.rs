@@ -1,5 +1,5 @@
-//! What the sampling op takes and gives. The order of the steps is TGI's: watermark, repetition, frequency,
-//! presence, bias, bans and mask, temperature, top-k, top-p, typical-p, min-p, then the choice.
+//! What the sampling op takes and gives. The order of the steps: watermark, repetition, frequency, presence, bias, bans
+//! and mask, temperature and filters in one of two orders ([`FilterOrder`]) or Mirostat in their place, then the choice.
 
 /// Numeric sampling settings of one row; neutral values switch a step off (see `Default`).
 #[derive(Debug, Clone, PartialEq)]
@@ -12,9 +12,19 @@ pub struct SampleParams {
     pub top_p: f32,
     pub typical_p: f32,
     pub min_p: f32,
+    /// Tail-free sampling (Phillips 2019): likely tokens are kept up to where the second derivative of the sorted
+    /// probabilities has given this share of its sum.
+    pub tfs_z: f32,
+    pub order: FilterOrder,
+    /// In place of all filters.
+    pub mirostat: Option<Mirostat>,
     pub repetition_penalty: f32,
     pub frequency_penalty: FrequencyPenalty,
     pub presence_penalty: f32,
+    /// `Some(n)`: all three penalties look at the last `n` tokens of the history, prompt or not, and at no others.
+    pub penalty_window: Option<u32>,
+    /// A token that no penalty changes.
+    pub penalty_exempt: Option<u32>,
     pub logit_bias: Vec<(u32, f32)>,
     /// `(gamma, delta)`; the green list is seeded by the last token of the history.
     pub watermark: Option<(f32, f32)>,
@@ -30,6 +40,26 @@ pub enum FrequencyPenalty {
     Relative(f32),
 }
 
+/// What comes after what when a token is drawn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FilterOrder {
+    /// TGI's and transformers': temperature, top-k, tail-free, top-p, typical-p, min-p.
+    #[default]
+    TemperatureFirst,
+    /// llama.cpp's: top-k, tail-free, typical-p, top-p, min-p, temperature.
+    TemperatureLast,
+}
+
+/// Mirostat (arXiv 2007.14966) after the temperature: tokens are cut so that the expected surprise is near
+/// [`SampleRow::surprise`]. Whoever calls moves that towards its goal after every draw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mirostat {
+    /// The paper's: as many tokens as a Zipf distribution fitted to the 100 most likely ones needs.
+    V1,
+    /// Tokens that are no more surprising than that.
+    V2,
+}
+
 impl Default for SampleParams {
     fn default() -> Self {
         Self {
@@ -39,9 +69,14 @@ impl Default for SampleParams {
             top_p: 1.0,
             typical_p: 1.0,
             min_p: 0.0,
+            tfs_z: 1.0,
+            order: FilterOrder::TemperatureFirst,
+            mirostat: None,
             repetition_penalty: 1.0,
             frequency_penalty: FrequencyPenalty::Count(0.0),
             presence_penalty: 0.0,
+            penalty_window: None,
+            penalty_exempt: None,
             logit_bias: Vec::new(),
             watermark: None,
             top_n: 0,
@@ -54,7 +89,8 @@ impl SampleParams {
     pub fn needs_history(&self) -> bool {
         let (FrequencyPenalty::Count(frequency) | FrequencyPenalty::Relative(frequency)) =
             self.frequency_penalty;
-        self.repetition_penalty != 1.0 || frequency != 0.0 || self.presence_penalty != 0.0
+        let penalized = self.repetition_penalty != 1.0 || frequency != 0.0 || self.presence_penalty != 0.0;
+        penalized && self.penalty_window != Some(0)
     }
 }
 
@@ -68,6 +104,8 @@ pub struct SampleRow<'a> {
     pub prompt_len: usize,
     /// Which draw this is: the uniform variate is a pure function of `(seed, draw)`.
     pub draw: u64,
+    /// Mirostat's target μ in bits; of no effect without it.
+    pub surprise: f32,
     /// Tokens that cannot be chosen (stop tokens below the minimum length).
     pub banned: &'a [u32],
     /// `[ceil(vocab / 32)]` bit `i % 32` of word `i / 32` says whether token `i` can be chosen; a token beyond the last

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use weirgate_kernels::cpu::sample_logits;
-use weirgate_kernels::{FrequencyPenalty, SampleParams, SampleRow, Sampled};
+use weirgate_kernels::{FilterOrder, FrequencyPenalty, Mirostat, SampleParams, SampleRow, Sampled};
 
 const NEG: f32 = f32::NEG_INFINITY;
 
@@ -35,7 +35,7 @@ fn random() -> SampleParams {
 }
 
 fn row<'a>(params: &'a SampleParams, history: &'a [u32], prompt_len: usize) -> SampleRow<'a> {
-    SampleRow { params, history, prompt_len, draw: 0, banned: &[], mask: None }
+    SampleRow { params, history, prompt_len, draw: 0, surprise: 0.0, banned: &[], mask: None }
 }
 
 fn sample(logits: &[f32], row: &SampleRow<'_>) -> Sampled {
@@ -109,6 +109,60 @@ fn distribution_cases() -> Vec<(&'static str, SampleParams)> {
             "bias, repetition, min-p",
             SampleParams { logit_bias: bias.clone(), repetition_penalty: 1.2, min_p: 0.05, ..random() },
         ),
+        ("tail-free", SampleParams { tfs_z: 0.5, ..random() }),
+        ("top-k, tail-free", SampleParams { top_k: 30, tfs_z: 0.9, temperature: 1.4, ..random() }),
+        ("window of 4", SampleParams { penalty_window: Some(4), repetition_penalty: 1.6, ..random() }),
+        ("no window", SampleParams { penalty_window: Some(0), repetition_penalty: 1.6, ..random() }),
+        (
+            "window, all penalties",
+            SampleParams {
+                penalty_window: Some(64),
+                repetition_penalty: 1.2,
+                frequency_penalty: count,
+                presence_penalty: 0.5,
+                ..random()
+            },
+        ),
+        (
+            "exempt token",
+            SampleParams {
+                penalty_exempt: Some(9),
+                penalty_window: Some(64),
+                repetition_penalty: 1.9,
+                ..random()
+            },
+        ),
+        ("Mirostat 1", SampleParams { mirostat: Some(Mirostat::V1), temperature: 1.3, ..random() }),
+        ("Mirostat 2", SampleParams { mirostat: Some(Mirostat::V2), temperature: 1.3, ..random() }),
+        (
+            "Ollama's defaults",
+            SampleParams {
+                order: FilterOrder::TemperatureLast,
+                temperature: 0.8,
+                top_k: 40,
+                top_p: 0.9,
+                penalty_window: Some(64),
+                repetition_penalty: 1.1,
+                ..random()
+            },
+        ),
+        (
+            "temperature last, every filter",
+            SampleParams {
+                order: FilterOrder::TemperatureLast,
+                temperature: 1.7,
+                top_k: 45,
+                tfs_z: 0.97,
+                typical_p: 0.95,
+                top_p: 0.9,
+                min_p: 0.02,
+                ..random()
+            },
+        ),
+        (
+            "temperature last, alone",
+            SampleParams { order: FilterOrder::TemperatureLast, temperature: 1.7, ..random() },
+        ),
         (
             "everything",
             SampleParams {
@@ -137,7 +191,7 @@ fn draws_follow_the_definition() {
     let mask: &[u32] = &[0xffff_ff7e, 0x0fff_feff];
     let cases = distribution_cases();
     for ((name, params), mask) in cases.iter().flat_map(|case| [(case, None), (case, Some(mask))]) {
-        let mut row = SampleRow { banned: &[5, 44], mask, ..row(params, &history, 5) };
+        let mut row = SampleRow { banned: &[5, 44], mask, surprise: 5.0, ..row(params, &history, 5) };
         let logprobs = oracle::logprobs(&logits, &row);
         let mut counts = vec![0; logits.len()];
         for draw in 0..DRAWS {
@@ -221,6 +275,9 @@ fn any_params() -> impl Strategy<Value = SampleParams> {
         some_or(1.0, prop_oneof![0.0f32..1.0, 0.99f32..1.0]),
         some_or(1.0, 0.01f32..0.999),
         some_or(0.0, prop_oneof![0.0f32..=1.0, 1e-9f32..1e-3]),
+        some_or(1.0, 0.01f32..0.999),
+        prop_oneof![Just(FilterOrder::TemperatureFirst), Just(FilterOrder::TemperatureLast)],
+        some_or(None, prop_oneof![Just(Some(Mirostat::V1)), Just(Some(Mirostat::V2))]),
     );
     let frequency = prop_oneof![
         (-2.0f32..2.0).prop_map(FrequencyPenalty::Count),
@@ -232,10 +289,13 @@ fn any_params() -> impl Strategy<Value = SampleParams> {
         some_or(0.0, -2.0f32..2.0),
         prop::collection::vec((0u32..2100, -20.0f32..20.0), 0..4),
         some_or(None, (0.0f32..1.0, -3.0f32..3.0).prop_map(Some)),
+        some_or(None, (0u32..70).prop_map(Some)),
+        some_or(None, (0u32..2100).prop_map(Some)),
     );
     (prop::option::weighted(0.85, any::<u64>()), filters, penalties).prop_map(|(seed, filters, penalties)| {
-        let (temperature, top_k, top_p, typical_p, min_p) = filters;
-        let (repetition_penalty, frequency_penalty, presence_penalty, logit_bias, watermark) = penalties;
+        let (temperature, top_k, top_p, typical_p, min_p, tfs_z, order, mirostat) = filters;
+        let (repetition_penalty, frequency_penalty, presence_penalty, logit_bias, watermark, window, exempt) =
+            penalties;
         SampleParams {
             seed,
             temperature,
@@ -243,9 +303,14 @@ fn any_params() -> impl Strategy<Value = SampleParams> {
             top_p,
             typical_p,
             min_p,
+            tfs_z,
+            order,
+            mirostat,
             repetition_penalty,
             frequency_penalty,
             presence_penalty,
+            penalty_window: window,
+            penalty_exempt: exempt,
             logit_bias,
             watermark,
             top_n: 2000,
@@ -288,6 +353,7 @@ proptest! {
         history in prop::collection::vec(0u32..2050, 1..60),
         cut in 0.0f64..=1.0,
         draw in any::<u64>(),
+        surprise in 0.1f32..14.0,
         words in prop::option::of(prop::collection::vec(prop_oneof![Just(0), Just(u32::MAX), any::<u32>()], 0..64)),
     ) {
         let prompt_len = (history.len() as f64 * cut) as usize;
@@ -298,7 +364,7 @@ proptest! {
             words[possible / 32] |= 1 << (possible % 32);
             words
         });
-        let row = SampleRow { draw, mask: words.as_deref(), ..row(&params, &history, prompt_len) };
+        let row = SampleRow { draw, surprise, mask: words.as_deref(), ..row(&params, &history, prompt_len) };
         let want = oracle::logprobs(&logits, &row);
         let got = sample(&logits, &row);
 
@@ -331,7 +397,7 @@ fn a_large_vocabulary_is_filtered_like_a_small_one() {
         logits[31_000] = 12.0;
         for (name, params) in distribution_cases() {
             let params = SampleParams { top_n: 50_000, watermark: None, ..params };
-            let row = row(&params, &[7, 31_000, 12], 1);
+            let row = SampleRow { surprise: 6.5, ..row(&params, &[7, 31_000, 12], 1) };
             let want = oracle::logprobs(&logits, &row);
             let got = sample(&logits, &row);
             let possible = want.iter().filter(|l| l.is_finite()).count();

@@ -281,6 +281,10 @@ pub struct LowArgs {
     #[arg(long, env, default_value = "100")]
     pub default_max_new_tokens: TokenLimit,
 
+    /// Context of a request to Ollama's routes that has no `num_ctx`, in tokens. Default: all that the model allows.
+    #[arg(long, env = "OLLAMA_CONTEXT_LENGTH")]
+    pub default_num_ctx: Option<usize>,
+
     /// Fault injection for tests: the engine stops after this many steps.
     #[arg(long, hide = true)]
     pub fault_stall_after_steps: Option<u64>,

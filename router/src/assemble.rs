@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokenizers::Tokenizer;
 use tokio::sync::Semaphore;
 use weirgate_engine::EngineConfig;
-use weirgate_types::{StepOutputs, Watermark};
+use weirgate_types::{StepOutputs, TokenId, Watermark};
 
 use crate::api::{AppState, Settings};
 use crate::config::RouterConfig;
 use crate::error::RouterError;
 use crate::load::Loaded;
 use crate::metrics::Metrics;
+use crate::residency::{Model, Models};
 use crate::service::{Dispatcher, Grammars, Health, Service, Tenant, Validator, Vocabulary, WorkerPool};
 use crate::sizing::BLOCK_SIZE;
 use crate::telemetry::Tracer;
@@ -29,7 +31,7 @@ pub(crate) struct Assembled {
 /// # Errors
 /// When the system cannot start a thread.
 pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assembled, RouterError> {
-    let Loaded { text, executor, rope, sizing } = loaded;
+    let Loaded { text, executor, rope, sizing, card } = loaded;
     let engine = EngineConfig {
         max_step_tokens: sizing.max_step_tokens,
         max_seqs: sizing.max_seqs,
@@ -44,11 +46,11 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
     let limits = &config.limits;
     let validator = Validator {
         max_best_of: limits.max_best_of,
-        max_stop_sequences: limits.max_stop_sequences,
         max_input_tokens: sizing.max_input_tokens,
         max_total_tokens: sizing.max_total_tokens,
         vocab_size,
         eos_tokens: text.eos_tokens.clone().into(),
+        newline: newline(&text.tokenizer),
         watermark: Watermark { gamma: config.watermark_gamma, delta: config.watermark_delta },
         disable_grammar_support: config.disable_grammar_support,
     };
@@ -81,10 +83,18 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         patience: Duration::from_secs(limits.max_request_seconds),
         validator,
     };
-    let settings = settings(config, &service.validator);
-    let state =
-        AppState { service: Arc::new(service), settings: Arc::new(settings), tenant: Tenant::default() };
-    Ok(Assembled { state, outputs })
+    let card = card.named(&config.model_id, service.template.text(), service.completion_template.is_some());
+    let settings = Arc::new(settings(config, &service.validator));
+    let service = Arc::new(service);
+    let model = Model { service: service.clone(), settings: settings.clone(), card: Arc::new(card) };
+    let models = Arc::new(Models::new(model));
+    Ok(Assembled { state: AppState { models, service, settings, tenant: Tenant::default() }, outputs })
+}
+
+/// The token of a line feed by itself: the last of its encoding, before which some tokenizers put a blank.
+fn newline(tokenizer: &Tokenizer) -> Option<TokenId> {
+    let id = *tokenizer.encode_fast("\n", false).ok()?.get_ids().last()?;
+    tokenizer.decode(&[id], false).is_ok_and(|text| text == "\n").then_some(id)
 }
 
 /// Few: compiling must not take the processors from the engine.
@@ -108,6 +118,7 @@ fn settings(config: &RouterConfig, validator: &Validator) -> Settings {
         max_total_tokens: validator.max_total_tokens,
         validation_workers: config.validation_workers,
         default_max_new_tokens: config.default_max_new_tokens,
+        default_num_ctx: config.default_num_ctx,
         enable_prefill_logprobs: config.enable_prefill_logprobs,
     }
 }

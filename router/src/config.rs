@@ -38,6 +38,8 @@ pub struct RouterConfig {
     pub validation_workers: usize,
     /// `None`: generate until the total-token limit.
     pub default_max_new_tokens: Option<u32>,
+    /// Ollama's `num_ctx` for requests without one; `None`: all that the model allows.
+    pub default_num_ctx: Option<usize>,
     pub watermark_gamma: f32,
     pub watermark_delta: f32,
     pub disable_grammar_support: bool,

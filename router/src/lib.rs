@@ -11,6 +11,7 @@ mod load;
 mod logging;
 mod memory;
 mod metrics;
+mod residency;
 mod server;
 mod service;
 mod shutdown;

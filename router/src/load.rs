@@ -13,6 +13,7 @@ use weirgate_types::TokenId;
 use crate::config::{ModelLocation, RopeOverride, RouterConfig};
 use crate::error::RouterError;
 use crate::memory;
+use crate::residency::Card;
 use crate::service::ChatTemplate;
 use crate::sizing::{BLOCK_SIZE, Measured, Sizing};
 
@@ -39,6 +40,7 @@ pub(crate) struct Loaded {
     pub executor: Box<dyn Executor>,
     pub rope: RopeRule,
     pub sizing: Sizing,
+    pub card: Card,
 }
 
 /// Loads the model that `config` names. The small files come first, so that what is wrong with them is said at once.
@@ -80,7 +82,8 @@ pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
         kv_dtype: None,
     };
     let executor = load_cpu(&spec, tensors, &options)?;
-    Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing })
+    let card = Card::describe(&files, &spec, tensors);
+    Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing, card })
 }
 
 fn measure(spec: &ModelSpec, tensors: &dyn TensorSource, text: &TextModel) -> Result<Measured, RouterError> {

@@ -8,5 +8,6 @@ mod request;
 
 pub use output::{Finish, RejectReason, SeqOutput, SeqUpdate, StepOutputs, StepStats, TokenOut, Usage};
 pub use request::{
-    Frequency, GenerateRequest, Logprobs, RequestId, SamplingParams, Selection, StopRules, TokenId, Watermark,
+    ContextShift, FilterOrder, Frequency, GenerateRequest, Logprobs, Mirostat, MirostatVersion, RequestId,
+    SamplingParams, Selection, StopRules, TokenId, Watermark,
 };

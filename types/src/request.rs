@@ -23,8 +23,21 @@ pub struct GenerateRequest {
     pub priority: i32,
     /// When set, the request ends with [`crate::Finish::Deadline`] at the first step after this moment.
     pub deadline: Option<Instant>,
+    /// What happens when the sequence is as long as its context; `None`: it may not become longer than the model and the
+    /// KV cache allow, which is checked before it starts.
+    pub shift: Option<ContextShift>,
     /// The tenant: requests share cached prefixes only with requests of the same salt.
     pub cache_salt: u64,
+}
+
+/// A sequence that reaches `limit` tokens keeps its first `keep` ones, loses the older half of the others, and goes on
+/// (llama.cpp's context shift, by recomputing what is left).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextShift {
+    /// At most what the model and the KV cache allow, and more than the prompt has.
+    pub limit: u32,
+    /// At least two below the limit.
+    pub keep: u32,
 }
 
 /// How the next token is chosen from the (processed) distribution.
@@ -55,8 +68,34 @@ pub struct Watermark {
     pub delta: f32,
 }
 
-/// Applied in TGI's order: watermark, repetition, frequency, (presence, bias,) grammar, temperature, top-k, top-p,
-/// typical-p, min-p. The values are validated by the API layer; the neutral value of each field switches it off.
+/// Which filters come before which.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FilterOrder {
+    /// TGI's: temperature, top-k, tail-free, top-p, typical-p, min-p.
+    #[default]
+    TemperatureFirst,
+    /// llama.cpp's: top-k, tail-free, typical-p, top-p, min-p, temperature.
+    TemperatureLast,
+}
+
+/// Mirostat (arXiv 2007.14966): the surprise of the tokens is kept near `tau` bits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mirostat {
+    pub version: MirostatVersion,
+    /// The goal, in bits; above 0.
+    pub tau: f32,
+    /// How fast it is approached.
+    pub eta: f32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MirostatVersion {
+    V1,
+    V2,
+}
+
+/// Applied in this order: watermark, repetition, frequency, (presence, bias,) grammar, then temperature and filters as
+/// [`FilterOrder`] says, or temperature and Mirostat. The values are validated by the API layer; the neutral value of each field switches it off.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     pub selection: Selection,
@@ -70,11 +109,20 @@ pub struct SamplingParams {
     pub typical_p: f32,
     /// Keep tokens at least this fraction as likely as the best one; neutral 0.0.
     pub min_p: f32,
+    /// Tail-free sampling; neutral 1.0.
+    pub tfs_z: f32,
+    pub order: FilterOrder,
+    /// In place of all filters.
+    pub mirostat: Option<Mirostat>,
     /// CTRL's penalty over prompt and generated tokens (arXiv 1909.05858); > 0; neutral 1.0.
     pub repetition_penalty: f32,
     pub frequency_penalty: Frequency,
     /// Subtracted once from every token generated before; neutral 0.0.
     pub presence_penalty: f32,
+    /// `Some(n)`: the three penalties look at the last `n` tokens, prompt or not, and at no others (llama.cpp).
+    pub penalty_window: Option<u32>,
+    /// A token that no penalty changes.
+    pub penalty_exempt: Option<TokenId>,
     /// Added to the logits of single tokens.
     pub logit_bias: Vec<(TokenId, f32)>,
     pub watermark: Option<Watermark>,
@@ -89,9 +137,14 @@ impl Default for SamplingParams {
             top_p: 1.0,
             typical_p: 1.0,
             min_p: 0.0,
+            tfs_z: 1.0,
+            order: FilterOrder::TemperatureFirst,
+            mirostat: None,
             repetition_penalty: 1.0,
             frequency_penalty: Frequency::Count(0.0),
             presence_penalty: 0.0,
+            penalty_window: None,
+            penalty_exempt: None,
             logit_bias: Vec::new(),
             watermark: None,
         }

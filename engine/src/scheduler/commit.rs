@@ -78,6 +78,9 @@ impl Scheduler {
             sequence.computed += usize::from(guessed);
             accepted += usize::from(guessed);
             let token = next.token;
+            if let Some(surprise) = &mut sequence.surprise {
+                surprise.learn(next.logprob);
+            }
             let end = append_token(sequence, next, &mut self.ledger, &self.rope, &mut self.pool);
             if guessed && end.is_none() {
                 continue;

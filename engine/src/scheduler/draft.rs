@@ -40,12 +40,14 @@ impl Scheduler {
 }
 
 /// Most drafted tokens that can be of use: after them, one more token is drawn, and none may lie beyond the end of
-/// the request or, where the model starts over there, in another rotary table.
+/// the request, beyond the length at which the context is shifted or, where the model starts over there, in another rotary table.
 fn draft_limit(sequence: &Sequence, rope: &RopeRule) -> usize {
     if sequence.drafter.is_none() || sequence.generated() == 0 {
         return 0;
     }
     let left = (sequence.request.max_new_tokens - sequence.generated()).saturating_sub(1).min(FULL_STEP);
+    let room = sequence.request.shift.map(|shift| (shift.limit as usize).saturating_sub(sequence.len() + 1));
+    let left = left.min(room.unwrap_or(left));
     if !rope.recompute {
         return left;
     }

@@ -28,6 +28,10 @@
 //! are left when the plan is otherwise settled. What a void guess wrote lies beyond the computed tokens, is never
 //! published and is overwritten by the tokens that come in its place.
 //!
+//! # Context shift
+//! A sequence whose request allows it and that has grown to its context's length loses the older half of what follows
+//! the tokens to be kept, and starts over with the others: from whatever of them is still cached, as after a preemption.
+//!
 //! # Progress, and a bound on waiting
 //! The first running sequence in the order is never preempted nor paused and computes at least one token in every
 //! step unless it waits for a mask: `max_seqs` is at most the token budget, and a request that needs more than the whole pool is refused. Among
@@ -48,17 +52,17 @@ mod plan;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use weirgate_kernels::{FrequencyPenalty, SampleParams, Sampled};
+use weirgate_kernels::{FilterOrder, FrequencyPenalty, Mirostat, SampleParams, Sampled};
 use weirgate_types::{
-    Finish, Frequency, GenerateRequest, RejectReason, RequestId, SamplingParams, Selection, SeqOutput,
-    TokenId, TokenOut,
+    Finish, Frequency, GenerateRequest, MirostatVersion, RejectReason, RequestId, SamplingParams, Selection,
+    SeqOutput, TokenId, TokenOut,
 };
 
 use crate::block_pool::{BlockCounts, BlockPool, BlockTable, IntegrityError, Namespace};
 use crate::constraint::{Constraint, MaskJob};
 use crate::drafter::Drafter;
 use crate::ledger::Ledger;
-use crate::sequence::{Request, SeqKey, SeqStatus, Sequence};
+use crate::sequence::{Request, SeqKey, SeqStatus, Sequence, Surprise};
 use crate::{ExecutorLimits, GrammarSource, ValidRequest};
 
 pub use plan::Plan;
@@ -212,6 +216,7 @@ impl Scheduler {
             max_new_tokens: request.stop.max_new_tokens as usize,
             min_new_tokens: request.stop.min_new_tokens as usize,
             stop_tokens: reachable(&request.stop.stop_tokens, self.vocab),
+            shift: request.shift,
         });
         for index in 0..n {
             let key = SeqKey { priority, arrival, index };
@@ -222,8 +227,12 @@ impl Scheduler {
                     sequence.constraint = Some(constraint);
                     self.mask_jobs.push(job);
                 }
-                // Under a grammar every draw needs the mask of its own prefix; its forced tokens come without draws.
-                None => sequence.drafter = (self.speculate > 0).then(|| Drafter::new(self.speculate)),
+                // Under a grammar every draw needs the mask of its own prefix; its forced tokens come without draws. With
+                // Mirostat every draw depends on how the last one ended.
+                None if sequence.surprise.is_none() && self.speculate > 0 => {
+                    sequence.drafter = Some(Drafter::new(self.speculate));
+                }
+                None => {}
             }
             self.waiting.insert(key, sequence);
         }
@@ -329,6 +338,9 @@ impl Scheduler {
             computed: 0,
             table: BlockTable::default(),
             rope_base: from.prompt.len(),
+            prompt_left: from.prompt.len(),
+            dropped: 0,
+            surprise: from.sampling.mirostat.map(Surprise::new),
             cached_tokens: None,
             scores: (first && from.logprobs.prompt).then(Vec::new),
             constraint: None,
@@ -376,6 +388,12 @@ fn append_token(
     if sequence.request.stop_tokens.contains(&token) {
         return Some(Finish::StopToken);
     }
+    if let Some(shift) = sequence.request.shift
+        && sequence.len() >= shift.limit as usize
+    {
+        sequence.shift(shift.keep as usize);
+        pool.release(&mut sequence.table);
+    }
     // A sequence that has grown into another rotary table starts over under it, where the model asks for that.
     if rope.recompute && (rope.class)(sequence.len()) != (rope.class)(sequence.rope_base) {
         sequence.rope_base = sequence.len();
@@ -404,12 +422,23 @@ fn sample_params(from: &SamplingParams, top_n: u32, index: u32) -> SampleParams 
         top_p: from.top_p,
         typical_p: from.typical_p,
         min_p: from.min_p,
+        tfs_z: from.tfs_z,
+        order: match from.order {
+            weirgate_types::FilterOrder::TemperatureFirst => FilterOrder::TemperatureFirst,
+            weirgate_types::FilterOrder::TemperatureLast => FilterOrder::TemperatureLast,
+        },
+        mirostat: from.mirostat.map(|mirostat| match mirostat.version {
+            MirostatVersion::V1 => Mirostat::V1,
+            MirostatVersion::V2 => Mirostat::V2,
+        }),
         repetition_penalty: from.repetition_penalty,
         frequency_penalty: match from.frequency_penalty {
             Frequency::Count(x) => FrequencyPenalty::Count(x),
             Frequency::Relative(x) => FrequencyPenalty::Relative(x),
         },
         presence_penalty: from.presence_penalty,
+        penalty_window: from.penalty_window,
+        penalty_exempt: from.penalty_exempt,
         logit_bias: from.logit_bias.clone(),
         watermark: from.watermark.map(|watermark| (watermark.gamma, watermark.delta)),
         top_n,

@@ -224,8 +224,9 @@ fn push_samples(sequence: &Sequence, draft: &[TokenId], batch: &mut Batch) {
             row: (first_row + ahead) as u32,
             params: Arc::clone(&sequence.params),
             history: if whole { start..end } else { end - 1..end },
-            prompt_len: sequence.prompt_len(),
+            prompt_len: sequence.prompt_left,
             draw: generated as u64,
+            surprise: sequence.surprise.map_or(0.0, |surprise| surprise.target()),
             banned: too_short.then(|| Arc::clone(&request.stop_tokens)),
             mask: sequence.constraint.as_ref().and_then(Constraint::mask).map(Arc::clone),
         });

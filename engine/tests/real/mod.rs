@@ -171,6 +171,7 @@ pub fn greedy(id: u64, prompt: Vec<TokenId>, max_new_tokens: u32) -> GenerateReq
         logprobs: weirgate_types::Logprobs::default(),
         priority: 0,
         deadline: None,
+        shift: None,
         cache_salt: 0,
     }
 }

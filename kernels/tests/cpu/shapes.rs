@@ -180,7 +180,15 @@ fn row_ops() {
     refused("score", device.score(&eight, 4, &[0, 4], &mut Vec::new()));
     refused("score", device.score(&seven, 4, &[0, 1], &mut Vec::new()));
     let params = SampleParams::default();
-    let row = SampleRow { params: &params, history: &[1], prompt_len: 1, draw: 0, banned: &[], mask: None };
+    let row = SampleRow {
+        params: &params,
+        history: &[1],
+        prompt_len: 1,
+        draw: 0,
+        surprise: 0.0,
+        banned: &[],
+        mask: None,
+    };
     refused("sample", device.sample(&mut short, 4, &[row, row], &mut Vec::new()));
     refused("sample", device.sample(&mut out, 0, &[row], &mut Vec::new()));
     let step = uploaded(&mut device, &inputs());
@@ -209,7 +217,15 @@ fn overflowing_sizes() {
     refused("gather_rows", device.gather_rows(&mut out, &x, &[0, 0, 0, 0], HUGE));
     refused("score", device.score(&x, HUGE, &[0, 0, 0, 0], &mut Vec::new()));
     let params = SampleParams::default();
-    let row = SampleRow { params: &params, history: &[1], prompt_len: 1, draw: 0, banned: &[], mask: None };
+    let row = SampleRow {
+        params: &params,
+        history: &[1],
+        prompt_len: 1,
+        draw: 0,
+        surprise: 0.0,
+        banned: &[],
+        mask: None,
+    };
     refused("sample", device.sample(&mut out, HUGE, &[row; 4], &mut Vec::new()));
     let step = uploaded(&mut device, &inputs());
     let mut cache = device.kv_cache(SHAPE).unwrap();

@@ -214,6 +214,7 @@ fn sample_takes_rows_in_order() {
                 history: &[1, 2],
                 prompt_len: 1,
                 draw: 0,
+                surprise: 0.0,
                 banned: if row == 5 { &peak } else { &[] },
                 mask: None,
             })

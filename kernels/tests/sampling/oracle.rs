@@ -1,7 +1,7 @@
 //! The sampler by direct definition: logits edited one by one in `f32` (the rounding of these steps is part of the
 //! contract), then everything in `f64` on fully sorted lists. Shares no code with the crate.
 
-use weirgate_kernels::{FrequencyPenalty, SampleParams, SampleRow};
+use weirgate_kernels::{FilterOrder, FrequencyPenalty, Mirostat, SampleParams, SampleRow};
 
 /// Sums that should be equal in exact arithmetic may differ by this factor.
 const ROUNDING: f64 = 1.0 - 1e-12;
@@ -11,13 +11,27 @@ pub fn logprobs(logits: &[f32], row: &SampleRow<'_>) -> Vec<f64> {
     let params = row.params;
     let mut x = adjusted(logits, row);
     if params.seed.is_some() {
-        x.iter_mut().for_each(|x| *x /= params.temperature);
-        filter_top_k(&mut x, params);
-        filter_top_p(&mut x, params);
-        filter_typical(&mut x, params);
-        filter_min_p(&mut x, params);
+        let filters: &[fn(&mut [f32], &SampleParams)] = match (params.mirostat, params.order) {
+            (Some(_), _) => &[temper],
+            (None, FilterOrder::TemperatureFirst) => {
+                &[temper, filter_top_k, filter_tail_free, filter_top_p, filter_typical, filter_min_p]
+            }
+            (None, FilterOrder::TemperatureLast) => {
+                &[filter_top_k, filter_tail_free, filter_typical, filter_top_p, filter_min_p, temper]
+            }
+        };
+        filters.iter().for_each(|filter| filter(&mut x, params));
+        match params.mirostat {
+            Some(Mirostat::V1) => filter_mirostat_1(&mut x, f64::from(row.surprise)),
+            Some(Mirostat::V2) => filter_mirostat_2(&mut x, f64::from(row.surprise)),
+            None => {}
+        }
     }
     log_softmax(&x)
+}
+
+fn temper(x: &mut [f32], params: &SampleParams) {
+    x.iter_mut().for_each(|x| *x /= params.temperature);
 }
 
 fn adjusted(logits: &[f32], row: &SampleRow<'_>) -> Vec<f32> {
@@ -32,16 +46,29 @@ fn adjusted(logits: &[f32], row: &SampleRow<'_>) -> Vec<f32> {
         {
             x += delta;
         }
-        if row.history.contains(&(id as u32)) {
-            let penalty = params.repetition_penalty;
-            x = if x < 0.0 { x * penalty } else { x / penalty };
-        }
-        x -= match params.frequency_penalty {
-            FrequencyPenalty::Count(p) => p * occurrences(generated, id),
-            FrequencyPenalty::Relative(p) => occurrences(row.history, id) / row.history.len() as f32 * p,
+        let (repeatable, counted) = match params.penalty_window {
+            Some(n) => {
+                let recent = &row.history[row.history.len().saturating_sub(n as usize)..];
+                (recent, recent)
+            }
+            None => (row.history, generated),
         };
-        if generated.contains(&(id as u32)) {
-            x -= params.presence_penalty;
+        if params.penalty_exempt != Some(id as u32) {
+            let penalty = params.repetition_penalty;
+            if repeatable.contains(&(id as u32)) {
+                x = if x < 0.0 { x * penalty } else { x / penalty };
+            }
+            let present = if counted.contains(&(id as u32)) { params.presence_penalty } else { 0.0 };
+            x = match (params.frequency_penalty, params.penalty_window) {
+                (FrequencyPenalty::Count(p), None) => x - p * occurrences(counted, id) - present,
+                (FrequencyPenalty::Relative(p), None) => {
+                    x - occurrences(row.history, id) / row.history.len() as f32 * p - present
+                }
+                // llama.cpp subtracts both at once.
+                (FrequencyPenalty::Count(p) | FrequencyPenalty::Relative(p), Some(_)) => {
+                    x - (occurrences(counted, id) * p + present)
+                }
+            };
         }
         for &(biased, bias) in &params.logit_bias {
             x += if biased as usize == id { bias } else { 0.0 };
@@ -175,4 +202,60 @@ fn filter_min_p(x: &mut [f32], params: &SampleParams) {
         let best = p.iter().copied().fold(0.0, f64::max);
         keep(x, |id| p[id] >= f64::from(params.min_p) * best * ROUNDING);
     }
+}
+
+/// The likelihoods of the finite logits, most likely first.
+fn sorted(x: &[f32]) -> (Vec<usize>, Vec<f64>) {
+    let order = ranked(x, |id| -f64::from(x[id]));
+    let logprobs = log_softmax(x);
+    let p = order.iter().map(|&id| logprobs[id].exp()).collect();
+    (order, p)
+}
+
+fn keep_first(x: &mut [f32], order: &[usize], n: usize) {
+    let mut kept = vec![false; x.len()];
+    order[..n.clamp(1, order.len())].iter().for_each(|&id| kept[id] = true);
+    keep(x, |id| kept[id]);
+}
+
+/// `llama_sample_tail_free`: first differences of the sorted probabilities, differences of those, their magnitudes as
+/// shares; the tail begins where more than `z` of them is passed, but not at the first token.
+fn filter_tail_free(x: &mut [f32], params: &SampleParams) {
+    let (order, p) = sorted(x);
+    if params.tfs_z >= 1.0 || p.len() <= 2 {
+        return;
+    }
+    let slopes: Vec<f64> = p.windows(2).map(|two| two[0] - two[1]).collect();
+    let bends: Vec<f64> = slopes.windows(2).map(|two| (two[0] - two[1]).abs()).collect();
+    let sum: f64 = bends.iter().sum();
+    let mut passed = 0.0;
+    for (at, bend) in bends.iter().enumerate() {
+        passed += bend;
+        let share = if sum > 1e-6 { passed / sum } else { (at + 1) as f64 / bends.len() as f64 };
+        if share > f64::from(params.tfs_z) && at >= 1 {
+            return keep_first(x, &order, at);
+        }
+    }
+}
+
+/// The paper's Algorithm 1, without its feedback.
+fn filter_mirostat_1(x: &mut [f32], mu: f64) {
+    let (order, p) = sorted(x);
+    let (mut tb, mut tt) = (0.0, 0.0);
+    for i in 0..99.min(p.len() - 1) {
+        let t = ((i + 2) as f64 / (i + 1) as f64).ln();
+        tb += t * (f64::from(x[order[i]]) - f64::from(x[order[i + 1]]));
+        tt += t * t;
+    }
+    let s = tb / tt;
+    let excess = s - 1.0;
+    let k = ((excess * 2f64.powf(mu)) / (1.0 - (x.len() as f64).powf(-excess))).powf(1.0 / s);
+    keep_first(x, &order, if k.is_nan() { order.len() } else { k as usize });
+}
+
+/// Algorithm 2, without its feedback.
+fn filter_mirostat_2(x: &mut [f32], mu: f64) {
+    let (order, p) = sorted(x);
+    let n = p.iter().take_while(|p| -p.log2() <= mu).count();
+    keep_first(x, &order, n);
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
@@ -34,6 +35,27 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 status: StatusCode::REQUEST_TIMEOUT,
                 message: "Failed to buffer the request body: it took too long".to_owned(),
             }),
+        }))
+    }
+}
+
+/// A JSON body whatever the request says that it is, as Ollama reads it.
+pub(crate) struct AnyType<T>(pub Result<T, BodyError>);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for AnyType<T> {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let refused = |status, message: String| Err(BodyError { status, message });
+        let read = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
+        Ok(Self(match read {
+            Ok(Ok(bytes)) if bytes.is_empty() => {
+                refused(StatusCode::BAD_REQUEST, "missing request body".to_owned())
+            }
+            Ok(Ok(bytes)) => serde_json::from_slice(&bytes)
+                .or_else(|error| refused(StatusCode::BAD_REQUEST, error.to_string())),
+            Ok(Err(rejection)) => refused(rejection.status(), rejection.body_text()),
+            Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the request body took too long".to_owned()),
         }))
     }
 }

@@ -5,6 +5,7 @@ mod collect;
 pub(crate) mod docs;
 mod extract;
 mod headers;
+pub(crate) mod ollama;
 pub(crate) mod openai;
 pub(crate) mod platforms;
 pub(crate) mod tgi;
@@ -18,13 +19,18 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::Profile;
+use crate::residency::Models;
 use crate::service::{Service, Tenant};
+
+/// What many tools look for at `/` before they take a server for Ollama's.
+pub(crate) const OLLAMA_GREETING: &str = "Ollama is running";
 
 /// Every dialect's routes, and the document that they make up.
 pub(crate) fn routes() -> (Router<AppState>, OpenApi) {
     let (routes, mut document) = OpenApiRouter::with_openapi(docs::head())
         .merge(tgi::routes())
         .merge(openai::routes())
+        .merge(ollama::routes())
         .merge(platforms::routes())
         .split_for_parts();
     docs::complete(&mut document);
@@ -34,6 +40,8 @@ pub(crate) fn routes() -> (Router<AppState>, OpenApi) {
 /// What the handlers share.
 #[derive(Clone)]
 pub(crate) struct AppState {
+    pub models: Arc<Models>,
+    /// Of the model that is served where none is named.
     pub service: Arc<Service>,
     pub settings: Arc<Settings>,
     /// Who asks; set per request by [`Caller`].
@@ -68,5 +76,7 @@ pub(crate) struct Settings {
     pub max_total_tokens: usize,
     pub validation_workers: usize,
     pub default_max_new_tokens: Option<u32>,
+    /// Ollama's `num_ctx` where a request has none; `None`: all that the model allows.
+    pub default_num_ctx: Option<usize>,
     pub enable_prefill_logprobs: bool,
 }

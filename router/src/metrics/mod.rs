@@ -50,6 +50,8 @@ pub(crate) struct RequestFigures {
     pub validation: Duration,
     pub queue: Duration,
     pub inference: Duration,
+    /// The part of the inference up to the first token.
+    pub prefill: Duration,
     pub total: Duration,
     pub generated_tokens: u32,
 }

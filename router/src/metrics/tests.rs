@@ -47,6 +47,7 @@ fn a_request_is_counted_once() {
     metrics.request_validated(20, 5000);
     metrics.request_succeeded(&RequestFigures {
         inference: Duration::from_secs(1),
+        prefill: Duration::ZERO,
         total: Duration::from_secs(2),
         generated_tokens: 4,
         ..RequestFigures::default()

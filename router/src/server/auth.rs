@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::api::{docs, openai};
+use crate::api::{docs, ollama, openai};
 use crate::config::{Profile, RouterConfig};
 use crate::service::Tenant;
 
@@ -46,6 +46,8 @@ impl Guard {
     fn refusal(&self, path: &str) -> Response {
         if path.starts_with("/v1/") && self.profile != Profile::Tgi {
             openai::unauthorized()
+        } else if path.starts_with("/api/") {
+            ollama::unauthorized()
         } else {
             StatusCode::UNAUTHORIZED.into_response()
         }

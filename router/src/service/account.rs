@@ -123,6 +123,7 @@ impl Account {
             validation: between(self.started, validated),
             queue: between(validated, scheduled),
             inference: between(scheduled, end),
+            prefill: between(scheduled, self.first_token.unwrap_or(end)),
             total: between(self.started, end),
             generated_tokens: self.generated_tokens,
         }

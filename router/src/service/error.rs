@@ -103,6 +103,10 @@ pub(crate) enum ValidationError {
     MaxTotalTokens { limit: usize, input: usize, new: u32 },
     #[error("`inputs` must have less than {limit} tokens. Given: {given}")]
     InputLength { limit: usize, given: usize },
+    #[error(
+        "the prompt is longer than the context length currently available: {given} tokens exceed {limit}"
+    )]
+    ContextLength { limit: usize, given: usize },
     #[error("grammar is not supported")]
     Grammar,
     #[error("grammar is not valid: {0}")]

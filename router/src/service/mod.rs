@@ -2,6 +2,7 @@
 
 mod account;
 mod constraint;
+mod context;
 mod detokenizer;
 mod dispatcher;
 mod error;
@@ -28,6 +29,8 @@ use crate::telemetry::Tracer;
 use crate::tools::{ModelForms, Thinking};
 pub(crate) use account::Account;
 pub(crate) use constraint::{Constraint, Field, Grammars, Guided, guided, response_format, tgi_grammar};
+pub(crate) use context::ContextLimit;
+use context::Room;
 pub(crate) use dispatcher::Dispatcher;
 pub(crate) use error::{Failure, ServiceError, ToolError, ValidationError};
 pub(crate) use generation::{Event, Facts, Generation, SequenceEnd, StopReason, Token, TopToken};
@@ -164,11 +167,12 @@ impl Service {
     async fn prepare(&self, request: &Request, account: &mut Account) -> Result<Prepared, ServiceError> {
         let deadline = (!self.patience.is_zero()).then(|| Instant::now() + self.patience);
         self.validator.check_parameters(request)?;
-        let mut prompt = self.tokenize_prompt(&request.prompt).await?;
+        let context = request.context.as_ref();
+        let mut prompt = self.tokenize_prompt(&request.prompt, context).await?;
         if let Some(last) = request.truncate {
             prompt.tokens.drain(..prompt.tokens.len().saturating_sub(last));
         }
-        let max_new_tokens = self.validator.check_lengths(&request.parameters, prompt.tokens.len())?;
+        let Room { max_new_tokens, shift } = self.room(request, &mut prompt.tokens)?;
         let grammar = match &request.parameters.constraint {
             Some(constraint) => Some(self.grammars.compile(constraint, prompt.thinking).await?),
             None => None,
@@ -176,8 +180,23 @@ impl Service {
         account.validated(prompt.tokens.len(), max_new_tokens);
         let id = self.engine.next_id();
         let generate = self.validator.lower(id, request, prompt.tokens.into(), max_new_tokens);
-        let generate = GenerateRequest { deadline, ..generate };
+        let generate = GenerateRequest { deadline, shift, ..generate };
         Ok(Prepared { generate, grammar, characters: prompt.characters, thinking: prompt.thinking })
+    }
+
+    /// How much the request may generate, its prompt cut where it asks for that.
+    fn room(&self, request: &Request, prompt: &mut Vec<TokenId>) -> Result<Room, ServiceError> {
+        let (parameters, validator) = (&request.parameters, &self.validator);
+        let Some(context) = &request.context else {
+            let max_new_tokens = validator.check_lengths(parameters, prompt.len())?;
+            return Ok(Room { max_new_tokens, shift: None });
+        };
+        validator.check_grammar(parameters)?;
+        let preceding = context.preceding.iter().map(|id| validator.token("context", *id));
+        prompt.splice(0..0, preceding.collect::<Result<Vec<_>, _>>()?);
+        let begins_with_mark = prompt.first().is_some_and(|id| self.vocabulary.is_special(*id));
+        let most = validator.max_total_tokens;
+        Ok(context.fit(prompt, begins_with_mark, parameters.max_new_tokens, most)?)
     }
 
     fn submit(
@@ -213,7 +232,11 @@ impl Service {
         Ok(Generation::new(facts, mailbox, texts, self.vocabulary.clone(), account))
     }
 
-    async fn tokenize_prompt(&self, prompt: &Prompt) -> Result<Tokenized, ServiceError> {
+    async fn tokenize_prompt(
+        &self,
+        prompt: &Prompt,
+        context: Option<&ContextLimit>,
+    ) -> Result<Tokenized, ServiceError> {
         match prompt {
             Prompt::Tokens(ids) => {
                 let check = |id: &i64| self.validator.token("prompt", *id);
@@ -227,10 +250,18 @@ impl Service {
             Prompt::Chat(conversation) => {
                 let (tokenizer, template) = (self.vocabulary.tokenizer.clone(), self.template.clone());
                 let (conversation, reasoning) = (conversation.clone(), self.forms.reasoning);
+                let most = self.validator.max_total_tokens;
+                let limit = context.filter(|context| context.truncate).map(|context| context.limit(most));
                 self.on_worker(move || {
-                    let text = template.render(&conversation)?;
-                    let thinking = reasoning.map_or(Thinking::None, |marks| marks.after(&text));
-                    Ok(Tokenized { thinking, ..encode(&tokenizer, &text, false)? })
+                    let tokenize = |conversation: &Conversation| {
+                        let text = template.render(conversation)?;
+                        let thinking = reasoning.map_or(Thinking::None, |marks| marks.after(&text));
+                        Ok(Tokenized { thinking, ..encode(&tokenizer, &text, false)? })
+                    };
+                    match limit {
+                        Some(limit) => tokenize_latest(&conversation, limit, tokenize),
+                        None => tokenize(&conversation),
+                    }
                 })
                 .await
             }
@@ -272,6 +303,30 @@ impl Service {
             Err(ValidationError::Tokenizer("the input could not be tokenized".to_owned()).into())
         })
     }
+}
+
+/// A conversation without so many of its oldest messages that it has fewer than `limit` tokens; with its last one alone,
+/// beside the system's, where even that has more.
+fn tokenize_latest(
+    conversation: &Conversation,
+    limit: usize,
+    tokenize: impl Fn(&Conversation) -> Result<Tokenized, ServiceError>,
+) -> Result<Tokenized, ServiceError> {
+    let whole = tokenize(conversation)?;
+    let (mut too_few, mut enough) = (0, conversation.droppable());
+    if whole.tokens.len() < limit || enough == 0 {
+        return Ok(whole);
+    }
+    let mut shortest = tokenize(&conversation.without_oldest(enough))?;
+    while enough - too_few > 1 {
+        let middle = too_few.midpoint(enough);
+        // A template may refuse what begins in the middle of a conversation: that is no way to shorten it.
+        match tokenize(&conversation.without_oldest(middle)) {
+            Ok(shorter) if shorter.tokens.len() < limit => (shortest, enough) = (shorter, middle),
+            _ => too_few = middle,
+        }
+    }
+    Ok(shortest)
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> Result<Tokenized, ServiceError> {

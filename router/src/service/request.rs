@@ -1,8 +1,9 @@
 //! What every dialect lowers to before validation: one prompt and the wishes about its continuation.
 
-use weirgate_types::Frequency;
+use weirgate_types::{FilterOrder, Frequency, Mirostat};
 
 use super::constraint::Constraint;
+use super::context::ContextLimit;
 use super::template::Conversation;
 
 /// One prompt to continue, not yet validated.
@@ -11,9 +12,13 @@ pub(crate) struct Request {
     pub prompt: Prompt,
     /// Keep only the last so many tokens of the prompt.
     pub truncate: Option<usize>,
+    /// A context of the request's own; without it, prompt and output have to fit what the server allows.
+    pub context: Option<ContextLimit>,
     pub parameters: Parameters,
     /// The most `top_n_tokens` this dialect allows.
     pub max_top_n_tokens: u32,
+    /// The most stop strings this dialect allows.
+    pub max_stop_sequences: usize,
     pub text: TextOptions,
     /// Special tokens that are text to whoever reads the answer: the marks of calls and of reasoning.
     pub marks: Vec<String>,
@@ -87,9 +92,16 @@ pub(crate) struct Parameters {
     pub top_p: Option<f32>,
     pub typical_p: Option<f32>,
     pub min_p: Option<f32>,
+    pub tfs_z: Option<f32>,
+    pub order: FilterOrder,
+    pub mirostat: Option<Mirostat>,
     pub repetition_penalty: Option<f32>,
     pub frequency_penalty: Option<Frequency>,
     pub presence_penalty: Option<f32>,
+    /// The last tokens that the penalties look at; `None`: as the dialects other than Ollama's have it.
+    pub penalty_window: Option<u32>,
+    /// Whether line feeds count.
+    pub penalize_newline: bool,
     pub logit_bias: Vec<(i64, f32)>,
     pub seed: Option<u64>,
     pub watermark: bool,
@@ -117,9 +129,14 @@ impl Parameters {
             top_p: None,
             typical_p: None,
             min_p: None,
+            tfs_z: None,
+            order: FilterOrder::TemperatureFirst,
+            mirostat: None,
             repetition_penalty: None,
             frequency_penalty: None,
             presence_penalty: None,
+            penalty_window: None,
+            penalize_newline: true,
             logit_bias: Vec::new(),
             seed: None,
             watermark: false,

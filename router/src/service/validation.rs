@@ -20,12 +20,13 @@ const MAX_CHOICES: usize = 8;
 #[derive(Debug, Clone)]
 pub(crate) struct Validator {
     pub max_best_of: usize,
-    pub max_stop_sequences: usize,
     pub max_input_tokens: usize,
     pub max_total_tokens: usize,
     pub vocab_size: u32,
     /// The model's end-of-sequence ids.
     pub eos_tokens: Arc<[TokenId]>,
+    /// The token of a line feed.
+    pub newline: Option<TokenId>,
     pub watermark: Watermark,
     pub disable_grammar_support: bool,
 }
@@ -64,7 +65,7 @@ impl Validator {
         ensure(best_of <= 1 || p.sampling(), ValidationError::BestOfSampling)?;
         check_samplers(p)?;
         ensure(p.max_new_tokens != MaxNewTokens::Given(0), ValidationError::NegativeMaxNewTokens)?;
-        let (limit, given) = (self.max_stop_sequences, p.stop.len());
+        let (limit, given) = (request.max_stop_sequences, p.stop.len());
         ensure(given <= limit, ValidationError::StopSequences { limit, given })?;
         ensure(best_of <= 1 || p.seed.is_none(), ValidationError::BestOfSeed)?;
         let (limit, given) = (request.max_top_n_tokens, p.top_n_tokens);
@@ -130,12 +131,16 @@ impl Validator {
         }
         let limit = self.max_input_tokens;
         ensure(input <= limit && room > 0, ValidationError::InputLength { limit, given: input })?;
-        let refused = self.disable_grammar_support && parameters.constraint.is_some();
-        ensure(!refused, ValidationError::Grammar)?;
+        self.check_grammar(parameters)?;
         Ok(match parameters.max_new_tokens {
             MaxNewTokens::Given(new) | MaxNewTokens::Default(new) => new.min(room),
             MaxNewTokens::Open => room,
         })
+    }
+
+    pub fn check_grammar(&self, parameters: &Parameters) -> Result<(), ValidationError> {
+        let refused = self.disable_grammar_support && parameters.constraint.is_some();
+        ensure(!refused, ValidationError::Grammar)
     }
 
     /// The engine's request, from parameters that passed the checks.
@@ -161,6 +166,7 @@ impl Validator {
             logprobs: Logprobs { top_n: p.top_n_tokens, prompt: p.prompt_logprobs },
             priority: 0,
             deadline: None,
+            shift: None,
             cache_salt: request.tenant.0,
         }
     }
@@ -170,6 +176,8 @@ impl Validator {
             repetition_penalty: p.repetition_penalty.unwrap_or(1.0),
             frequency_penalty: p.frequency_penalty.unwrap_or(Frequency::Count(0.0)),
             presence_penalty: p.presence_penalty.unwrap_or(0.0),
+            penalty_window: p.penalty_window,
+            penalty_exempt: self.newline.filter(|_| !p.penalize_newline),
             logit_bias: self.logit_bias(p),
             watermark: p.watermark.then_some(self.watermark),
             ..SamplingParams::default()
@@ -181,6 +189,9 @@ impl Validator {
             sampling.top_p = p.top_p.unwrap_or(1.0);
             sampling.typical_p = p.typical_p.unwrap_or(1.0);
             sampling.min_p = p.min_p.unwrap_or(0.0);
+            sampling.tfs_z = p.tfs_z.unwrap_or(1.0);
+            sampling.order = p.order;
+            sampling.mirostat = p.mirostat;
         }
         sampling
     }

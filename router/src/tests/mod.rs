@@ -3,6 +3,7 @@
 mod constraints;
 mod device;
 mod limits;
+mod ollama;
 mod openai;
 mod openai_tgi;
 mod platforms;
@@ -25,6 +26,7 @@ use crate::config::{
     EngineSettings, GrammarBackend, Limits, LogSettings, ModelLocation, Profile, RouterConfig, VertexRoutes,
 };
 use crate::load::{Loaded, TextModel};
+use crate::residency::Card;
 use crate::server;
 use crate::service::ChatTemplate;
 use crate::sizing::{BLOCK_SIZE, Sizing};
@@ -79,6 +81,7 @@ fn config() -> RouterConfig {
         vertex: VertexRoutes::default(),
         validation_workers: 1,
         default_max_new_tokens: Some(100),
+        default_num_ctx: None,
         watermark_gamma: 0.5,
         watermark_delta: 2.0,
         disable_grammar_support: false,
@@ -156,7 +159,8 @@ impl TestServer {
             max_seqs: 16,
             threads: 1,
         };
-        let loaded = Loaded { text, executor: Box::new(device), rope: RopeRule::default(), sizing };
+        let rope = RopeRule::default();
+        let loaded = Loaded { text, executor: Box::new(device), rope, sizing, card: Card::default() };
         let Assembled { state, outputs } = assemble(&config, loaded).unwrap();
         let service = state.service.clone();
         tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));

@@ -3,6 +3,7 @@
 //! A [`Format`] is recognised by its chat template. It says which texts begin a call, what grammar follows them, and how
 //! the text that came is taken apart again ([`Reader`]).
 
+mod asked;
 mod command_r;
 mod deepseek;
 mod firefunction;
@@ -25,6 +26,7 @@ use std::fmt::Debug;
 use serde_json::{Value, json};
 use weirgate_grammar::{GrammarSpec, Plan, Rule, Stage, Trigger};
 
+pub(crate) use asked::{Asked, Choice};
 pub(crate) use reader::{Piece, Reader};
 pub(crate) use reasoning::{Reasoning, Thinking};
 

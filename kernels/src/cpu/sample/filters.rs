@@ -23,10 +23,11 @@ pub(super) struct Candidate {
 
 /// The place of a candidate in a ranking, and what it adds to the amount sought.
 #[derive(Debug, Clone, Copy)]
-struct Ranked {
-    key: f64,
+pub(super) struct Ranked {
+    /// Smaller is better.
+    pub key: f64,
     id: u32,
-    amount: u64,
+    pub amount: u64,
 }
 
 /// How much a prefix of the ranking must hold.
@@ -103,6 +104,24 @@ impl Candidates {
         }
     }
 
+    /// Divides the logits of what is left by the temperature. Where that would overflow, the maximum is moved to 0 first.
+    pub(super) fn temper(&mut self, logits: &mut [f32], dist: &mut Distribution, temperature: f32) {
+        if temperature == 1.0 {
+            return;
+        }
+        if !self.listed {
+            return dist.temper(logits, temperature);
+        }
+        let max = dist.max();
+        let shift = if (max / temperature).is_finite() { 0.0 } else { max };
+        let tempered = |logit: f32| (logit - shift) / temperature;
+        dist.set_max(tempered(max));
+        for c in &mut self.list {
+            c.logit = tempered(c.logit);
+            c.weight = dist.weigh(c.logit).weight;
+        }
+    }
+
     /// Draws a token with 64 random bits: the first, in id order, at which the running sum of the weights exceeds
     /// `bits * total / 2^64`. `None` if there is no weight at all.
     pub(super) fn choose(&self, logits: &[f32], dist: &mut Distribution, bits: u64) -> Option<Peak> {
@@ -142,6 +161,31 @@ impl Candidates {
         }
         self.list.sort_unstable_by(order);
         &self.list
+    }
+
+    /// All candidates, most likely first, lower ids first among equals; `key` is the distance from the maximum and
+    /// `amount` the weight.
+    pub(super) fn ranked(&mut self, logits: &[f32], dist: &Distribution) -> &[Ranked] {
+        if !self.listed {
+            self.list(logits, dist, f64::INFINITY, |_| true);
+        }
+        self.ranking.clear();
+        self.ranking.extend(self.list.iter().map(|c| Ranked {
+            key: dist.distance(c.logit),
+            id: c.id,
+            amount: c.weight,
+        }));
+        self.ranking.sort_unstable_by(|x, y| x.key.total_cmp(&y.key).then(x.id.cmp(&y.id)));
+        &self.ranking
+    }
+
+    /// Keeps the first `n` of the tokens that [`Candidates::ranked`] has just ranked; at least one.
+    pub(super) fn keep_ranked(&mut self, dist: &Distribution, n: usize) {
+        let Some(&last) = self.ranking.get(n.max(1) - 1) else { return };
+        self.list.retain(|c| {
+            let order = dist.distance(c.logit).total_cmp(&last.key);
+            order.then(c.id.cmp(&last.id)).is_le()
+        });
     }
 
     /// Lists the tokens of the whole row whose distance from the maximum is within `reach` and passes `accept`.

@@ -9,12 +9,14 @@
 //! anywhere. Inverse-CDF was preferred to Gumbel-max because it needs one variate instead of one per token.
 
 mod filters;
+mod mirostat;
 mod penalties;
 mod rng;
+mod tail_free;
 mod watermark;
 mod weights;
 
-use crate::{SampleParams, SampleRow, Sampled};
+use crate::{FilterOrder, Mirostat, SampleParams, SampleRow, Sampled};
 use filters::Candidates;
 use penalties::Tally;
 use watermark::GreenList;
@@ -53,10 +55,7 @@ pub(crate) fn sample_row(logits: &mut [f32], row: &SampleRow<'_>, scratch: &mut 
     let chosen = match params.seed {
         None => peak,
         Some(seed) => {
-            if params.temperature != 1.0 {
-                dist.temper(logits, params.temperature);
-            }
-            filter(logits, params, dist, candidates);
+            filter(logits, row, dist, candidates);
             candidates.choose(logits, dist, rng::bits(seed, row.draw)).unwrap_or(peak)
         }
     };
@@ -106,17 +105,58 @@ fn apply_mask(logits: &mut [f32], mask: &[u32]) {
     }
 }
 
-fn filter(logits: &[f32], params: &SampleParams, dist: &mut Distribution, candidates: &mut Candidates) {
+/// Temperature and filters.
+fn filter(logits: &mut [f32], row: &SampleRow<'_>, dist: &mut Distribution, candidates: &mut Candidates) {
+    let params = row.params;
+    match (params.mirostat, params.order) {
+        (Some(version), _) => {
+            candidates.temper(logits, dist, params.temperature);
+            match version {
+                Mirostat::V1 => candidates.mirostat_1(logits, dist, row.surprise),
+                Mirostat::V2 => candidates.mirostat_2(logits, dist, row.surprise),
+            }
+        }
+        (None, FilterOrder::TemperatureFirst) => {
+            candidates.temper(logits, dist, params.temperature);
+            shorten(logits, params, dist, candidates);
+            top_p(logits, params, dist, candidates);
+            typical_p(logits, params, dist, candidates);
+            min_p(logits, params, dist, candidates);
+        }
+        (None, FilterOrder::TemperatureLast) => {
+            shorten(logits, params, dist, candidates);
+            typical_p(logits, params, dist, candidates);
+            top_p(logits, params, dist, candidates);
+            min_p(logits, params, dist, candidates);
+            candidates.temper(logits, dist, params.temperature);
+        }
+    }
+}
+
+/// Top-k, then tail-free: first in both orders.
+fn shorten(logits: &[f32], params: &SampleParams, dist: &mut Distribution, candidates: &mut Candidates) {
     let k = params.top_k as usize;
     if k > 0 && k < logits.len() {
         candidates.top_k(logits, dist, k);
     }
+    if params.tfs_z < 1.0 {
+        candidates.tail_free(logits, dist, params.tfs_z);
+    }
+}
+
+fn top_p(logits: &[f32], params: &SampleParams, dist: &mut Distribution, candidates: &mut Candidates) {
     if params.top_p < 1.0 {
         candidates.top_p(logits, dist, params.top_p);
     }
+}
+
+fn typical_p(logits: &[f32], params: &SampleParams, dist: &mut Distribution, candidates: &mut Candidates) {
     if params.typical_p < 1.0 {
         candidates.typical_p(logits, dist, params.typical_p);
     }
+}
+
+fn min_p(logits: &[f32], params: &SampleParams, dist: &mut Distribution, candidates: &mut Candidates) {
     if params.min_p > 0.0 {
         candidates.min_p(logits, dist, params.min_p);
     }
@@ -169,6 +209,7 @@ mod tests {
                 history: &history,
                 prompt_len: 1,
                 draw: draw as u64,
+                surprise: 0.0,
                 banned: &[],
                 mask: None,
             };

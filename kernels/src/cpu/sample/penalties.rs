@@ -36,6 +36,37 @@ impl Tally {
 /// Repetition (CTRL, arXiv 1909.05858), frequency and presence penalties, in this order, in `f32` without fused
 /// operations.
 pub(super) fn apply(logits: &mut [f32], row: &SampleRow<'_>, tally: &mut Tally) {
+    let exempt = row.params.penalty_exempt.map(|id| id as usize);
+    let spared = exempt.and_then(|id| Some((id, *logits.get(id)?)));
+    match row.params.penalty_window {
+        Some(window) => windowed(logits, row, window as usize, tally),
+        None => whole(logits, row, tally),
+    }
+    if let Some((id, logit)) = spared
+        && let Some(penalized) = logits.get_mut(id)
+    {
+        *penalized = logit;
+    }
+}
+
+/// llama.cpp's: one edit for each token of the last `window`, which counts there for all three.
+fn windowed(logits: &mut [f32], row: &SampleRow<'_>, window: usize, tally: &mut Tally) {
+    let params = row.params;
+    let repetition = params.repetition_penalty;
+    let (FrequencyPenalty::Count(frequency) | FrequencyPenalty::Relative(frequency)) =
+        params.frequency_penalty;
+    if !params.needs_history() {
+        return;
+    }
+    let recent = row.history.get(row.history.len().saturating_sub(window)..).unwrap_or_default();
+    tally.for_each(recent, logits, |logit, count| {
+        let repeated = if *logit < 0.0 { *logit * repetition } else { *logit / repetition };
+        *logit = repeated - (count as f32 * frequency + params.presence_penalty);
+    });
+}
+
+/// TGI's and OpenAI's: repetition and relative frequency over the whole history, counts over what was generated.
+fn whole(logits: &mut [f32], row: &SampleRow<'_>, tally: &mut Tally) {
     let params = row.params;
     let repetition = params.repetition_penalty;
     if repetition != 1.0 {

@@ -129,6 +129,7 @@ impl Distribution {
 
     /// Divides the row by the temperature. Where that would overflow, the maximum is moved to 0 first.
     pub(super) fn temper(&mut self, logits: &mut [f32], temperature: f32) {
+        self.block_weight.clear();
         let shift = if (self.max / temperature).is_finite() { 0.0 } else { self.max };
         // Division is monotone, so the maxima stay maxima.
         for values in [logits, &mut self.block_max, std::slice::from_mut(&mut self.max)] {

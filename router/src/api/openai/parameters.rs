@@ -55,8 +55,10 @@ pub(super) fn request(
     Request {
         prompt,
         truncate: None,
+        context: None,
         parameters,
         max_top_n_tokens,
+        max_stop_sequences: settings.max_stop_sequences,
         text,
         marks: Vec::new(),
         tenant: Tenant::default(),

@@ -42,8 +42,10 @@ pub(crate) fn request(body: GenerateRequest, settings: &Settings) -> Result<Requ
     Ok(Request {
         prompt: Prompt::Text(body.inputs),
         truncate: p.truncate,
+        context: None,
         parameters,
         max_top_n_tokens: settings.max_top_n_tokens,
+        max_stop_sequences: settings.max_stop_sequences,
         text: TEXT,
         marks: Vec::new(),
         tenant: Tenant::default(),

@@ -11,7 +11,8 @@ use super::types::{ErrorResponse, GenerateRequest, GenerateResponse, Info, Strea
 use crate::api::docs::schemas::{GenerateOnce, GenerateResponses, TokenizeResponse};
 use crate::api::extract::Body;
 use crate::api::headers::compute_headers;
-use crate::api::{AppState, Caller, Settings};
+use crate::api::{AppState, Caller, OLLAMA_GREETING, Settings};
+use crate::config::Profile;
 
 /// How the document groups these routes.
 const TAG: &str = "Text Generation Inference";
@@ -156,7 +157,7 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
     }
 }
 
-/// TGI answers here as on `/health`.
+/// TGI answers here as on `/health`; under the profile `ollama` its greeting stands here, whatever the state.
 #[utoipa::path(
     get,
     path = "/",
@@ -164,12 +165,15 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
     operation_id = "root_health",
     security(()),
     responses(
-        (status = 200, description = "Requests are served"),
+        (status = 200, description = "Requests are served; or the profile is `ollama`"),
         (status = 503, description = "They are not, or not yet", body = ErrorResponse),
     )
 )]
 pub(super) async fn root(state: State<AppState>) -> Response {
-    health(state).await
+    match state.settings.profile {
+        Profile::Ollama => OLLAMA_GREETING.into_response(),
+        _ => health(state).await,
+    }
 }
 
 /// SageMaker's name for `/health`.

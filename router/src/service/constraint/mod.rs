@@ -56,6 +56,14 @@ impl Constraint {
         Ok(Self::calls(Calls { content: Some(content), ..calls }))
     }
 
+    /// The tools that may be called.
+    pub fn tools(&self) -> Option<&Calls> {
+        match &self.form {
+            Form::Whole(_) => None,
+            Form::Calls(calls) => Some(calls),
+        }
+    }
+
     fn plan(&self, thinking: &Thinking) -> Result<Plan, String> {
         match &self.form {
             Form::Whole(spec) => Ok(thinking.before(spec.clone())),

@@ -4,11 +4,11 @@ use crate::service::request::{Tenant, TextOptions};
 fn validator() -> Validator {
     Validator {
         max_best_of: 2,
-        max_stop_sequences: 4,
         max_input_tokens: 100,
         max_total_tokens: 120,
         vocab_size: 300,
         eos_tokens: Arc::from([7]),
+        newline: Some(10),
         watermark: Watermark { gamma: 0.5, delta: 2.0 },
         disable_grammar_support: true,
     }
@@ -20,8 +20,10 @@ fn request(change: impl FnOnce(&mut Parameters)) -> Request {
     Request {
         prompt: Prompt::Text("hello".into()),
         truncate: None,
+        context: None,
         parameters,
         max_top_n_tokens: 5,
+        max_stop_sequences: 4,
         text: TextOptions { keep_stop: true, special_pieces: true },
         marks: Vec::new(),
         tenant: Tenant(9),
