@@ -79,7 +79,7 @@ async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Ref
     let account = lease.service.admit_one()?;
     let generation = lease.service.generate(request, account).await?;
     let telling = Telling::new(shape, &lease, calls, &generation);
-    let answer = Answer { telling, generation, lease };
+    let answer = Answer { telling, generation, _lease: lease };
     if streams { answer.streamed().await } else { answer.whole().await }
 }
 

@@ -95,7 +95,7 @@ async fn run(
     let account = lease.service.admit_one()?;
     let generation = lease.service.generate(request, account).await?;
     let telling = Telling::new(shape, &lease, None, &generation);
-    let answer = Answer { telling, generation, lease };
+    let answer = Answer { telling, generation, _lease: lease };
     if streams { answer.streamed().await } else { answer.whole().await }
 }
 

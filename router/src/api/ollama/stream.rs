@@ -19,7 +19,7 @@ use crate::service::{Event, Generation, ServiceError};
 pub(super) struct Answer {
     pub telling: Telling,
     pub generation: Generation,
-    pub lease: Lease,
+    pub _lease: Lease,
 }
 
 impl Answer {
