@@ -1,0 +1,66 @@
+"""Ollama's routes: calls, and checks against its published contract."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import jsonschema
+from harness.client import Client
+from harness.server import Server
+
+PROMPT = "Once upon a time"
+QUESTION = [{"role": "user", "content": "Which port do you listen on?"}]
+GREEDY = {"temperature": 0, "num_predict": 24}
+CONTRACT = Path(__file__).resolve().parents[1] / "contracts/ollama-0.1.44.json"
+
+
+@cache
+def validator(name: str) -> jsonschema.Draft202012Validator:
+    document = json.loads(CONTRACT.read_text())
+    assert name in document["components"]["schemas"], name
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    checker = jsonschema.FormatChecker()
+    return jsonschema.Draft202012Validator(schema, format_checker=checker)
+
+
+def conforms(name: str, value):
+    """Fails unless `value` is what Ollama's contract calls `name`; a property that it does not know may be there, too."""
+    errors = [f"{error.json_path}: {error.message}" for error in validator(name).iter_errors(value)]
+    assert not errors, f"not a {name}: {errors}\n{json.dumps(value)}"
+
+
+@dataclass
+class Ollama:
+    server: Server
+    model: str
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def client(self) -> Client:
+        return Client(self.server.port)
+
+    def lines(self, path: str, body: dict) -> list[dict]:
+        """The objects of a streamed answer, in the one framing that every client reads."""
+        response = self.client.post(path, body)
+        assert response.status == 200, response.text
+        assert response.headers["content-type"] == "application/x-ndjson"
+        assert response.text.endswith("\n") and "\n\n" not in response.text
+        return [json.loads(line) for line in response.text.splitlines()]
+
+
+def generate(ollama: "Ollama", **more):
+    options = GREEDY | more.pop("options", {})
+    return ollama.client.post_ok(
+        "/api/generate", {"model": ollama.model, "prompt": PROMPT, "stream": False, "options": options} | more
+    )
+
+
+def chat(ollama: "Ollama", **more):
+    options = GREEDY | more.pop("options", {})
+    return ollama.client.post_ok(
+        "/api/chat", {"model": ollama.model, "messages": QUESTION, "stream": False, "options": options} | more
+    )

@@ -1,0 +1,130 @@
+"""Every reply against the published contract, and what clients rely on beyond it."""
+
+import concurrent.futures
+import datetime
+import json
+
+import pytest
+from harness.client import Client
+from harness.ollama_api import GREEDY, PROMPT, QUESTION, chat, conforms, generate
+from harness.server import wait_for
+
+
+DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+
+
+@pytest.mark.parametrize("call,schema", [(generate, "GenerateResponse"), (chat, "ChatResponse")])
+def test_answers_have_the_contracts_shape(ollama, call, schema):
+    answer = call(ollama)
+    conforms(schema, answer)
+    assert answer["model"] == ollama.model
+    assert answer["done"] is True and answer["done_reason"] in ("stop", "length")
+    assert all(answer[name] > 0 for name in DURATIONS)
+    assert answer["prompt_eval_count"] > 0 and answer["eval_count"] > 0
+    path = "/api/generate" if call is generate else "/api/chat"
+    body = {"model": ollama.model, "prompt": PROMPT, "options": GREEDY}
+    if call is chat:
+        body["messages"] = QUESTION
+    *parts, last = ollama.lines(path, body)
+    for part in [*parts, last]:
+        conforms(schema, part)
+    assert all(part["done"] is False for part in parts) and last["done"] is True
+    text = "".join(part["response"] if call is generate else part["message"]["content"] for part in parts)
+    assert text == (answer["response"] if call is generate else answer["message"]["content"])
+    assert last["eval_count"] == answer["eval_count"]
+
+
+def test_the_context_is_prompt_and_answer(ollama, reference):
+    answer = generate(ollama)
+    text = reference.tokenizer.decode(answer["context"], skip_special_tokens=True)
+    assert PROMPT in text and answer["response"].strip() in text
+    assert len(answer["context"]) == answer["prompt_eval_count"] + answer["eval_count"]
+    longer = generate(ollama, context=answer["context"])
+    assert longer["prompt_eval_count"] == len(answer["context"]) + answer["prompt_eval_count"]
+
+
+def test_lists_and_descriptions_have_the_contracts_shape(ollama):
+    tags = ollama.client.get("/api/tags").json()
+    conforms("ListResponse", tags)
+    assert [model["model"] for model in tags["models"]] == [ollama.model]
+    running = ollama.client.get("/api/ps").json()
+    conforms("ProcessResponse", running)
+    assert [model["name"] for model in running["models"]] == [ollama.model]
+    expires = datetime.datetime.fromisoformat(running["models"][0]["expires_at"][:19])
+    assert expires.year > 2200, "pinned"
+    shown = ollama.client.post_ok("/api/show", {"model": ollama.model})
+    conforms("ShowResponse", shown)
+    assert shown["template"] and shown["modelfile"] and shown["modified_at"]
+    assert all(shown["details"][name] for name in ("format", "family", "parameter_size", "quantization_level"))
+    family = shown["details"]["family"]
+    assert shown["model_info"]["general.architecture"] == family
+    assert shown["model_info"][f"{family}.context_length"] > 0
+    version = ollama.client.get("/api/version").json()["version"]
+    assert tuple(int(part) for part in version.split("+")[0].split(".")) >= (0, 12, 11)
+
+
+def test_head_and_get_are_both_answered(ollama):
+    for path in ("/api/tags", "/api/version"):
+        assert ollama.client.request("HEAD", path).status == 200
+
+
+def test_log_probabilities(ollama):
+    answer = chat(ollama, logprobs=True, top_logprobs=3)
+    assert len(answer["logprobs"]) == answer["eval_count"]
+    for entry in answer["logprobs"]:
+        assert entry["token"] and entry["logprob"] <= 0
+        assert bytes(entry["bytes"]).decode() == entry["token"]
+        top = [likely["logprob"] for likely in entry["top_logprobs"]]
+        assert len(top) <= 3 and top == sorted(top, reverse=True)
+    assert "logprobs" not in chat(ollama)
+    assert all("top_logprobs" not in entry for entry in chat(ollama, logprobs=True)["logprobs"])
+
+
+def test_many_at_once_say_what_each_says_alone(ollama):
+    prompts = [f"The number {number} is" for number in range(12)]
+    alone = [generate(ollama, prompt=prompt)["response"] for prompt in prompts]
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda prompt: generate(ollama, prompt=prompt)["response"], prompts))
+    assert together == alone
+
+
+def test_a_full_server_is_busy(start_server):
+    server = start_server("--max-concurrent-requests", "1")
+    client = Client(server.port)
+    body = {"model": client.get("/api/tags").json()["models"][0]["name"], "prompt": PROMPT, "options": {"num_predict": 400}}
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post("/api/generate", body), range(8)))
+    refused = [answer for answer in answers if answer.status == 503]
+    assert refused and len(refused) < 8
+    assert all(answer.json()["error"].startswith("server busy") for answer in refused)
+    # Whoever left, and whoever was refused, left nothing behind.
+    wait_for(lambda: client.post("/api/generate", body | {"options": {"num_predict": 1}}).status == 200, 5, "a place")
+
+
+def test_long_inputs_are_cut_or_refused_with_the_word(ollama):
+    long = "word " * 20_000
+    assert generate(ollama, prompt=long, options={"num_predict": 1})["eval_count"] == 1
+    refused = ollama.client.post(
+        "/api/generate", {"model": ollama.model, "prompt": long, "truncate": False, "stream": False}
+    )
+    assert refused.status == 400
+    assert "context" in refused.json()["error"] and "exceed" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("body", ["", "{", '{"model": 1}', '{"model": "x", "options": 3}'])
+def test_bad_bodies_are_refused_in_ollamas_form(ollama, body):
+    answer = ollama.client.request("POST", "/api/chat", body.encode())
+    assert answer.status == 400 and isinstance(answer.json()["error"], str)
+
+
+def test_a_form_content_type_is_read_as_json(ollama):
+    body = json.dumps({"model": ollama.model, "prompt": PROMPT, "stream": False, "options": GREEDY}).encode()
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    assert ollama.client.post("/api/generate", body, headers).status == 200
+
+
+def test_the_greeting(start_server):
+    server = start_server("--profile", "ollama")
+    for method in ("GET", "HEAD"):
+        answer = Client(server.port).request(method, "/")
+        assert answer.status == 200 and answer.text == ("Ollama is running" if method == "GET" else "")
