@@ -34,6 +34,6 @@ def test_errors_are_typed(results):
 
 
 def test_abort_frees_the_slot(results, ollama):
-    assert results["aborted"]["name"] == "AbortError" and results["received"] < 50
+    assert results["aborted"]["name"] == "AbortError" and results["received"] < 10_000
     idle = lambda: metrics.engine(ollama.client.get("/metrics").text).idle  # noqa: E731
     wait_for(idle, 5, "idle after the abort")

@@ -1,6 +1,7 @@
 """Every option of the contract: it is taken, and where it can have an effect, it has the one it should."""
 
 import json
+import math
 
 import pytest
 from harness.ollama_api import CONTRACT, generate
@@ -95,26 +96,27 @@ def test_mirostat_keeps_the_surprise_near_its_goal(ollama, version):
     assert fixed != texts(ollama, {"mirostat": version, "mirostat_tau": 0.5, "mirostat_eta": 0.9, "temperature": 2.5})
 
 
-def repetition(ollama, options):
-    """The share of words that were there before, over some answers."""
-    answers = [
-        generate(ollama, raw=True, options=OPEN | options | {"num_predict": 64, "seed": seed})["response"].split()
-        for seed in range(8)
-    ]
-    return sum(1 - len(set(words)) / max(len(words), 1) for words in answers) / len(answers)
+def weight_of_the_repeated(ollama, options):
+    """How likely the one word of the prompt is to come once more."""
+    prompt = " the" * 8
+    options = OPEN | {"num_predict": 1, "seed": 1} | options
+    answer = generate(ollama, raw=True, prompt=prompt, options=options, logprobs=True, top_logprobs=20)
+    likely = answer["logprobs"][0]["top_logprobs"]
+    return sum(math.exp(token["logprob"]) for token in likely if token["token"] == " the")
 
 
 @pytest.mark.parametrize(
-    "penalty", [{"repeat_penalty": 2.0}, {"presence_penalty": 2.0}, {"frequency_penalty": 2.0}]
+    "name,neutral,favour,against",
+    [("repeat_penalty", 1.0, 0.5, 2.0), ("presence_penalty", 0, -2, 2), ("frequency_penalty", 0, -2, 2)],
 )
-def test_penalties_and_their_window(ollama, penalty):
+def test_penalties_and_their_window(ollama, name, neutral, favour, against):
+    weight = {value: weight_of_the_repeated(ollama, {name: value}) for value in (neutral, favour, against)}
+    assert weight[against] <= weight[neutral] < weight[favour], weight
     cool = {"temperature": 0.3}
-    plain, penalized = repetition(ollama, cool), repetition(ollama, cool | penalty)
-    assert penalized < plain, (penalized, plain)
     # No window, no penalty; all of the text is a window, too.
-    assert texts(ollama, cool | penalty | {"repeat_last_n": 0}) == texts(ollama, cool)
-    assert texts(ollama, cool | penalty | {"repeat_last_n": -1}) != texts(ollama, cool)
-    assert texts(ollama, cool | penalty | {"repeat_last_n": 2}) != texts(ollama, cool | penalty)
+    assert texts(ollama, cool | {name: against, "repeat_last_n": 0}) == texts(ollama, cool)
+    assert texts(ollama, cool | {name: against, "repeat_last_n": -1}) != texts(ollama, cool)
+    assert texts(ollama, cool | {name: against, "repeat_last_n": 2}) != texts(ollama, cool | {name: against})
 
 
 def test_penalize_newline(ollama):
