@@ -59,7 +59,7 @@ prove-metrics: build setup ## both dashboards against Prometheus, a minute under
 prove-http: build setup ## thousands of generated requests against the documented API
 	tools/prove/http.sh
 
-prove-constrained: build setup ## 4,000 generations under grammars and tools from random weights
+prove-constrained: build setup setup-prove ## 4,000 generations under grammars and tools from random weights
 	tools/prove/constrained.sh
 
 prove-constrained-load: build setup setup-prove ## inter-token times of free streams beside constrained ones

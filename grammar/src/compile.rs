@@ -13,7 +13,7 @@ use serde_json::Value;
 use weirgate_engine::{Grammar, GrammarFault, GrammarSource};
 
 use crate::cache::Cache;
-use crate::lower::Lowered;
+use crate::lower::{Lowered, Whitespace};
 use crate::matcher::State;
 use crate::outlines;
 use crate::stages::{Plan, Ready, Stage, Staged};
@@ -67,6 +67,7 @@ pub struct Compiler {
     /// All tokens, those of the fewest bytes first.
     by_length: Vec<u32>,
     backend: Backend,
+    whitespace: Whitespace,
     cache: Mutex<Cache>,
     /// By what they watch for; a model has few forms of tool calls.
     watchers: Mutex<HashMap<Vec<Trigger>, Arc<Triggers>>>,
@@ -131,14 +132,28 @@ impl Compiler {
             .map_err(|error| VocabularyError::Json(error.to_string()))?;
         slicer.quiet();
         let cache = Mutex::new(Cache::new(cache_bytes));
-        let backend = Backend::default();
+        let (backend, whitespace) = (Backend::default(), Whitespace::default());
         let mut by_length: Vec<u32> = (0..vocabulary.len() as u32).collect();
         by_length.sort_by_key(|&id| vocabulary.bytes(id).len());
-        Ok(Self { vocabulary, environment, slicer, by_length, backend, cache, watchers: Mutex::default() })
+        Ok(Self {
+            vocabulary,
+            environment,
+            slicer,
+            by_length,
+            backend,
+            whitespace,
+            cache,
+            watchers: Mutex::default(),
+        })
     }
 
     pub fn with_backend(self, backend: Backend) -> Self {
         Self { backend, ..self }
+    }
+
+    /// Of llguidance's JSON; outlines' is always compact.
+    pub fn with_whitespace(self, whitespace: Whitespace) -> Self {
+        Self { whitespace, ..self }
     }
 
     pub fn vocabulary(&self) -> &Vocabulary {
@@ -185,7 +200,7 @@ impl Compiler {
             self.rehearse(&mut state, watch).map_err(|error| error.refusal(None))?;
             return Ok(Start::Automaton(automaton));
         }
-        let Lowered { grammar, schema } = Lowered::new(spec, watch, &self.vocabulary)?;
+        let Lowered { grammar, schema } = Lowered::new(spec, watch, &self.vocabulary, self.whitespace)?;
         watch.check()?;
         let built = self.build(grammar, watch.limits);
         let matcher = built.map_err(|message| refusal(message, schema.as_ref()))?;

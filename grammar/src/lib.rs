@@ -22,6 +22,7 @@ mod watch;
 pub use compile::{Backend, Compiled, Compiler};
 pub use error::GrammarError;
 pub use limits::Limits;
+pub use lower::Whitespace;
 pub use spec::{GrammarSpec, Rule};
 pub use stages::{Plan, Stage, Staged};
 pub use triggers::Trigger;

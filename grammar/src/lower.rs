@@ -19,15 +19,24 @@ pub(crate) struct Lowered {
 impl Lowered {
     /// # Errors
     /// When a schema or a regular expression is malformed or beyond the limits.
-    pub fn new(spec: &GrammarSpec, watch: &Watch<'_>, vocabulary: &Vocabulary) -> Result<Self, GrammarError> {
+    pub fn new(
+        spec: &GrammarSpec,
+        watch: &Watch<'_>,
+        vocabulary: &Vocabulary,
+        whitespace: Whitespace,
+    ) -> Result<Self, GrammarError> {
         let plain = |grammar| Ok(Self { grammar, schema: None });
         match spec {
-            GrammarSpec::JsonObject => {
-                plain(TopLevelGrammar::from_json_schema(styled(json!({ "type": "object" }), COMPACT)))
-            }
+            GrammarSpec::JsonObject => plain(TopLevelGrammar::from_json_schema(styled(
+                json!({ "type": "object" }),
+                whitespace.style(),
+            ))),
             GrammarSpec::JsonSchema(text) => {
                 let schema = parse(text, watch.limits)?;
-                let grammar = TopLevelGrammar::from_json_schema(styled(normalized(&schema, watch)?, COMPACT));
+                let grammar = TopLevelGrammar::from_json_schema(styled(
+                    normalized(&schema, watch)?,
+                    whitespace.style(),
+                ));
                 Ok(Self { grammar, schema: Some(schema) })
             }
             GrammarSpec::Regex(pattern) => plain(TopLevelGrammar::from_regex(pattern)),
@@ -53,10 +62,45 @@ impl Lowered {
     }
 }
 
-/// Separators of items and of keys from values.
-type Style = (&'static str, &'static str);
-const COMPACT: Style = (",", ":");
-const SPACED: Style = (", ", ": ");
+/// Blanks in a JSON text that is all of an answer. Texts within another form have those of Python's `json.dumps`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum Whitespace {
+    /// None, so that a weak model cannot write blanks for ever.
+    #[default]
+    Compact,
+    /// Up to [`MAX_BLANKS`] at a time, wherever JSON allows them.
+    Flexible,
+}
+
+/// Enough for a line's end and the indentation of a deep value.
+const MAX_BLANKS: usize = 64;
+
+impl Whitespace {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Compact => "compact",
+            Self::Flexible => "flexible",
+        }
+    }
+
+    fn style(self) -> Style {
+        let blanks = match self {
+            Self::Compact => None,
+            Self::Flexible => Some(format!(r"[\x20\x0A\x0D\x09]{{1,{MAX_BLANKS}}}")),
+        };
+        Style { item: ",", key: ":", blanks }
+    }
+}
+
+struct Style {
+    /// Separators of items and of keys from values.
+    item: &'static str,
+    key: &'static str,
+    /// A pattern for what may stand between any two parts beside the separators.
+    blanks: Option<String>,
+}
+
+const SPACED: Style = Style { item: ", ", key: ": ", blanks: None };
 
 pub(crate) fn parse(text: &str, limits: &Limits) -> Result<Value, GrammarError> {
     let schema: Value = serde_json::from_str(text).map_err(|error| GrammarError::Json(error.to_string()))?;
@@ -65,9 +109,10 @@ pub(crate) fn parse(text: &str, limits: &Limits) -> Result<Value, GrammarError> 
 }
 
 /// Sets the library's options, and so overrides any that the schema brings along: those could relax it.
-fn styled(mut schema: Value, (item, key): Style) -> Value {
+fn styled(mut schema: Value, style: Style) -> Value {
     if let Some(entries) = schema.as_object_mut() {
-        let options = json!({ "whitespace_flexible": false, "item_separator": item, "key_separator": key });
+        let options = json!({ "whitespace_flexible": false, "whitespace_pattern": style.blanks,
+            "item_separator": style.item, "key_separator": style.key });
         entries.insert("x-guidance".into(), options);
     }
     schema

@@ -1,7 +1,8 @@
 /// What a text must look like.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum GrammarSpec {
-    /// A JSON value that is valid under this JSON Schema. Written compactly, keys in the schema's order.
+    /// A JSON value that is valid under this JSON Schema. Keys come in the schema's order, blanks as the compiler's
+    /// [`Whitespace`](crate::Whitespace) says.
     JsonSchema(String),
     /// Any JSON object.
     JsonObject,

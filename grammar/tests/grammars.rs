@@ -13,7 +13,7 @@ use std::time::Duration;
 use maskbench::taken;
 use serde_json::json;
 use weirgate_engine::{Grammar, GrammarSource};
-use weirgate_grammar::{Compiled, Compiler, GrammarError, GrammarSpec, Limits, Vocabulary};
+use weirgate_grammar::{Compiled, Compiler, GrammarError, GrammarSpec, Limits, Vocabulary, Whitespace};
 
 /// Every byte, and some longer tokens.
 fn vocabulary() -> Vocabulary {
@@ -78,6 +78,23 @@ fn each_kind_of_grammar_takes_its_texts_and_no_others() {
         &[r#"{"a":"x","b":1}"#, r#"{"b": 1}"#, r#"{"b":1.5}"#, r#"{"b":1,"c":2}"#, "{}"],
     );
     check(&schema(json!(true)), &["1", "\"\"", "[]"], &["tru", ""]);
+}
+
+#[test]
+fn blanks_where_they_are_wanted() {
+    let spec =
+        schema(json!({ "type": "object", "properties": { "b": { "type": "array" } }, "required": ["b"] }));
+    let flexible = compiler().with_whitespace(Whitespace::Flexible);
+    let compiled = flexible.compile(&spec, &Limits::default(), &AtomicBool::new(false)).expect("compiles");
+    for text in [r#"{"b":[1,2]}"#, "{ \"b\" : [ 1 ,\n\t\t2 ] }"] {
+        assert!(takes(&compiled, text), "{text:?}");
+    }
+    for text in
+        ["{\"b b\":[]}".to_owned(), format!("{{{}\"b\":[]}}", " ".repeat(65)), "{\"b\":[1 2]}".to_owned()]
+    {
+        assert!(!takes(&compiled, &text), "{text:?}");
+    }
+    check(&spec, &[r#"{"b":[1,2]}"#], &[r#"{ "b":[]}"#, r#"{"b": []}"#, r#"{"b":[1, 2]}"#]);
 }
 
 #[test]

@@ -87,8 +87,9 @@ def main() -> int:
             server.stop()
         finally:
             server.kill()
+    name = "the demo model" if options.model_id == str(DEMO_MODEL) else Path(options.model_id).name
     print(
-        f"{TOKENS} tokens of {Path(options.model_id).name}, one request at a time, medians of {options.runs} runs in turns;"
+        f"{TOKENS} tokens of {name}, one request at a time, medians of {options.runs} runs in turns;"
         " the grammars are compiled already.\n"
     )
     print("| | tokens per second | tokens per engine step | beside free text |\n|---|---:|---:|---:|")

@@ -8,8 +8,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use crate::values::{
-    Device, Dtype, FileType, GrammarBackend, KvCacheDtype, Profile, Quantization, RopeScaling, TokenLimit,
-    UsageStats, is_tgi_program, parse_bool,
+    Device, Dtype, FileType, GrammarBackend, GrammarWhitespace, KvCacheDtype, Profile, Quantization,
+    RopeScaling, TokenLimit, UsageStats, is_tgi_program, parse_bool,
 };
 
 const COMMANDS: &str = "\
@@ -220,6 +220,10 @@ pub struct LowArgs {
     /// What compiles grammars: llguidance (which auto chooses), or outlines for regular expressions and a smaller part of JSON Schema.
     #[arg(long, env, value_enum, default_value_t = GrammarBackend::Auto)]
     pub grammar_backend: GrammarBackend,
+
+    /// Blanks in JSON under a grammar: none (compact), or where JSON allows them (flexible; llguidance only).
+    #[arg(long, env, value_enum, default_value_t = GrammarWhitespace::Compact)]
+    pub grammar_whitespace: GrammarWhitespace,
 
     /// Print the runtime environment, then go on.
     #[arg(long, short, action = ArgAction::SetTrue)]

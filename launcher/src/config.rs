@@ -92,6 +92,7 @@ impl Config {
             watermark_delta,
             disable_grammar_support: args.disable_grammar_support,
             grammar_backend: args.grammar_backend.into(),
+            grammar_whitespace: args.grammar_whitespace.into(),
             enable_prefill_logprobs: args.enable_prefill_logprobs,
             graceful_termination_seconds: args.graceful_termination_timeout,
             watchdog_seconds: args.watchdog_timeout,

@@ -60,6 +60,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ),
         ("disable_grammar_support", config.disable_grammar_support.to_string()),
         ("grammar_backend", config.grammar_backend.name().to_owned()),
+        ("grammar_whitespace", config.grammar_whitespace.name().to_owned()),
         ("enable_prefill_logprobs", config.enable_prefill_logprobs.to_string()),
         ("otlp_endpoint", or(&config.traces.as_ref().map(|traces| &traces.endpoint), "none")),
         ("watermark_gamma", config.watermark_gamma.to_string()),

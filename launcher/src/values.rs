@@ -139,6 +139,22 @@ impl From<GrammarBackend> for weirgate_router::GrammarBackend {
     }
 }
 
+/// Blanks under a grammar, as they are typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GrammarWhitespace {
+    Compact,
+    Flexible,
+}
+
+impl From<GrammarWhitespace> for weirgate_router::GrammarWhitespace {
+    fn from(typed: GrammarWhitespace) -> Self {
+        match typed {
+            GrammarWhitespace::Compact => Self::Compact,
+            GrammarWhitespace::Flexible => Self::Flexible,
+        }
+    }
+}
+
 /// Under which names text-generation-inference's programs are started; a link of such a name stands in for them.
 const TGI_PROGRAMS: [&str; 2] = ["text-generation-launcher", "text-generation-router"];
 

@@ -69,7 +69,11 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         vocabulary: Vocabulary::new(text.tokenizer.clone(), &text.eos_tokens),
         template: Arc::new(text.template),
         completion_template: text.completion_template.map(Arc::new),
-        grammars: Grammars::new(text.tokenizer.clone(), config.grammar_backend, grammar_threads())?,
+        grammars: Grammars::new(
+            text.tokenizer.clone(),
+            (config.grammar_backend, config.grammar_whitespace),
+            grammar_threads(),
+        )?,
         forms,
         workers: WorkerPool::new("tokenizer", config.validation_workers)?,
         engine,

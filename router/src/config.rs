@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-pub use weirgate_grammar::Backend as GrammarBackend;
+pub use weirgate_grammar::{Backend as GrammarBackend, Whitespace as GrammarWhitespace};
 use weirgate_models::QuantMix;
 
 use crate::telemetry::TraceSettings;
@@ -44,6 +44,7 @@ pub struct RouterConfig {
     pub watermark_delta: f32,
     pub disable_grammar_support: bool,
     pub grammar_backend: GrammarBackend,
+    pub grammar_whitespace: GrammarWhitespace,
     pub enable_prefill_logprobs: bool,
     /// After SIGTERM, in-flight requests get this long.
     pub graceful_termination_seconds: u64,

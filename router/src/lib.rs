@@ -29,8 +29,8 @@ use std::time::Duration;
 
 pub use api::docs::openapi_json;
 pub use config::{
-    EngineSettings, GrammarBackend, Limits, LogSettings, ModelLocation, Profile, RopeOverride, RouterConfig,
-    VertexRoutes,
+    EngineSettings, GrammarBackend, GrammarWhitespace, Limits, LogSettings, ModelLocation, Profile,
+    RopeOverride, RouterConfig, VertexRoutes,
 };
 pub use error::RouterError;
 pub use service::{ChatTemplate, Conversation, TEMPLATE_COMMAND, TemplateError, run_templates};

@@ -92,6 +92,7 @@ const OWN: &[Row] = &[
     row("max-request-seconds", "MAX_REQUEST_SECONDS", Some("0"), "600"),
     row("profile", "PROFILE", Some("openai"), "tgi"),
     row("grammar-backend", "GRAMMAR_BACKEND", Some("auto"), "outlines"),
+    row("grammar-whitespace", "GRAMMAR_WHITESPACE", Some("compact"), "flexible"),
     row("device", "DEVICE", Some("auto"), "cpu"),
     row("threads", "THREADS", None, "2"),
     row("watchdog-timeout", "WATCHDOG_TIMEOUT", Some("60"), "0"),

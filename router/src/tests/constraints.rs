@@ -120,6 +120,28 @@ async fn what_the_operator_disabled_is_refused() {
 }
 
 #[tokio::test]
+async fn blanks_in_json_are_the_operators_choice() {
+    let script = "{ \"a\": 12 }";
+    let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"],
+        "additionalProperties": false});
+    let body = chat(
+        json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}),
+    );
+    for (grammar_whitespace, kept) in
+        [(GrammarWhitespace::Flexible, true), (GrammarWhitespace::Compact, false)]
+    {
+        let server = TestServer::writing(
+            script,
+            "{{ messages[0].content }}",
+            RouterConfig { grammar_whitespace, ..config() },
+        );
+        let answer = server.post("/v1/chat/completions", body.clone()).await;
+        let text = answer.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+        assert_eq!((text == script, text.contains(' ')), (kept, kept), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn the_operator_chooses_what_compiles_grammars() {
     let server = TestServer::with(RouterConfig { grammar_backend: GrammarBackend::Outlines, ..config() });
     let grammar = |schema| greedy(json!({"grammar": {"type": "json", "value": schema}}));

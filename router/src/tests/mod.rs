@@ -23,7 +23,8 @@ use weirgate_engine::RopeRule;
 use crate::api::AppState;
 use crate::assemble::{Assembled, assemble};
 use crate::config::{
-    EngineSettings, GrammarBackend, Limits, LogSettings, ModelLocation, Profile, RouterConfig, VertexRoutes,
+    EngineSettings, GrammarBackend, GrammarWhitespace, Limits, LogSettings, ModelLocation, Profile,
+    RouterConfig, VertexRoutes,
 };
 use crate::load::{Loaded, TextModel};
 use crate::residency::Card;
@@ -86,6 +87,7 @@ fn config() -> RouterConfig {
         watermark_delta: 2.0,
         disable_grammar_support: false,
         grammar_backend: GrammarBackend::Auto,
+        grammar_whitespace: GrammarWhitespace::Compact,
         enable_prefill_logprobs: true,
         graceful_termination_seconds: 5,
         watchdog_seconds: 0,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokenizers::Tokenizer;
 use weirgate_engine::GrammarSource;
-use weirgate_grammar::{Backend, Compiler, GrammarError, Limits, Vocabulary};
+use weirgate_grammar::{Backend, Compiler, GrammarError, Limits, Vocabulary, Whitespace};
 
 use super::{Constraint, Form};
 use crate::service::error::ValidationError;
@@ -24,7 +24,7 @@ pub(crate) struct Grammars {
 
 struct Shared {
     tokenizer: Arc<Tokenizer>,
-    backend: Backend,
+    style: (Backend, Whitespace),
     compiler: OnceLock<Result<Compiler, String>>,
     limits: Limits,
 }
@@ -41,8 +41,12 @@ impl Drop for StopOnDrop {
 impl Grammars {
     /// # Errors
     /// When the system cannot start a thread.
-    pub fn new(tokenizer: Arc<Tokenizer>, backend: Backend, threads: usize) -> std::io::Result<Self> {
-        let shared = Shared { tokenizer, backend, compiler: OnceLock::new(), limits: Limits::default() };
+    pub fn new(
+        tokenizer: Arc<Tokenizer>,
+        style: (Backend, Whitespace),
+        threads: usize,
+    ) -> std::io::Result<Self> {
+        let shared = Shared { tokenizer, style, compiler: OnceLock::new(), limits: Limits::default() };
         Ok(Self { shared: Arc::new(shared), workers: WorkerPool::new("grammar", threads)? })
     }
 
@@ -74,7 +78,7 @@ impl Shared {
         cancelled: &AtomicBool,
     ) -> Result<Arc<dyn GrammarSource>, ValidationError> {
         let field = constraint.field;
-        let compiler = self.compiler.get_or_init(|| compiler(&self.tokenizer, self.backend)).as_ref();
+        let compiler = self.compiler.get_or_init(|| compiler(&self.tokenizer, self.style)).as_ref();
         let compiler = compiler.map_err(|message| field.refused(message.clone()))?;
         let plan = constraint.plan(thinking).map_err(|message| field.refused(message))?;
         let limits = constraint.limits(&self.limits);
@@ -100,11 +104,11 @@ impl Constraint {
     }
 }
 
-fn compiler(tokenizer: &Tokenizer, backend: Backend) -> Result<Compiler, String> {
+fn compiler(tokenizer: &Tokenizer, (backend, whitespace): (Backend, Whitespace)) -> Result<Compiler, String> {
     let unusable = |error: String| format!("this model's tokenizer cannot be used with grammars: {error}");
     let json = tokenizer.to_string(false).map_err(|error| unusable(error.to_string()))?;
     let vocabulary =
         Vocabulary::from_tokenizer_json(json.as_bytes()).map_err(|error| unusable(error.to_string()))?;
     let compiler = Compiler::new(vocabulary, CACHE_BYTES).map_err(|error| unusable(error.to_string()))?;
-    Ok(compiler.with_backend(backend))
+    Ok(compiler.with_backend(backend).with_whitespace(whitespace))
 }
