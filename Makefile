@@ -6,7 +6,7 @@ PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
         prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-constrained-load \
-        prove-maskbench prove-schemas prove-http prove-templates prove-image openapi bench-peer
+        prove-maskbench prove-schemas prove-fuzz-grammar prove-http prove-templates prove-image openapi bench-peer
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -67,6 +67,9 @@ prove-constrained-load: build setup setup-prove ## inter-token times of free str
 
 prove-schemas: setup ## JSON-Schema-Test-Suite by keyword
 	tools/prove/schemas.sh
+
+prove-fuzz-grammar: ## schemas, regular expressions and Lark grammars under libFuzzer (a nightly compiler)
+	tools/prove/fuzz_grammar.sh
 
 prove-maskbench: setup ## JSON Schema coverage and speed: MaskBench with 32k and 128k tokens
 	tools/prove/maskbench.sh

@@ -30,7 +30,7 @@ done
 mkdir -p docs/evidence
 {
     tools/prove/header.sh "Grammars under libFuzzer"
-    echo "\`tools/prove/fuzz_grammar.sh\`: each input is compiled by both backends (Lark by one) and followed for some tokens;"
+    echo "\`make prove-fuzz-grammar\`: each input is compiled by both backends (Lark by one) and followed for some tokens;"
     echo "a panic, a compilation or a mask of more than 10 seconds, 2 GiB of memory, or a step back that leads elsewhere is a"
     echo "finding. Guided by coverage, with checks for overflow, from \`fuzz/corpus\`; all runs so far."
     echo
