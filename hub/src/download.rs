@@ -23,7 +23,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub(crate) struct Download<'a> {
     pub client: &'a Client,
     pub cache: &'a RepoCache,
-    pub progress: &'a Progress,
+    pub progress: &'a Progress<'a>,
     /// Set when another download failed.
     pub stop: &'a AtomicBool,
 }
@@ -104,7 +104,9 @@ impl Download<'_> {
                 Ok(0) => return Ok(Pass::End),
                 Ok(n) => {
                     partial.append(buffer.get(..n).unwrap_or_default())?;
-                    self.progress.advance(n as u64);
+                    if !self.progress.advance(n as u64) {
+                        return Err(HubError::Stopped);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {

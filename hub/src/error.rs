@@ -81,7 +81,7 @@ pub enum HubError {
     DiskFull { folder: PathBuf, needed: u64, free: u64 },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("download stopped because another file failed")]
+    #[error("download stopped")]
     Stopped,
 }
 

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub use error::HubError;
 pub use id::{IdError, ModelId, Revision};
+pub use progress::Observer;
 pub use settings::HubSettings;
 
 use cache::RepoCache;
@@ -61,6 +62,19 @@ impl Hub {
     /// # Errors
     /// See [`HubError`]; each says what was tried and what can be done.
     pub fn snapshot(&self, id: &ModelId, revision: &Revision) -> Result<Snapshot, HubError> {
+        self.snapshot_observed(id, revision, None)
+    }
+
+    /// As [`Hub::snapshot`]; tells `observer` what has come.
+    ///
+    /// # Errors
+    /// As [`Hub::snapshot`]; [`HubError::Stopped`] when the observer says so.
+    pub fn snapshot_observed(
+        &self,
+        id: &ModelId,
+        revision: &Revision,
+        observer: Option<&Observer<'_>>,
+    ) -> Result<Snapshot, HubError> {
         let cache = RepoCache::new(&self.settings.cache, id);
         if self.settings.offline {
             return cache.find(revision)?.ok_or_else(|| HubError::OfflineAndNotCached {
@@ -75,12 +89,18 @@ impl Hub {
             Err(error) => return Err(error),
         };
         let wanted = select::wanted_files(id, &info.siblings)?;
-        self.fetch(&cache, &info.sha, &wanted)?;
+        self.fetch(&cache, &info.sha, &wanted, observer)?;
         cache.write_ref(revision, &info.sha)?;
         Ok(Snapshot { folder: cache.snapshot(&info.sha), commit: info.sha.to_string() })
     }
 
-    fn fetch(&self, cache: &RepoCache, commit: &id::Commit, wanted: &[Wanted]) -> Result<(), HubError> {
+    fn fetch(
+        &self,
+        cache: &RepoCache,
+        commit: &id::Commit,
+        wanted: &[Wanted],
+        observer: Option<&Observer<'_>>,
+    ) -> Result<(), HubError> {
         let missing: Vec<&Wanted> = wanted.iter().filter(|file| !cache.has(commit, &file.name)).collect();
         if missing.is_empty() {
             return Ok(());
@@ -88,7 +108,7 @@ impl Hub {
         cache.create_folders(commit)?;
         let total: u64 = missing.iter().filter_map(|file| file.size).sum();
         cache.check_space(total)?;
-        let progress = Progress::start(&cache.id, missing.len(), total);
+        let progress = Progress::start(&cache.id, missing.len(), total, observer);
         let failure = Mutex::new(None);
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);

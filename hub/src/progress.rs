@@ -12,7 +12,7 @@ use crate::id::ModelId;
 const LOG_EVERY: u64 = 5_000;
 const BAR: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
-pub(crate) struct Progress {
+pub(crate) struct Progress<'o> {
     id: ModelId,
     bar: ProgressBar,
     files: usize,
@@ -20,11 +20,15 @@ pub(crate) struct Progress {
     started: Instant,
     /// Milliseconds since `started` of the last log line.
     logged_at: AtomicU64,
+    observer: Option<&'o Observer<'o>>,
 }
 
-impl Progress {
+/// Is told how many bytes of how many are here; false stops the download.
+pub type Observer<'o> = dyn Fn(u64, u64) -> bool + Sync + 'o;
+
+impl<'o> Progress<'o> {
     /// `total` bytes in `files` files are to come; 0 bytes where the hub does not say how many.
-    pub fn start(id: &ModelId, files: usize, total: u64) -> Self {
+    pub fn start(id: &ModelId, files: usize, total: u64, observer: Option<&'o Observer<'o>>) -> Self {
         // Errors of a terminal are no reason to fail a download: then there is no bar.
         let style = ProgressStyle::with_template(BAR);
         let bar = if std::io::stderr().is_terminal()
@@ -46,15 +50,20 @@ impl Progress {
             files_done: AtomicU64::new(0),
             started: Instant::now(),
             logged_at: AtomicU64::new(0),
+            observer,
         }
     }
 
-    /// `bytes` more are there.
-    pub fn advance(&self, bytes: u64) {
+    /// `bytes` more are there; false where the observer wants no more.
+    pub fn advance(&self, bytes: u64) -> bool {
         self.bar.inc(bytes);
-        if !self.bar.is_hidden() {
-            return;
+        if self.bar.is_hidden() {
+            self.log_now_and_then();
         }
+        self.observer.is_none_or(|tell| tell(self.bar.position(), self.bar.length().unwrap_or(0)))
+    }
+
+    fn log_now_and_then(&self) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let last = self.logged_at.load(Ordering::Relaxed);
         let due = now.saturating_sub(last) >= LOG_EVERY;

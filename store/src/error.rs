@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use thiserror::Error;
+use weirgate_hub::HubError;
 
 use crate::name::{Digest, NameError};
 
@@ -40,12 +41,23 @@ pub enum StoreError {
     Io { what: String, source: io::Error },
     #[error(transparent)]
     Registry(#[from] crate::registry::RegistryError),
+    /// Its text may name folders of this machine.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// Of a pull that several callers wait for.
     #[error("{0}")]
     Shared(Arc<StoreError>),
 }
 
 impl StoreError {
+    /// The error itself, whether or not several callers share it.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.cause(),
+            other => other,
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }

@@ -39,6 +39,8 @@ static COUNTER: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug, Clone)]
 pub(crate) struct OwnStore {
     pub root: OllamaRoot,
+    /// Whether content that no model uses stays, however old.
+    keep_unused: bool,
 }
 
 /// Held while something is written; nothing is removed meanwhile.
@@ -53,12 +55,12 @@ impl OwnStore {
     ///
     /// # Errors
     /// Folders that cannot be made.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, keep_unused: bool) -> Result<Self, StoreError> {
         let root = OllamaRoot::new(path);
         for folder in [root.manifests(), root.blobs(), path.join(FOLDER)] {
             fs::create_dir_all(&folder).map_err(StoreError::io("the model store"))?;
         }
-        let store = Self { root };
+        let store = Self { root, keep_unused };
         store.collect();
         Ok(store)
     }
@@ -132,14 +134,15 @@ impl OwnStore {
         let text = fs::read_to_string(&noted).unwrap_or_default();
         let candidates: HashSet<Digest> = text.lines().filter_map(|line| line.parse().ok()).collect();
         let Some(used) = self.referenced() else { return };
+        let unused_for = |entry: &fs::DirEntry, age| !self.keep_unused && is_older(entry, age);
         for entry in fs::read_dir(self.root.blobs()).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_str().unwrap_or_default();
             let removable = match name.parse::<Digest>() {
                 Ok(digest) if used.contains(&digest) => false,
-                Ok(digest) => candidates.contains(&digest) || is_older(&entry, KEEP_UNREFERENCED),
+                Ok(digest) => candidates.contains(&digest) || unused_for(&entry, KEEP_UNREFERENCED),
                 Err(_) if name.starts_with(TEMPORARY) => true,
-                Err(_) => name.contains("-partial") && is_older(&entry, KEEP_PARTIAL),
+                Err(_) => name.contains("-partial") && unused_for(&entry, KEEP_PARTIAL),
             };
             if removable && let Err(error) = fs::remove_file(entry.path()) {
                 tracing::warn!("{}: cannot be removed: {error}", entry.path().display());

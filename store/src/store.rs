@@ -22,6 +22,8 @@ pub struct StoreSettings {
     /// The store of our own, in Ollama's layout: the one place that is written to. Made where it is missing. Without
     /// it nothing can be created, pulled, copied or deleted.
     pub models: Option<PathBuf>,
+    /// Leaves blobs that no model uses where they are (`OLLAMA_NOPRUNE`), but for those of models that are deleted.
+    pub keep_unused: bool,
     /// Ollama stores of others, read in place.
     pub ollama: Vec<PathBuf>,
     /// Jan's folders of models, read in place.
@@ -39,6 +41,7 @@ impl Default for StoreSettings {
     fn default() -> Self {
         Self {
             models: None,
+            keep_unused: false,
             ollama: Vec::new(),
             jan: Vec::new(),
             hub_caches: Vec::new(),
@@ -64,7 +67,8 @@ impl Store {
     /// # Errors
     /// Folders that cannot be made; certificates that cannot be read.
     pub fn open(settings: StoreSettings) -> Result<Self, StoreError> {
-        let own = settings.models.as_deref().map(OwnStore::open).transpose()?;
+        let own = settings.models.as_deref().map(|path| OwnStore::open(path, settings.keep_unused));
+        let own = own.transpose()?;
         let registry = Registry::new(&settings.registry)?;
         Ok(Self { own, settings, scan: Scan::default(), registry, pulls: Pulls::default() })
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use kit::{blob, blob_files, check_integrity, empty_gguf, labelled_gguf, lines, name, open, settings};
 use serde_json::{Value, json};
-use weirgate_models::{open_tensors, read_spec};
+use weirgate_models::{GgufValue, GgufWriter, open_tensors, read_spec};
 use weirgate_store::{
     Base, CreateRequest, Digest, Entry, Kind, Location, Modelfile, Store, StoreError, StoreSettings,
 };
@@ -191,6 +191,29 @@ fn bad_requests_are_refused_in_words_for_the_client() {
 }
 
 #[test]
+fn adapters_and_image_encoders_have_layers_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let gguf = |architecture: &str, kind: &str| {
+        let mut writer = GgufWriter::new();
+        writer.set("general.architecture", GgufValue::String(architecture.to_owned()));
+        writer.set("general.type", GgufValue::String(kind.to_owned()));
+        let mut bytes = Vec::new();
+        writer.write(&mut bytes).unwrap();
+        blob(&store, &bytes)
+    };
+    let (model, encoder, adapter) =
+        (gguf("llama", "model"), gguf("clip", "mmproj"), gguf("llama", "adapter"));
+    from_modelfile(&store, "all", &format!("FROM @{model}\nFROM @{encoder}\nADAPTER @{adapter}")).unwrap();
+    let entry = store.find("all").unwrap();
+    let path = |digest: Digest| folder.path().join("blobs").join(file(&digest.hex()));
+    assert_eq!(entry.location, Location::Gguf(path(model)));
+    let settings = store.settings(&entry).unwrap();
+    assert_eq!((settings.adapters, settings.projectors), (vec![path(adapter)], vec![path(encoder)]));
+    assert_eq!(store.show(&entry, false).unwrap().capabilities, ["completion", "vision"]);
+}
+
+#[test]
 fn a_creation_can_be_stopped() {
     let folder = tempfile::tempdir().unwrap();
     demo_files(&folder.path().join("demo"));
@@ -260,6 +283,20 @@ fn nothing_is_removed_while_a_manifest_cannot_be_read() {
     fs::remove_file(broken.join("latest")).unwrap();
     drop(store);
     assert!(!open(folder.path()).has_blob(&digest));
+}
+
+#[test]
+fn content_that_nothing_uses_goes_after_a_day_unless_it_is_to_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (old, fresh) = (blob(&store, b"old"), blob(&store, b"fresh"));
+    let path = folder.path().join("blobs").join(file(&old.hex()));
+    let two_days_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 3600);
+    fs::File::options().write(true).open(path).unwrap().set_modified(two_days_ago).unwrap();
+    Store::open(StoreSettings { keep_unused: true, ..settings(folder.path()) }).unwrap();
+    assert!(store.has_blob(&old) && store.has_blob(&fresh));
+    open(folder.path());
+    assert!(!store.has_blob(&old) && store.has_blob(&fresh));
 }
 
 #[test]

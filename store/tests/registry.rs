@@ -37,12 +37,8 @@ fn pull(store: &Arc<Store>, name: &str) -> Result<Vec<Progress>, StoreError> {
 
 /// The registry's error, whoever else got it too.
 fn registry_error(result: Result<Vec<Progress>, StoreError>) -> RegistryError {
-    match result.unwrap_err() {
-        StoreError::Registry(error) => error,
-        StoreError::Shared(error) => match &*error {
-            StoreError::Registry(error) => error.clone(),
-            other => panic!("{other:?}"),
-        },
+    match result.unwrap_err().cause() {
+        StoreError::Registry(error) => error.clone(),
         other => panic!("{other:?}"),
     }
 }
@@ -351,6 +347,63 @@ fn pulls_of_one_name_share_one_download() {
     }
     assert_eq!(server.requests_of(&digest).len(), 7);
     assert_eq!(server.requests_of("manifests").len(), 1);
+}
+
+/// A hub with one repository: a listing, and files by their hashes.
+fn hub() -> Server {
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    let files: Vec<(&str, Vec<u8>)> = vec![
+        ("config.json", b"{}".to_vec()),
+        ("tokenizer.json", b"{}".to_vec()),
+        ("model.safetensors", content()),
+    ];
+    Server::start(move |request| {
+        if request.path.starts_with("/api/models/org/tiny/revision/main") {
+            let siblings: Vec<serde_json::Value> = files
+                .iter()
+                .map(|(name, bytes)| serde_json::json!({ "rfilename": name, "size": bytes.len() }))
+                .collect();
+            let listing = serde_json::json!({ "sha": COMMIT, "siblings": siblings });
+            return Reply::status(200).with_body(listing.to_string());
+        }
+        let file =
+            files.iter().find(|(name, _)| request.path == format!("/org/tiny/resolve/{COMMIT}/{name}"));
+        match file {
+            None => Reply::status(404),
+            Some((_, bytes)) => {
+                let reply = Reply::status(200).with("ETag", format!("\"{}\"", Digest::of(bytes).hex()));
+                Reply { pause: Duration::from_millis(5), ..reply.with_body(bytes.clone()) }
+            }
+        }
+    })
+}
+
+#[test]
+fn hub_downloads_are_shared_and_reported_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("hub");
+    let store = Arc::new(
+        Store::open(StoreSettings { hub_caches: vec![cache.clone()], ..settings(folder.path()) }).unwrap(),
+    );
+    let server = hub();
+    let env = |name: &str| (name == "HF_ENDPOINT").then(|| format!("http://{}", server.address));
+    let hub = weirgate_hub::HubSettings::from_env(&env, Some(cache)).unwrap();
+    let (id, revision) = ("org/tiny".parse().unwrap(), "main".parse().unwrap());
+    let pulls: Vec<Vec<Progress>> = std::thread::scope(|scope| {
+        let pull = || lines(|report| store.pull_from_hub(&hub, &id, &revision, report)).unwrap();
+        let pulls: Vec<_> = (0..3).map(|_| scope.spawn(pull)).collect();
+        pulls.into_iter().map(|pull| pull.join().unwrap()).collect()
+    });
+    for lines in pulls {
+        assert_eq!(lines.last().unwrap().status, "success");
+        let bytes = lines.iter().rfind(|line| line.status == "pulling org/tiny").unwrap();
+        assert_eq!((bytes.completed, bytes.total), (700_004, 700_004));
+    }
+    assert_eq!(store.find("org/tiny").unwrap().details.format, "safetensors");
+    let weights = server.requests_of("model.safetensors");
+    assert_eq!(weights.iter().filter(|request| request.method == "GET").count(), 1);
+    let missing = lines(|report| store.pull_from_hub(&hub, &"org/none".parse().unwrap(), &revision, report));
+    assert!(matches!(missing.unwrap_err().cause(), StoreError::Hub(weirgate_hub::HubError::NotFound { .. })));
 }
 
 #[test]

@@ -72,6 +72,21 @@ fn hostile_templates_end() {
     assert!(wide.len() < MAX_OUTPUT_BYTES, "{}", wide.len());
 }
 
+proptest::proptest! {
+    /// Whatever a stranger sends is read or refused, and run or refused.
+    #[test]
+    fn no_template_is_a_panic(
+        pieces in proptest::collection::vec(
+            "\\{\\{-?|-?\\}\\}|if|range|with|else|end|break|\\$x|:=|=|\\.|\\.L|\\.T|index|slice|len|printf|eq|[0-9]{1,3}|\"%[a-z]\"|\\(|\\)|\\|| |\\PC",
+            0..30,
+        ),
+    ) {
+        let data = json!({ "L": ["a", 1, { "T": 2.5 }], "T": "é<", "N": null });
+        let _ = render(&pieces.join(" "), &data);
+        let _ = render(&pieces.concat(), &data);
+    }
+}
+
 fn conversation(messages: &[(&str, &str)]) -> Conversation {
     let messages =
         messages.iter().map(|(role, content)| json!({ "role": role, "content": content })).collect();

@@ -47,9 +47,9 @@ impl Store {
         let writing = self.write(&request.name.to_string())?;
         let mut work = Work { store: self, writing: &writing, report };
         let mut draft = match &request.base {
-            Base::Model(name) => work.from_model(name)?,
-            Base::Files(files) => work.from_files(files)?,
-            Base::Path(path) => work.from_path(path)?,
+            Base::Model(name) => work.base_model(name)?,
+            Base::Files(files) => work.base_files(files)?,
+            Base::Path(path) => work.base_path(path)?,
         };
         if let Some(mix) = mix {
             work.quantize(&mut draft, mix)?;
@@ -103,7 +103,7 @@ impl Work<'_, '_> {
     }
 
     /// Everything that the model `name` has.
-    fn from_model(&mut self, name: &str) -> Result<Draft, StoreError> {
+    fn base_model(&mut self, name: &str) -> Result<Draft, StoreError> {
         let entry = match self.store.find(name) {
             Err(StoreError::ModelNotFound(_)) => {
                 self.store.pull(name, Default::default(), self.report)?;
@@ -112,20 +112,20 @@ impl Work<'_, '_> {
             other => other?,
         };
         match (&entry.location, self.store.stored(&entry)) {
-            (_, Ok((root, stored))) => self.from_manifest(&entry, &root, &stored.manifest),
+            (_, Ok((root, stored))) => self.base_manifest(&entry, &root, &stored.manifest),
             (Location::Gguf(path), Err(_)) => {
-                let mut draft = self.from_path(path)?;
+                let mut draft = self.base_path(path)?;
                 draft.parameters = self.store.settings(&entry)?.parameters;
                 Ok(draft)
             }
-            (Location::Folder(path), Err(_)) => self.from_path(path),
+            (Location::Folder(path), Err(_)) => self.base_path(path),
             (Location::Unsupported(why), Err(_)) => {
                 Err(StoreError::invalid(format!("{}: {why}", entry.name)))
             }
         }
     }
 
-    fn from_manifest(
+    fn base_manifest(
         &mut self,
         entry: &Entry,
         root: &OllamaRoot,
@@ -145,7 +145,7 @@ impl Work<'_, '_> {
     }
 
     /// GGUF blobs, or the blobs of a safetensors folder, by their file names.
-    fn from_files(&mut self, files: &[(String, Digest)]) -> Result<Draft, StoreError> {
+    fn base_files(&mut self, files: &[(String, Digest)]) -> Result<Draft, StoreError> {
         let paths: Vec<(&str, std::path::PathBuf)> = files
             .iter()
             .map(|(name, digest)| {
@@ -171,7 +171,7 @@ impl Work<'_, '_> {
     }
 
     /// A GGUF file or a safetensors folder of this machine.
-    fn from_path(&mut self, path: &Path) -> Result<Draft, StoreError> {
+    fn base_path(&mut self, path: &Path) -> Result<Draft, StoreError> {
         if path.is_dir() {
             return self.converted(path);
         }

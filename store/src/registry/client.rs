@@ -74,8 +74,14 @@ pub(super) struct Session<'a> {
 pub(super) struct Call<'c> {
     pub method: Method,
     pub headers: Vec<(header::HeaderName, String)>,
-    /// Makes the body, and says its length.
-    pub body: Option<(u64, &'c dyn Fn() -> Box<dyn Read>)>,
+    pub body: Option<CallBody<'c>>,
+}
+
+/// A body that can be made again.
+pub(super) struct CallBody<'c> {
+    /// Bytes.
+    pub length: u64,
+    pub make: &'c dyn Fn() -> Box<dyn Read>,
 }
 
 impl Call<'_> {
@@ -170,7 +176,7 @@ impl Session<'_> {
             problem: error.to_string(),
         };
         let sent = match &call.body {
-            Some((length, make)) => {
+            Some(CallBody { length, make }) => {
                 let mut body = make();
                 let request = request.header(header::CONTENT_LENGTH, length.to_string());
                 self.registry.agent.run(request.body(SendBody::from_reader(&mut body)).map_err(unsent)?)

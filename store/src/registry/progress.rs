@@ -40,7 +40,8 @@ impl Line {
 }
 
 impl Shared {
-    fn add(&self, progress: Progress) -> Arc<AtomicU64> {
+    /// A line whose bytes are what is stored in what this returns.
+    pub fn add(&self, progress: Progress) -> Arc<AtomicU64> {
         let completed = Arc::new(AtomicU64::new(0));
         let line = Line { progress, completed: Arc::clone(&completed) };
         self.state.lock().unwrap_or_else(PoisonError::into_inner).lines.push(line);

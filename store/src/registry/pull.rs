@@ -1,11 +1,14 @@
 //! A model from a registry into the store of our own.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use weirgate_hub::{Hub, HubError, HubSettings, ModelId, Revision};
 
 use super::progress::Shared;
 use super::{RegistryError, Transfer, parts};
-use crate::entry::Report;
+use crate::entry::{Progress, Report};
 use crate::manifest::{Layer, Manifest};
 use crate::name::{Digest, ModelName};
 use crate::own::{Writing, free_space};
@@ -14,7 +17,15 @@ use crate::{Store, StoreError};
 /// The pulls under way; callers that want the same share one.
 #[derive(Default)]
 pub(crate) struct Pulls {
-    running: Mutex<HashMap<(ModelName, Transfer), Arc<Shared>>>,
+    running: Mutex<HashMap<Key, Arc<Shared>>>,
+}
+
+/// What is being brought here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Registry(ModelName, Transfer),
+    /// Repository and revision.
+    Hub(String, String),
 }
 
 impl Store {
@@ -32,44 +43,91 @@ impl Store {
         let name = full_name(name, transfer)?;
         // Said before anything is asked for.
         drop(self.write(&name.to_string())?);
-        let key = (name, transfer);
-        let shared = {
-            let mut running = self.pulls.running.lock().unwrap_or_else(PoisonError::into_inner);
-            match running.get(&key) {
-                Some(shared) => {
-                    shared.join();
-                    Arc::clone(shared)
-                }
-                None => {
-                    let shared = Arc::new(Shared::default());
-                    shared.join();
-                    let (store, (name, transfer)) = (Arc::clone(self), key.clone());
-                    shared.start(move |shared| {
-                        let result = pull(&store, &name, transfer, shared);
-                        store.pulls.forget(&(name, transfer), shared);
-                        result
-                    })?;
-                    running.insert(key.clone(), Arc::clone(&shared));
-                    shared
-                }
+        let key = Key::Registry(name.clone(), transfer);
+        Pulls::share(self, key, report, move |store, shared| pull(store, &name, transfer, shared))
+    }
+
+    /// Brings what a server needs of a repository of a Hugging Face hub into the cache that `settings` name. Callers of
+    /// the same share one download; it goes on where an earlier one was cut off.
+    ///
+    /// # Errors
+    /// [`StoreError::Hub`], [`StoreError::Canceled`].
+    pub fn pull_from_hub(
+        self: &Arc<Self>,
+        settings: &HubSettings,
+        id: &ModelId,
+        revision: &Revision,
+        report: &mut Report<'_>,
+    ) -> Result<(), StoreError> {
+        let key = Key::Hub(id.to_string(), revision.to_string());
+        let (settings, id, revision) = (settings.clone(), id.clone(), revision.clone());
+        Pulls::share(self, key, report, move |_, shared| pull_from_hub(settings, &id, &revision, shared))
+    }
+}
+
+impl Pulls {
+    /// Does `work` in a thread of its own, unless it is being done already, and watches it.
+    fn share(
+        store: &Arc<Store>,
+        key: Key,
+        report: &mut Report<'_>,
+        work: impl FnOnce(&Store, &Shared) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let pulls = &store.pulls;
+        // Nobody joins what is just being given up: both happen under the same lock.
+        let mut running = pulls.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = match running.get(&key) {
+            Some(shared) => Arc::clone(shared),
+            None => {
+                let shared = Arc::new(Shared::default());
+                let (store, own_key) = (Arc::clone(store), key.clone());
+                shared.start(move |shared| {
+                    let result = work(&store, shared);
+                    let mut running = store.pulls.running.lock().unwrap_or_else(PoisonError::into_inner);
+                    forget(&mut running, &own_key, shared);
+                    result
+                })?;
+                running.insert(key.clone(), Arc::clone(&shared));
+                shared
             }
         };
+        shared.join();
+        drop(running);
         let result = shared.watch(report);
+        let mut running = pulls.running.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.leave() {
-            self.pulls.forget(&key, &shared);
+            forget(&mut running, &key, &shared);
         }
         result
     }
 }
 
-impl Pulls {
-    /// Those who come from now on begin anew.
-    fn forget(&self, key: &(ModelName, Transfer), shared: &Shared) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.get(key).is_some_and(|known| std::ptr::eq(&**known, shared)) {
-            running.remove(key);
-        }
+/// Those who come from now on begin anew.
+fn forget(running: &mut HashMap<Key, Arc<Shared>>, key: &Key, shared: &Shared) {
+    if running.get(key).is_some_and(|known| std::ptr::eq(&**known, shared)) {
+        running.remove(key);
     }
+}
+
+fn pull_from_hub(
+    settings: HubSettings,
+    id: &ModelId,
+    revision: &Revision,
+    shared: &Shared,
+) -> Result<(), StoreError> {
+    shared.status("pulling manifest");
+    let completed = OnceLock::new();
+    let observer = |here: u64, total: u64| {
+        let line = Progress { status: format!("pulling {id}"), total, ..Progress::default() };
+        completed.get_or_init(|| shared.add(line)).store(here, Ordering::Relaxed);
+        shared.check().is_ok()
+    };
+    match Hub::new(settings)?.snapshot_observed(id, revision, Some(&observer)) {
+        Ok(_) => shared.status("success"),
+        Err(HubError::Stopped) => return Err(StoreError::Canceled),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 /// The name, of which a scheme must be one that is allowed.
@@ -93,7 +151,7 @@ fn pull(store: &Store, name: &ModelName, transfer: Transfer, shared: &Shared) ->
         shared.check()?;
         if writing.has(layer) {
             let completed = shared.content("pulling", &layer.digest, layer.size);
-            completed.store(layer.size, std::sync::atomic::Ordering::Relaxed);
+            completed.store(layer.size, Ordering::Relaxed);
         } else {
             parts::download(&session, &writing.store.root, layer, shared)?;
         }

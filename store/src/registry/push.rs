@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ureq::http::{Method, StatusCode, header};
 
-use super::client::{Call, Session};
+use super::client::{Call, CallBody, Session};
 use super::progress::Shared;
 use super::pull::{distinct, full_name};
 use super::{RegistryError, Transfer};
@@ -72,7 +72,7 @@ fn push(
     let length = bytes.len() as u64;
     let body = move || -> Box<dyn Read> { Box::new(io::Cursor::new(bytes.clone())) };
     let call = Call {
-        body: Some((length, &body)),
+        body: Some(CallBody { length, make: &body }),
         ..Call::new(Method::PUT).with(header::CONTENT_TYPE, MANIFEST_TYPE)
     };
     let url = session.manifest_url(name.tag());
@@ -156,7 +156,7 @@ impl Upload<'_> {
                 Err(_) => Box::new(io::empty()),
             }
         };
-        let call = Call { body: Some((length, &body)), ..Call::new(Method::PATCH) }
+        let call = Call { body: Some(CallBody { length, make: &body }), ..Call::new(Method::PATCH) }
             .with(header::CONTENT_TYPE, "application/octet-stream")
             .with(header::CONTENT_RANGE, format!("{at}-{}", at + length - 1));
         let response = self.session.send(url, &call)?;

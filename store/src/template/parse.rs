@@ -63,13 +63,13 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, TemplateError> {
     let mut parser = Parser { tokens: &tokens, variables: vec!["$".to_owned()], depth: 0, loops: 0 };
     let (nodes, end) = parser.list()?;
     match end {
-        End::Text => Ok(nodes),
+        Stop::Text => Ok(nodes),
         _ => Err(parser.error("unexpected {{end}} or {{else}}")),
     }
 }
 
 /// What a list of nodes ended with.
-enum End {
+enum Stop {
     Text,
     End,
     Else,
@@ -127,17 +127,17 @@ impl<'a> Parser<'a> {
     }
 
     /// Nodes up to an `end`, an `else`, or the end of the text.
-    fn list(&mut self) -> Result<(Vec<Node>, End), TemplateError> {
+    fn list(&mut self) -> Result<(Vec<Node>, Stop), TemplateError> {
         let mut nodes = Vec::new();
         loop {
             match self.next() {
-                None => return Ok((nodes, End::Text)),
+                None => return Ok((nodes, Stop::Text)),
                 Some(Token::Text(text)) => nodes.push(Node::Text(text.clone())),
                 Some(_) => match self.peek() {
                     Some(Token::Word(word)) if word == "end" => {
                         self.next();
                         self.close()?;
-                        return Ok((nodes, End::End));
+                        return Ok((nodes, Stop::End));
                     }
                     Some(Token::Word(word)) if word == "else" => {
                         self.next();
@@ -145,10 +145,10 @@ impl<'a> Parser<'a> {
                             .into_iter()
                             .find(|word| self.take(&Token::Word((*word).to_owned())));
                         if let Some(branch) = branch {
-                            return Ok((nodes, End::ElseBranch(branch)));
+                            return Ok((nodes, Stop::ElseBranch(branch)));
                         }
                         self.close()?;
-                        return Ok((nodes, End::Else));
+                        return Ok((nodes, Stop::Else));
                     }
                     _ => nodes.push(self.action()?),
                 },
@@ -191,15 +191,15 @@ impl<'a> Parser<'a> {
         let (then, end) = self.list()?;
         self.loops -= usize::from(keyword == "range");
         let otherwise = match end {
-            End::End => Vec::new(),
-            End::Text => return Err(self.error("unexpected end of the template: an {{end}} is missing")),
-            End::ElseBranch(_) if keyword == "range" => {
+            Stop::End => Vec::new(),
+            Stop::Text => return Err(self.error("unexpected end of the template: an {{end}} is missing")),
+            Stop::ElseBranch(_) if keyword == "range" => {
                 return Err(self.error("unexpected else branch of a range"));
             }
             // The `end` that closes the inner branch closes this one too.
-            End::ElseBranch(inner) => vec![self.deeper(|parser| parser.branch(inner))?],
-            End::Else => match self.list()? {
-                (nodes, End::End) => nodes,
+            Stop::ElseBranch(inner) => vec![self.deeper(|parser| parser.branch(inner))?],
+            Stop::Else => match self.list()? {
+                (nodes, Stop::End) => nodes,
                 _ => return Err(self.error("expected {{end}} after {{else}}")),
             },
         };
