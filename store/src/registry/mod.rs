@@ -30,6 +30,7 @@ pub struct RegistrySettings {
     /// The hosts (with port, where it is not the usual one) that may be used; empty for all.
     pub allowed_hosts: Vec<String>,
     /// Hosts, without port, that may have addresses in private networks or on this machine.
+    /// Where a proxy is set (`HTTPS_PROXY`), it resolves names, and its operator says what it may reach.
     pub private_hosts: Vec<String>,
     /// By host, with port where it is not the usual one.
     pub credentials: HashMap<String, Credentials>,
