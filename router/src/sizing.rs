@@ -15,6 +15,8 @@ const MAX_POOL_BYTES: u64 = 2 << 30;
 const LENGTH_RATIO: usize = 4;
 /// A step's default token budget on the CPU: beyond it prefill gains nothing and running sequences wait longer.
 const STEP_TOKENS: usize = 256;
+/// Tokens of prompts beside a few decoding sequences on the CPU: there a step takes as long as all its tokens.
+pub(crate) const MIXED_PREFILL_TOKENS: usize = 32;
 /// Default for sequences in one step.
 const MAX_SEQS: usize = 256;
 

@@ -7,7 +7,9 @@
 //! # Order of service
 //! `(priority, arrival, index)`, smallest first. Running sequences are walked in that order; the head of the queue is
 //! admitted at its place in it. One token is set aside for every running sequence that needs just one (decodes first);
-//! what is left of the token budget goes to the others in order, by chunks.
+//! what is left of the token budget goes to the others in order, by chunks. Beside decodes that is no more than
+//! `mixed_prefill_tokens`, or [`PREFILL_PER_DECODE`] tokens for each of them where that is more: whoever decodes waits for
+//! the whole step, so a burst of prompts would hold up every stream.
 //!
 //! - **Admission** is strictly in order: while the head of the queue cannot be admitted, nobody is. It is admitted
 //!   when a place, a token and the blocks for its present tokens are there. Nothing is reserved for tokens to come.
@@ -83,6 +85,10 @@ impl Default for RopeRule {
     }
 }
 
+/// Tokens of prompts in a step for each sequence that decodes in it, where decodes are many: as long as answers are at least
+/// half as long as prompts, new sequences come in as fast as others end.
+const PREFILL_PER_DECODE: usize = 2;
+
 /// What a scheduler works under.
 pub struct SchedulerConfig {
     /// Of the executor, lowered to what is wanted.
@@ -93,6 +99,8 @@ pub struct SchedulerConfig {
     pub rope: RopeRule,
     /// Most tokens guessed ahead per sequence and step; 0 for none.
     pub speculate: usize,
+    /// Most tokens of prompts in a step that also decodes a few sequences; at least 1.
+    pub mixed_prefill_tokens: usize,
 }
 
 /// The state of the queues and what has been counted since the start.
@@ -125,6 +133,7 @@ struct LiveRequest {
 /// The queues, the sequences and their blocks. See the [module](self) for the policy.
 pub struct Scheduler {
     max_step_tokens: usize,
+    mixed_prefill_tokens: usize,
     max_seqs: usize,
     vocab: u32,
     weights: u64,
@@ -162,6 +171,7 @@ impl Scheduler {
         let limits = config.limits;
         Self {
             max_step_tokens: limits.max_step_tokens,
+            mixed_prefill_tokens: config.mixed_prefill_tokens.max(1),
             max_seqs: limits.max_seqs.min(limits.max_step_tokens),
             vocab: limits.vocab_size as u32,
             weights: config.weights,

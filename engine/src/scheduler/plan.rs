@@ -10,7 +10,7 @@ use crate::batch::{Sample, Score};
 use crate::constraint::Constraint;
 use crate::sequence::{SeqKey, SeqStatus, Sequence};
 
-use super::Scheduler;
+use super::{PREFILL_PER_DECODE, Scheduler};
 
 /// What a step computes, to be handed back with its result to [`Scheduler::commit`].
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Scheduler {
         batch.block_offsets.push(0);
         let mut plan = self.empty_plan();
         let single = self.running.iter().filter(|sequence| needs_one(sequence)).count();
-        let mut pass = Pass { spare: self.max_step_tokens - single, admitting: true, preemptions: 0 };
+        let mut pass = Pass { spare: self.spare_tokens(single), admitting: true, preemptions: 0 };
         let mut at = 0;
         loop {
             let admitted = pass.admitting && self.admit_head(at, &mut pass);
@@ -91,6 +91,16 @@ impl Scheduler {
         self.add_drafts(&mut plan);
         self.fill(&mut plan, batch);
         plan
+    }
+
+    /// The token budget for all that needs more than one, when `single` tokens are set aside.
+    fn spare_tokens(&self, single: usize) -> usize {
+        let left = self.max_step_tokens - single;
+        // Those that wait for their masks wait for this step, too.
+        match self.running.iter().filter(|sequence| sequence.work() == 1).count() {
+            0 => left,
+            decodes => left.min(self.mixed_prefill_tokens.max(PREFILL_PER_DECODE * decodes)),
+        }
     }
 
     fn empty_plan(&mut self) -> Plan {

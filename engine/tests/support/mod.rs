@@ -454,7 +454,14 @@ impl Rig {
 }
 
 pub fn config(limits: ExecutorLimits, rotary: Rotary) -> SchedulerConfig {
-    SchedulerConfig { limits, weights: 0, prefix_cache: true, rope: rotary.rule(), speculate: 0 }
+    SchedulerConfig {
+        limits,
+        weights: 0,
+        prefix_cache: true,
+        rope: rotary.rule(),
+        speculate: 0,
+        mixed_prefill_tokens: usize::MAX,
+    }
 }
 
 pub fn limits(blocks: usize, block_size: usize) -> ExecutorLimits {

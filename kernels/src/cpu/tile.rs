@@ -71,39 +71,36 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: us
 /// Cuts `0..rows` into as few groups of at most `most` as possible, of even sizes: `(first row, rows)`.
 #[inline(always)]
 pub(crate) fn row_groups(rows: usize, most: usize) -> impl ExactSizeIterator<Item = (usize, usize)> {
-    let groups = rows.div_ceil(most).max(1);
-    (0..groups).map(move |g| {
-        let first = g * rows / groups;
-        (first, (g + 1) * rows / groups - first)
-    })
+    let groups = group_count(rows, most);
+    (0..groups).map(move |g| row_group(rows, groups, g))
 }
 
-/// Calls a method with the number of rows as a constant, `$R` in the turbofish.
+/// How many groups that makes.
+#[inline(always)]
+pub(crate) fn group_count(rows: usize, most: usize) -> usize {
+    rows.div_ceil(most).max(1)
+}
+
+/// Group `g` of so many.
+#[inline(always)]
+pub(crate) fn row_group(rows: usize, groups: usize, g: usize) -> (usize, usize) {
+    let first = g * rows / groups;
+    (first, (g + 1) * rows / groups - first)
+}
+
+/// Evaluates an expression with the number of rows as a constant, `$R`; it is one of those listed.
 macro_rules! with_rows {
     ($rows:expr, $R:ident => $body:expr) => {
+        with_rows!($rows, $R in 1, 2, 3, 4, 5; 6 => $body)
+    };
+    ($rows:expr, $R:ident in $($n:literal),*; $last:literal => $body:expr) => {
         match $rows {
-            1 => {
-                const $R: usize = 1;
+            $($n => {
+                const $R: usize = $n;
                 $body
-            }
-            2 => {
-                const $R: usize = 2;
-                $body
-            }
-            3 => {
-                const $R: usize = 3;
-                $body
-            }
-            4 => {
-                const $R: usize = 4;
-                $body
-            }
-            5 => {
-                const $R: usize = 5;
-                $body
-            }
+            })*
             _ => {
-                const $R: usize = 6;
+                const $R: usize = $last;
                 $body
             }
         }

@@ -74,6 +74,11 @@ impl Dispatch {
         self.0
     }
 
+    /// [`Simd::WIDE`] of what kernels run on.
+    pub(crate) fn is_wide(self) -> bool {
+        matches!(self.0, Isa::Avx512 | Isa::Avx512Vnni)
+    }
+
     /// Runs `kernel` compiled for this instruction set.
     #[inline]
     #[allow(unsafe_code)]

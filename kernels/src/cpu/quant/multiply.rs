@@ -8,25 +8,27 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::super::isa::{self, Dispatch, Dot, DotKernel, Simd};
+use super::super::isa::{Dispatch, Dot, DotKernel, Simd};
 use super::super::output::{Output, Turn};
 use super::super::panel::LANES;
 use super::super::pool::Pool;
-use super::super::tile::{row_groups, with_rows};
-use super::activations::{RowChunk, Rows, Wanted};
+use super::super::tile::with_rows;
+use super::activations::{Rows, TileChunk, Wanted};
 use super::layout::{
     CHUNK, Header, UNIT, UNITS, Unpacked, chunk_len, header_len, panel_len, quads, unit_len,
 };
 use super::{Activations, Format, with_format};
 use crate::{BlockType, KernelError};
 
-/// Rows whose activations, a chunk of each, are in the cache together.
-const ROWS_IN_CACHE: usize = 192;
-/// Panels that one row is multiplied with in turn: so many streams of memory are read at once.
+/// Panels that few rows are multiplied with in turn: so many streams of memory are read at once.
 const STREAMS: usize = 4;
+/// Most rows whose products are taken straight from memory, without unpacking: one tile, where there are registers.
+const FEW_ROWS: usize = 8;
 /// Most rows in a tile where there are registers for two panels, and where there are few.
 const WIDE_ROWS: usize = 6;
 const NARROW_ROWS: usize = 3;
+/// Tiles whose activations, a chunk of each, are in the cache together.
+const TILES_IN_CACHE: usize = 32;
 
 /// Consecutive rows of a matrix that are of one block type.
 #[derive(Clone, Copy)]
@@ -44,15 +46,20 @@ pub(crate) fn multiply(
     (x, rows): (&[f32], usize),
     band: Band<'_>,
 ) -> Result<(), KernelError> {
+    let tile = match isa.is_wide() {
+        true if rows <= FEW_ROWS => FEW_ROWS,
+        true => WIDE_ROWS,
+        false => NARROW_ROWS,
+    };
     with_format!(band.blocks, T => {
-        let wanted = Wanted { group: T::GROUP, bias: T::BIAS };
+        let wanted = Wanted { group: T::GROUP, bias: T::BIAS, tile };
         let x = activations.quantize((pool, isa), x, (rows, band.cols), wanted)?;
         let panels = output.outputs.div_ceil(LANES);
         let per_part = super::super::linear::panels_per_chunk(panels, pool.threads(), rows);
         pool.run(panels.div_ceil(per_part), &|_, part| {
             let first = part * per_part;
             let panels = first..panels.min(first + per_part);
-            isa.run_dot(Part::<T> { output, x, rows, band, panels, format: PhantomData });
+            isa.run_dot(Part::<T> { output, x, band, panels, format: PhantomData });
         })
     })
 }
@@ -61,7 +68,6 @@ pub(crate) fn multiply(
 struct Part<'a, T> {
     output: &'a Output<'a>,
     x: Rows<'a>,
-    rows: usize,
     band: Band<'a>,
     panels: Range<usize>,
     format: PhantomData<T>,
@@ -70,10 +76,11 @@ struct Part<'a, T> {
 impl<T: Format> DotKernel for Part<'_, T> {
     #[inline(always)]
     fn run<D: Dot>(self, d: D) {
-        match (self.rows, D::F::WIDE) {
-            (1, _) => self.stream(d),
-            (_, true) => self.blocked::<D, 2>(d, WIDE_ROWS),
-            (_, false) => self.blocked::<D, 1>(d, NARROW_ROWS),
+        match (self.x.tiles(), self.x.tile(0).1, D::F::WIDE) {
+            (1, 1, _) => self.few::<D, 1>(d),
+            (1, height, true) => with_rows!(height, R in 2, 3, 4, 5, 6, 7; 8 => self.few::<D, R>(d)),
+            (_, _, true) => self.blocked::<D, 2>(d),
+            (_, _, false) => self.blocked::<D, 1>(d),
         }
     }
 }
@@ -107,66 +114,67 @@ impl<T: Format> Part<'_, T> {
         Turn { first: col == 0, last: col + CHUNK >= self.band.cols }
     }
 
-    /// One row: bound by memory. A few panels at a time, chunk by chunk; each fetches its next chunk meanwhile.
+    /// One tile of few rows: bound by memory. A few panels at a time, chunk by chunk; each fetches its next chunk
+    /// meanwhile.
     #[inline(always)]
-    fn stream<D: Dot>(&self, d: D) {
+    fn few<D: Dot, const R: usize>(&self, d: D) {
         for first in self.panels.clone().step_by(STREAMS) {
             for col in (0..self.band.cols).step_by(CHUNK) {
-                let (x, units) = (self.x.chunk(0, col), self.units(col));
+                let (x, units) = (self.x.chunk::<R>(0, col), self.units(col));
                 let last = self.turn(col).last;
                 for panel in first..self.panels.end.min(first + STREAMS) {
                     let next = if last { (panel + STREAMS, 0) } else { (panel, col + CHUNK) };
-                    let sum =
-                        dot_chunk::<D, T>(d, self.chunk(panel, col), &x, units, self.fetch(next, units));
-                    // SAFETY: row 0 exists; the panel is this part's alone.
-                    unsafe { self.output.add(d.float(), (0, panel), sum, self.turn(col)) };
+                    let sums =
+                        dot_chunk::<D, T, R>(d, self.chunk(panel, col), &x, units, self.fetch(next, units));
+                    for (r, sum) in sums.into_iter().enumerate() {
+                        // SAFETY: the row exists; the panel is this part's alone.
+                        unsafe { self.output.add(d.float(), (r, panel), sum, self.turn(col)) };
+                    }
                 }
             }
         }
     }
 
-    /// Several rows: chunks are unpacked, `P` panels at a time, then multiplied with all rows.
+    /// Many rows: chunks are unpacked, `P` panels at a time, then multiplied with all tiles.
     #[inline(always)]
-    fn blocked<D: Dot, const P: usize>(&self, d: D, most_rows: usize) {
+    fn blocked<D: Dot, const P: usize>(&self, d: D) {
         let mut unpacked = [const { Unpacked::EMPTY }; P];
+        let tiles = self.x.tiles();
         for col in (0..self.band.cols).step_by(CHUNK) {
-            for first_row in (0..self.rows).step_by(ROWS_IN_CACHE) {
-                let rows = first_row..self.rows.min(first_row + ROWS_IN_CACHE);
+            for first in (0..tiles).step_by(TILES_IN_CACHE) {
+                let tiles = first..tiles.min(first + TILES_IN_CACHE);
                 for panel in self.panels.clone().step_by(P) {
                     let count = P.min(self.panels.end - panel);
                     for (p, unpacked) in unpacked.iter_mut().enumerate().take(count) {
                         unpacked.fill::<D, T>(d, self.chunk(panel + p, col), self.units(col));
                     }
-                    self.rows(d, (rows.clone(), most_rows), (panel, count, &unpacked), col);
+                    self.tiles(d, tiles.clone(), (panel, count, &unpacked), col);
                 }
             }
         }
     }
 
-    /// The chunks at `col` of `count` panels with `rows`, at most `most` at a time.
+    /// The chunks at `col` of `count` panels with some tiles.
     #[inline(always)]
-    fn rows<D: Dot, const P: usize>(
+    fn tiles<D: Dot, const P: usize>(
         &self,
         d: D,
-        (rows, most): (Range<usize>, usize),
+        tiles: Range<usize>,
         (panel, count, weights): (usize, usize, &[Unpacked; P]),
         col: usize,
     ) {
-        let groups = row_groups(rows.len(), most);
         let after = panel + P;
         let next = if after < self.panels.end { (after, col) } else { (self.panels.start, col + CHUNK) };
-        let mut fetch = self.fetch::<P>(next, groups.len() * self.units(col));
-        if rows.start > 0 {
+        let mut fetch = self.fetch::<P>(next, tiles.len() * self.units(col));
+        if tiles.start > 0 {
             // The rows before these have fetched it already.
             fetch.lines = 0;
         }
-        let tile =
-            Tile { weights, units: self.units(col), group: T::GROUP, minimum: T::MIN, range: T::RANGE };
-        for (row, height) in groups {
-            let row = rows.start + row;
+        let product = Product::<T, P> { weights, units: self.units(col), format: PhantomData };
+        for tile in tiles {
+            let (row, height) = self.x.tile(tile);
             with_rows!(height, R => {
-                let x: [RowChunk<'_>; R] = std::array::from_fn(|r| self.x.chunk(row + r, col));
-                let sums = tile.multiply(d, &x, &mut fetch);
+                let sums = product.take(d, &self.x.chunk::<R>(tile, col), &mut fetch);
                 for (r, sums) in sums.into_iter().enumerate() {
                     for (p, sum) in sums.into_iter().enumerate().take(count) {
                         // SAFETY: the row exists; the panel exists and is this part's alone.
@@ -178,99 +186,101 @@ impl<T: Format> Part<'_, T> {
     }
 }
 
-/// One row with one chunk, whose codes go from memory to registers.
+/// A few rows with one chunk, whose codes go from memory to registers.
+// Counted loops unroll into registers, whatever iterators would do.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
-fn dot_chunk<D: Dot, T: Format>(
+fn dot_chunk<D: Dot, T: Format, const R: usize>(
     d: D,
     chunk: &[u8],
-    x: &RowChunk<'_>,
+    x: &TileChunk<'_, R>,
     units: usize,
     mut fetch: Fetch<1>,
-) -> <D::F as Simd>::V {
+) -> [<D::F as Simd>::V; R] {
     let s = d.float();
     let (header, codes) = chunk.split_at(header_len::<T>(units));
     let header = Header::new::<T>(d, header);
-    let mut sum = s.splat(0.0);
-    let parts = codes.chunks_exact(unit_len::<T>()).zip(x.codes.as_chunks::<8>().0);
-    for (unit, ((unit_codes, x_codes), &x_scale)) in parts.zip(x.scales).enumerate() {
+    let (parts, per_group) = (UNIT / T::GROUP, T::GROUP / 4);
+    let mut sums = [s.splat(0.0); R];
+    let codes = codes.chunks_exact(unit_len::<T>()).zip(x.codes.as_chunks::<8>().0);
+    for (unit, ((unit_codes, x_codes), x_scales)) in codes.zip(x.scales).enumerate() {
         fetch.some(s);
         let quads = quads::<D, T>(d, unit_codes);
-        let per_group = T::GROUP / 4;
-        for part in 0..8 / per_group {
-            let group = unit * (8 / per_group) + part;
-            let mut products = d.splat_i32(x.starts[group]);
+        for part in 0..parts {
+            let group = unit * parts + part;
+            let mut products = [d.splat_i32(0); R];
+            if T::BIAS != 0 {
+                products = x.starts[group].map(|start| d.splat_i32(start));
+            }
             for quad in part * per_group..(part + 1) * per_group {
-                products = d.dot(products, quads[quad], d.splat4(&x_codes[quad]), T::RANGE);
+                for r in 0..R {
+                    products[r] = d.dot(products[r], quads[quad], d.splat4(&x_codes[quad][r]), T::RANGE);
+                }
             }
             let (scale, min) = header.scales::<T>(group);
-            let scaled = s.mul(d.to_f32(products), scale);
-            sum = s.fma(scaled, s.splat(x_scale), sum);
+            for r in 0..R {
+                let scaled = s.mul(d.to_f32(products[r]), scale);
+                sums[r] = s.fma(scaled, s.splat(x_scales[r]), sums[r]);
+            }
             if T::MIN {
-                sum = s.nfma(min, s.splat(x.sums[group]), sum);
+                for r in 0..R {
+                    sums[r] = s.nfma(min, s.splat(x.sums[group][r]), sums[r]);
+                }
             }
         }
     }
-    sum
+    sums
 }
 
-/// A few rows with a chunk of `P` panels, all sums kept in registers.
-struct Tile<'a, const P: usize> {
+/// A chunk of `P` panels, to be multiplied with tiles, all sums in registers.
+struct Product<'a, T, const P: usize> {
     weights: &'a [Unpacked; P],
     units: usize,
-    /// As in [`Format`].
-    group: usize,
-    minimum: bool,
-    range: isa::Range,
+    format: PhantomData<T>,
 }
 
-impl<const P: usize> Tile<'_, P> {
+impl<T: Format, const P: usize> Product<'_, T, P> {
     #[inline(always)]
-    fn multiply<D: Dot, const R: usize>(
+    fn take<D: Dot, const R: usize>(
         &self,
         d: D,
-        x: &[RowChunk<'_>; R],
+        x: &TileChunk<'_, R>,
         fetch: &mut Fetch<P>,
     ) -> [[<D::F as Simd>::V; P]; R] {
         let mut sums = [[d.float().splat(0.0); P]; R];
-        let per_unit = UNIT / self.group;
+        let per_unit = UNIT / T::GROUP;
         for group in 0..self.units * per_unit {
             fetch.some(d.float());
-            // The number of quads is a constant in either call.
-            let products = match per_unit {
-                1 => self.products::<D, R, 8>(d, x, group),
-                _ => self.products::<D, R, 4>(d, x, group),
-            };
+            let products = self.products::<D, R>(d, x, group);
             self.scale(d, &mut sums, products, x, (group, group / per_unit));
         }
         sums
     }
 
-    /// The integer dot products over `group`, of `Q` quads.
-    // Counted loops unroll into registers, whatever iterators would do.
+    /// The integer dot products over `group`.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    fn products<D: Dot, const R: usize, const Q: usize>(
-        &self,
-        d: D,
-        x: &[RowChunk<'_>; R],
-        group: usize,
-    ) -> [[D::I; P]; R] {
+    fn products<D: Dot, const R: usize>(&self, d: D, x: &TileChunk<'_, R>, group: usize) -> [[D::I; P]; R] {
+        let quads = T::GROUP / 4;
         let mut products = [[d.splat_i32(0); P]; R];
-        for r in 0..R {
-            // SAFETY: a row's chunk has as many groups as the weights' chunk.
-            products[r] = [d.splat_i32(unsafe { *x[r].starts.get_unchecked(group) }); P];
-        }
-        for quad in group * Q..(group + 1) * Q {
-            let mut codes = [d.splat1(0); P];
-            for p in 0..P {
-                // SAFETY: a chunk has at most `8 * UNITS` quads.
-                codes[p] = d.load(unsafe { self.weights[p].codes.get_unchecked(quad) });
-            }
+        if T::BIAS != 0 {
+            // SAFETY: a tile's chunk has as many groups as the weights' chunk.
+            let starts = unsafe { x.starts.get_unchecked(group) };
             for r in 0..R {
-                // SAFETY: a row's chunk has as many quads as the weights' chunk.
-                let four = d.splat4(unsafe { x[r].codes.get_unchecked(quad) });
+                products[r] = [d.splat_i32(starts[r]); P];
+            }
+        }
+        for quad in group * quads..(group + 1) * quads {
+            // SAFETY: a tile's chunk has as many quads as the weights' chunk, at most `8 * UNITS`.
+            let (x, codes) = unsafe {
+                let codes: [_; P] =
+                    std::array::from_fn(|p| d.load(self.weights[p].codes.get_unchecked(quad)));
+                (x.codes.get_unchecked(quad), codes)
+            };
+            for r in 0..R {
+                let four = d.splat4(&x[r]);
                 for p in 0..P {
-                    products[r][p] = d.dot(products[r][p], codes[p], four, self.range);
+                    products[r][p] = d.dot(products[r][p], codes[p], four, T::RANGE);
                 }
             }
         }
@@ -285,24 +295,22 @@ impl<const P: usize> Tile<'_, P> {
         d: D,
         sums: &mut [[<D::F as Simd>::V; P]; R],
         products: [[D::I; P]; R],
-        x: &[RowChunk<'_>; R],
+        x: &TileChunk<'_, R>,
         (group, unit): (usize, usize),
     ) {
         let s = d.float();
+        // SAFETY: a tile's chunk has as many units and groups as the weights' chunk.
+        let (x_scales, x_sums) = unsafe { (x.scales.get_unchecked(unit), x.sums.get_unchecked(group)) };
         for p in 0..P {
             let scale = s.load(&self.weights[p].scales[group]);
             for r in 0..R {
-                // SAFETY: a row's chunk has as many units as the weights' chunk.
-                let x_scale = s.splat(unsafe { *x[r].scales.get_unchecked(unit) });
                 let scaled = s.mul(d.to_f32(products[r][p]), scale);
-                sums[r][p] = s.fma(scaled, x_scale, sums[r][p]);
+                sums[r][p] = s.fma(scaled, s.splat(x_scales[r]), sums[r][p]);
             }
-            if self.minimum {
+            if T::MIN {
                 let min = s.load(&self.weights[p].mins[group]);
                 for r in 0..R {
-                    // SAFETY: a row's chunk has as many groups as the weights' chunk.
-                    let x_sum = s.splat(unsafe { *x[r].sums.get_unchecked(group) });
-                    sums[r][p] = s.nfma(min, x_sum, sums[r][p]);
+                    sums[r][p] = s.nfma(min, s.splat(x_sums[r]), sums[r][p]);
                 }
             }
         }
