@@ -239,12 +239,8 @@ impl<W: Element> Chunk<'_, W> {
         col: usize,
     ) {
         let turn = Turn { first: col == 0, last: self.block(col).end == self.job.cols };
-        for (r, sums) in sums.into_iter().enumerate() {
-            for (p, sum) in sums.into_iter().enumerate() {
-                // SAFETY: the row and the panel exist; only this chunk has these outputs.
-                unsafe { self.job.output.add(s, (row + r, panel + p), sum, turn) };
-            }
-        }
+        // SAFETY: the rows and the panels exist; only this chunk has these outputs.
+        unsafe { self.job.output.add_tile(s, (row, panel, P), sums, turn) };
     }
 }
 

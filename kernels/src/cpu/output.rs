@@ -24,6 +24,41 @@ pub(crate) struct Turn {
 }
 
 impl Output<'_> {
+    /// [`Output::add`] for `R` rows from `row` on and the first `count` of `P` panels from `panel` on.
+    ///
+    /// # Safety
+    /// The rows are below the matrix's rows, the panels below the band's, and nobody else has these outputs.
+    // Counted loops unroll into registers, whatever iterators would do.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    pub(crate) unsafe fn add_tile<S: Simd, const R: usize, const P: usize>(
+        &self,
+        s: S,
+        (row, panel, count): (usize, usize, usize),
+        sums: [[S::V; P]; R],
+        turn: Turn,
+    ) {
+        let output = panel * LANES;
+        if count < P || output + P * LANES > self.outputs || turn.last && self.bias.is_some() {
+            for r in 0..R {
+                for p in 0..count {
+                    // SAFETY: as the caller promises.
+                    unsafe { self.add(s, (row + r, panel + p), sums[r][p], turn) };
+                }
+            }
+            return;
+        }
+        let first = row * self.width + self.first + output;
+        for r in 0..R {
+            // SAFETY: inside the matrix, as all lanes are below `outputs`, and exclusive, as the caller promises.
+            let out = unsafe { self.out.slice(first + r * self.width, P * LANES) };
+            for (p, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+                let sum = if turn.first { sums[r][p] } else { s.add(s.load(out), sums[r][p]) };
+                s.store(sum, out);
+            }
+        }
+    }
+
     /// Sets (in the first turn, else adds) the results of sixteen outputs in one row; adds the bias in the last turn.
     ///
     /// # Safety

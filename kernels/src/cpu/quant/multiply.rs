@@ -126,10 +126,8 @@ impl<T: Format> Part<'_, T> {
                     let next = if last { (panel + STREAMS, 0) } else { (panel, col + CHUNK) };
                     let sums =
                         dot_chunk::<D, T, R>(d, self.chunk(panel, col), &x, units, self.fetch(next, units));
-                    for (r, sum) in sums.into_iter().enumerate() {
-                        // SAFETY: the row exists; the panel is this part's alone.
-                        unsafe { self.output.add(d.float(), (r, panel), sum, self.turn(col)) };
-                    }
+                    // SAFETY: the rows exist; the panel is this part's alone.
+                    unsafe { self.output.add_tile(d.float(), (0, panel, 1), sums, self.turn(col)) };
                 }
             }
         }
@@ -175,12 +173,8 @@ impl<T: Format> Part<'_, T> {
             let (row, height) = self.x.tile(tile);
             with_rows!(height, R => {
                 let sums = product.take(d, &self.x.chunk::<R>(tile, col), &mut fetch);
-                for (r, sums) in sums.into_iter().enumerate() {
-                    for (p, sum) in sums.into_iter().enumerate().take(count) {
-                        // SAFETY: the row exists; the panel exists and is this part's alone.
-                        unsafe { self.output.add(d.float(), (row + r, panel + p), sum, self.turn(col)) };
-                    }
-                }
+                // SAFETY: the rows exist; the panels exist and are this part's alone.
+                unsafe { self.output.add_tile(d.float(), (row, panel, count), sums, self.turn(col)) };
             });
         }
     }
@@ -196,7 +190,7 @@ fn dot_chunk<D: Dot, T: Format, const R: usize>(
     x: &TileChunk<'_, R>,
     units: usize,
     mut fetch: Fetch<1>,
-) -> [<D::F as Simd>::V; R] {
+) -> [[<D::F as Simd>::V; 1]; R] {
     let s = d.float();
     let (header, codes) = chunk.split_at(header_len::<T>(units));
     let header = Header::new::<T>(d, header);
@@ -229,7 +223,7 @@ fn dot_chunk<D: Dot, T: Format, const R: usize>(
             }
         }
     }
-    sums
+    sums.map(|sum| [sum])
 }
 
 /// A chunk of `P` panels, to be multiplied with tiles, all sums in registers.
