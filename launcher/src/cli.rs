@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 
+use weirgate_router::KeepAlive;
+
 use crate::values::{
     Device, Dtype, FileType, GrammarBackend, GrammarWhitespace, KvCacheDtype, Profile, Quantization,
     RopeScaling, TokenLimit, UsageStats, is_tgi_program, parse_bool,
@@ -284,6 +286,26 @@ pub struct LowArgs {
     /// Output tokens of a request that does not say; `none`: up to `--max-total-tokens`.
     #[arg(long, env, default_value = "100")]
     pub default_max_new_tokens: TokenLimit,
+
+    /// Folder of models that are loaded when they are asked for, in Ollama's layout; made where it is missing.
+    #[arg(long, env)]
+    pub model_store: Option<PathBuf>,
+
+    /// Ollama's own folder of models, whose models are loaded when they are asked for. Read in place and never written to.
+    #[arg(long, env = "OLLAMA_MODELS")]
+    pub ollama_models: Option<PathBuf>,
+
+    /// How long such a model stays loaded after its last request: seconds, or a duration such as `5m`; negative: for ever.
+    #[arg(long, env = "OLLAMA_KEEP_ALIVE", default_value = "5m", allow_hyphen_values = true)]
+    pub keep_alive: KeepAlive,
+
+    /// Most models in memory, the one of `--model-id` included. 0: as many as fit.
+    #[arg(long, env = "OLLAMA_MAX_LOADED_MODELS", default_value_t = 0)]
+    pub max_loaded_models: usize,
+
+    /// Most requests that wait for models to be loaded; one more is refused.
+    #[arg(long, env = "OLLAMA_MAX_QUEUE", default_value_t = 512)]
+    pub max_load_queue: usize,
 
     /// Context of a request to Ollama's routes that has no `num_ctx`, in tokens. Default: all that the model allows.
     #[arg(long, env = "OLLAMA_CONTEXT_LENGTH")]

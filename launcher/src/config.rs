@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use weirgate_hub::{HubSettings, ModelId, Revision};
 use weirgate_router::{
-    EngineSettings, Limits, LogSettings, ModelLocation, RopeOverride, RouterConfig, TraceSettings,
+    EngineSettings, Library, Limits, LogSettings, ModelLocation, Residency, RopeOverride, RouterConfig,
+    TraceSettings,
 };
 
 use crate::cli::LowArgs;
@@ -69,6 +70,11 @@ impl Config {
         let model = model_source(&args)?;
         let port = vertex::port(env)?.unwrap_or(args.port);
         let compute_type = env("COMPUTE_TYPE").filter(|text| !text.is_empty());
+        let residency = Residency {
+            keep_alive: args.keep_alive,
+            max_loaded: args.max_loaded_models,
+            max_queue: args.max_load_queue,
+        };
         let router = RouterConfig {
             model: ModelLocation::Embedded,
             model_id: args.model_id.clone().unwrap_or_else(|| DEMO_MODEL_NAME.to_owned()),
@@ -94,12 +100,19 @@ impl Config {
             grammar_backend: args.grammar_backend.into(),
             grammar_whitespace: args.grammar_whitespace.into(),
             enable_prefill_logprobs: args.enable_prefill_logprobs,
+            library: library(args.model_store, args.ollama_models, residency),
             graceful_termination_seconds: args.graceful_termination_timeout,
             watchdog_seconds: args.watchdog_timeout,
             fault_stall_after_steps: args.fault_stall_after_steps,
         };
         Ok(Self { model, hub, router, warnings })
     }
+}
+
+/// Where there is a folder of models, there are models beside the one of `--model-id`.
+fn library(store: Option<PathBuf>, ollama: Option<PathBuf>, residency: Residency) -> Option<Library> {
+    let any = store.is_some() || ollama.is_some();
+    any.then(|| Library { store, ollama: ollama.into_iter().collect(), residency })
 }
 
 /// What this build cannot do is refused by name rather than done differently.

@@ -8,20 +8,20 @@ use tokio::sync::Semaphore;
 use weirgate_engine::EngineConfig;
 use weirgate_types::{StepOutputs, TokenId, Watermark};
 
-use crate::api::{AppState, Settings};
+use crate::api::Settings;
 use crate::config::RouterConfig;
 use crate::error::RouterError;
 use crate::load::Loaded;
 use crate::metrics::Metrics;
-use crate::residency::{Model, Models};
-use crate::service::{Dispatcher, Grammars, Health, Service, Tenant, Validator, Vocabulary, WorkerPool};
+use crate::residency::Model;
+use crate::service::{Dispatcher, Grammars, Health, Service, Validator, Vocabulary, WorkerPool};
 use crate::sizing::{BLOCK_SIZE, MIXED_PREFILL_TOKENS};
 use crate::telemetry::Tracer;
 use crate::tools::ModelForms;
 
 /// A model with its engine running.
 pub(crate) struct Assembled {
-    pub state: AppState,
+    pub model: Model,
     /// What the engine says; the dispatcher's to read.
     pub outputs: flume::Receiver<StepOutputs>,
 }
@@ -91,9 +91,7 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
     let card = card.named(&config.model_id, service.template.text(), service.completion_template.is_some());
     let settings = Arc::new(settings(config, &service.validator));
     let service = Arc::new(service);
-    let model = Model { service: service.clone(), settings: settings.clone(), card: Arc::new(card) };
-    let models = Arc::new(Models::new(model));
-    Ok(Assembled { state: AppState { models, service, settings, tenant: Tenant::default() }, outputs })
+    Ok(Assembled { model: Model { service, settings, card: Arc::new(card) }, outputs })
 }
 
 /// The token of a line feed by itself: the last of its encoding, before which some tokenizers put a blank.

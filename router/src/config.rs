@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 pub use weirgate_grammar::{Backend as GrammarBackend, Whitespace as GrammarWhitespace};
 use weirgate_models::QuantMix;
 
+use crate::residency::Residency;
 use crate::telemetry::TraceSettings;
 
 /// Resolved settings of one router process. Defaults are the launcher's business.
@@ -46,6 +47,8 @@ pub struct RouterConfig {
     pub grammar_backend: GrammarBackend,
     pub grammar_whitespace: GrammarWhitespace,
     pub enable_prefill_logprobs: bool,
+    /// Models beside the one that is always there; `None`: there are no others.
+    pub library: Option<Library>,
     /// After SIGTERM, in-flight requests get this long.
     pub graceful_termination_seconds: u64,
     /// Requests waiting or running and no step for this long: the router reports itself unready and exits with
@@ -53,6 +56,16 @@ pub struct RouterConfig {
     pub watchdog_seconds: u64,
     /// Fault injection for tests: the engine thread stops for ever after this many steps.
     pub fault_stall_after_steps: Option<u64>,
+}
+
+/// Models that are loaded on demand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Library {
+    /// The store of our own, in Ollama's layout; made where it is missing.
+    pub store: Option<PathBuf>,
+    /// Ollama's own stores, read in place.
+    pub ollama: Vec<PathBuf>,
+    pub residency: Residency,
 }
 
 /// Whose statuses, error bodies and quirks the routes under `/v1` show. The native routes of every dialect are the same

@@ -16,6 +16,9 @@ pub enum RouterError {
     /// Limits that contradict each other or do not fit the memory.
     #[error("{0}")]
     Sizing(String),
+    /// The store of models.
+    #[error("the model store cannot be used: {0}")]
+    Library(String),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
     /// Threads, signals.

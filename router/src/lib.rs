@@ -29,14 +29,19 @@ use std::time::Duration;
 
 pub use api::docs::openapi_json;
 pub use config::{
-    EngineSettings, GrammarBackend, GrammarWhitespace, Limits, LogSettings, ModelLocation, Profile,
+    EngineSettings, GrammarBackend, GrammarWhitespace, Library, Limits, LogSettings, ModelLocation, Profile,
     RopeOverride, RouterConfig, VertexRoutes,
 };
 pub use error::RouterError;
+pub use residency::{KeepAlive, Residency};
 pub use service::{ChatTemplate, Conversation, TEMPLATE_COMMAND, TemplateError, run_templates};
 pub use telemetry::{OtlpEndpoint, OtlpEndpointError, TraceSettings};
 
+use weirgate_store::{Store, StoreSettings};
+
+use api::AppState;
 use assemble::Assembled;
+use residency::{Model, Models, StoredModels};
 use server::Server;
 use shutdown::Signals;
 
@@ -79,9 +84,15 @@ async fn load_and_serve(config: RouterConfig) -> Result<(), RouterError> {
     }
 }
 
-async fn serve(config: &RouterConfig, assembled: Assembled, mut signals: Signals) -> Result<(), RouterError> {
-    let Assembled { state, outputs } = assembled;
-    let service = state.service.clone();
+async fn serve(
+    config: &Arc<RouterConfig>,
+    assembled: Assembled,
+    mut signals: Signals,
+) -> Result<(), RouterError> {
+    let Assembled { model, outputs } = assembled;
+    let service = model.service.clone();
+    let models = models(config, model)?;
+    let state = AppState::new(models.clone());
     let dispatcher = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
     watchdog::watch(service.clone(), || std::process::exit(EXIT_STALLED))?;
     let server = Server::start(config.listen, server::app(config, state)).await?;
@@ -89,7 +100,7 @@ async fn serve(config: &RouterConfig, assembled: Assembled, mut signals: Signals
     let ended = tokio::select! {
         name = signals.caught() => {
             tracing::info!("{name}: finishing what is under way");
-            shutdown::drain(&service, server, Duration::from_secs(config.graceful_termination_seconds)).await;
+            shutdown::drain(&models.services(), server, Duration::from_secs(config.graceful_termination_seconds)).await;
             Ok(())
         }
         _ = dispatcher => {
@@ -99,6 +110,19 @@ async fn serve(config: &RouterConfig, assembled: Assembled, mut signals: Signals
     };
     service.tracer.flush().await;
     ended
+}
+
+/// The model, and those of the library where there is one.
+fn models(config: &Arc<RouterConfig>, model: Model) -> Result<Arc<Models>, RouterError> {
+    let Some(library) = &config.library else { return Ok(Models::single(model)) };
+    let settings = StoreSettings {
+        models: library.store.clone(),
+        ollama: library.ollama.clone(),
+        ..StoreSettings::default()
+    };
+    let store = Store::open(settings).map_err(|error| RouterError::Library(error.to_string()))?;
+    let stored = StoredModels::new(store, config.clone());
+    Ok(Models::with_library(model, Box::new(stored), library.residency))
 }
 
 /// "Connected" is TGI's line, which tools wait for; the next one is for people.

@@ -49,7 +49,12 @@ pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
         ModelLocation::Embedded => ModelFiles::embedded(weirgate_demo_model::FILES),
         ModelLocation::Local(path) => ModelFiles::open(path)?,
     };
-    let mut spec = read_spec(&files)?;
+    load_files(config, &files)
+}
+
+/// Loads a checkpoint as `config` says.
+pub(crate) fn load_files(config: &RouterConfig, files: &ModelFiles) -> Result<Loaded, RouterError> {
+    let mut spec = read_spec(files)?;
     match config.engine.rope_scaling {
         Some(RopeOverride::Linear { factor }) => {
             spec.override_rope(weirgate_models::RopeOverride::Linear, factor)?
@@ -59,8 +64,8 @@ pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
         }
         None => {}
     }
-    let text = read_text_model(&files, config)?;
-    let stored = open_tensors(&files)?;
+    let text = read_text_model(files, config)?;
+    let stored = open_tensors(files)?;
     let quantized;
     let tensors: &dyn TensorSource = match config.engine.quantize {
         Some(mix) => {
@@ -82,7 +87,7 @@ pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
         kv_dtype: None,
     };
     let executor = load_cpu(&spec, tensors, &options)?;
-    let card = Card::describe(&files, &spec, tensors);
+    let card = Card::describe(files, &spec, tensors);
     Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing, card })
 }
 

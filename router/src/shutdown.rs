@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::server::Server;
@@ -36,15 +37,19 @@ impl Signals {
 }
 
 /// Takes no new requests, gives those under way `patience` to finish, ends the rest with an error, and closes.
-pub(crate) async fn drain(service: &Arc<Service>, server: Server, patience: Duration) {
-    service.health.lower(State::Draining);
+pub(crate) async fn drain(services: &[Arc<Service>], server: Server, patience: Duration) {
+    services.iter().for_each(|service| service.health.lower(State::Draining));
+    join_all(services.iter().map(|service| finish(service, patience))).await;
+    server.shut_down(FLUSH).await;
+    services.iter().for_each(|service| service.engine.stop());
+}
+
+async fn finish(service: &Service, patience: Duration) {
     if !idle(service, patience).await {
         tracing::warn!("{} requests did not finish in time", service.dispatcher.in_flight());
         service.dispatcher.fail_all(Failure::ShuttingDown);
         idle(service, FAREWELL).await;
     }
-    server.shut_down(FLUSH).await;
-    service.engine.stop();
 }
 
 /// Tells everybody that the engine is gone, and closes.

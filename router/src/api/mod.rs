@@ -19,7 +19,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::Profile;
-use crate::residency::Models;
+use crate::residency::{AcquireError, Lease, Models};
 use crate::service::{Service, Tenant};
 
 /// What many tools look for at `/` before they take a server for Ollama's.
@@ -44,8 +44,32 @@ pub(crate) struct AppState {
     /// Of the model that is served where none is named.
     pub service: Arc<Service>,
     pub settings: Arc<Settings>,
+    /// Keeps the model loaded.
+    pub lease: Lease,
     /// Who asks; set per request by [`Caller`].
     pub tenant: Tenant,
+}
+
+impl AppState {
+    pub fn new(models: Arc<Models>) -> Self {
+        let lease = models.pinned();
+        let (service, settings) = (lease.service.clone(), lease.settings.clone());
+        Self { models, service, settings, lease, tenant: Tenant::default() }
+    }
+
+    /// The state of the model that a request names. Where there is but one, any name is its, as in TGI.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub async fn serving(&self, model: Option<&str>) -> Result<Self, AcquireError> {
+        let unnamed = model.is_none_or(|name| name.is_empty() || name == "tgi");
+        if unnamed || self.models.is_single() || model == Some(self.settings.model_id.as_str()) {
+            return Ok(self.clone());
+        }
+        let lease = self.models.acquire(model.unwrap_or_default(), None).await?;
+        let (service, settings) = (lease.service.clone(), lease.settings.clone());
+        Ok(Self { service, settings, lease, ..self.clone() })
+    }
 }
 
 /// The state as a request's handler sees it: with the tenant that the key layer found.

@@ -29,7 +29,8 @@ pub(crate) struct Card {
     pub format: String,
     /// The architecture, as GGUF names it.
     pub family: String,
-    pub parameters: u64,
+    /// As `7.2B`.
+    pub parameter_size: String,
     pub quantization: String,
     /// Of the weights.
     pub bytes: u64,
@@ -56,7 +57,7 @@ impl Card {
         let quantization = main.and_then(|name| tensors.info(name).ok()).map(|(dtype, _)| dtype.to_string());
         Self {
             format: if files.gguf().is_some() { "gguf" } else { "safetensors" }.to_owned(),
-            parameters,
+            parameter_size: human_count(parameters),
             quantization: quantization.unwrap_or_default(),
             bytes: tensors.total_bytes(),
             modified: modified(files),
@@ -66,9 +67,10 @@ impl Card {
         }
     }
 
-    /// With its name, and what its chat template tells.
+    /// With its name and digest, unless it has them, and with what its chat template tells.
     pub fn named(self, id: &str, template: &str, fills_in: bool) -> Self {
         let forms = ModelForms::of(template);
+        let known = !self.digest.is_empty();
         let capabilities = [
             (true, "completion"),
             (!template.is_empty(), "tools"),
@@ -76,9 +78,10 @@ impl Card {
             (forms.reasoning.is_some(), "thinking"),
         ];
         let identity = format!("{id}\n{}\n{:?}\n{}", self.bytes, self.modified, self.info.len());
+        let digest = || Sha256::digest(identity).iter().map(|byte| format!("{byte:02x}")).collect();
         Self {
-            name: shown_name(id),
-            digest: Sha256::digest(identity).iter().map(|byte| format!("{byte:02x}")).collect(),
+            name: if known { self.name } else { shown_name(id) },
+            digest: if known { self.digest } else { digest() },
             template: template.to_owned(),
             capabilities: capabilities.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect(),
             ..self
@@ -138,6 +141,23 @@ fn tensor_names(spec: &ModelSpec) -> impl Iterator<Item = &str> {
     ends.chain(layers).map(String::as_str)
 }
 
+/// A number of parameters as Ollama shows it: `7B`, `7.2B`, `137M`, `136.73M`, `12K`.
+fn human_count(count: u64) -> String {
+    let scaled = |unit: u64, decimals: usize, suffix: &str| {
+        if count % unit == 0 {
+            format!("{}{suffix}", count / unit)
+        } else {
+            format!("{:.decimals$}{suffix}", count as f64 / unit as f64)
+        }
+    };
+    match count {
+        1_000_000_000.. => scaled(1_000_000_000, 1, "B"),
+        1_000_000.. => scaled(1_000_000, 2, "M"),
+        1_000.. => format!("{}K", count / 1_000),
+        _ => count.to_string(),
+    }
+}
+
 /// Under the keys that a GGUF file has them.
 fn info(family: &str, parameters: u64, spec: &ModelSpec) -> Map<String, Value> {
     let own = [
@@ -182,6 +202,21 @@ mod tests {
         }
         assert!(called("/data/models/tiny.Q4_0.gguf").is_called("tiny.Q4_0"));
         assert!(called("./models/qwen/").is_called("qwen:latest"));
+    }
+
+    /// The examples of reference/dialects.md §1.7.
+    #[test]
+    fn parameter_counts_read_as_ollamas() {
+        for (count, text) in [
+            (7_000_000_000, "7B"),
+            (7_241_732_096, "7.2B"),
+            (137_000_000, "137M"),
+            (136_727_040, "136.73M"),
+            (12_345, "12K"),
+            (999, "999"),
+        ] {
+            assert_eq!(human_count(count), text);
+        }
     }
 
     #[test]

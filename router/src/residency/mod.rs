@@ -1,90 +1,373 @@
-//! Which models are served under which names.
+//! Which models are served under which names, and which of them are in memory.
+//!
+//! One model is there from the start and stays: the one the server was started for. Those of the library are loaded when
+//! they are asked for, one at a time, and requests for the same model wait for the same load. A model stays for its
+//! keep-alive after its last request; where memory or the number of models is short, the idle one that was used longest
+//! ago makes room. Nobody who asks for a model that is loaded waits for any of this.
 
 mod card;
+mod keep_alive;
+mod library;
+mod resident;
 
-use std::ops::Deref;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-pub(crate) use card::{Card, tagged};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
 
-use crate::api::Settings;
+pub(crate) use card::{Card, Layers, tagged};
+pub use keep_alive::KeepAlive;
+pub(crate) use library::{Library, StoredModels};
+use resident::Resident;
+pub(crate) use resident::{Lease, Model};
+
+use crate::assemble::Assembled;
+use crate::memory;
 use crate::service::Service;
 
-/// How long a model stays loaded after its last request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KeepAlive {
-    For(Duration),
-    Forever,
-}
+/// How often it is looked for models whose time is over.
+const PERIOD: Duration = Duration::from_millis(100);
 
-impl KeepAlive {
-    pub const NOT_AT_ALL: Self = Self::For(Duration::ZERO);
-}
-
-/// A model that is loaded.
-pub(crate) struct Model {
-    pub service: Arc<Service>,
-    pub settings: Arc<Settings>,
-    pub card: Arc<Card>,
-}
-
-/// A model that stays loaded while this lives.
-#[derive(Clone)]
-pub(crate) struct Lease(Arc<Model>);
-
-impl Deref for Lease {
-    type Target = Model;
-
-    fn deref(&self) -> &Model {
-        &self.0
-    }
+/// How many models may be there, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Residency {
+    /// Where a request does not say.
+    pub keep_alive: KeepAlive,
+    /// Models in memory; 0: as many as fit.
+    pub max_loaded: usize,
+    /// Requests that may wait for models.
+    pub max_queue: usize,
 }
 
 /// Why a model cannot be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AcquireError {
+    #[error("not found")]
     NotFound,
+    /// Too many requests wait for models.
+    #[error("too many requests wait for models")]
+    Busy,
+    #[error("model requires more memory ({needed} bytes) than is available ({free} bytes)")]
+    Memory { needed: u64, free: u64 },
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The models of this server.
 pub(crate) struct Models {
-    /// The one that the server was started for; it is always loaded.
-    pinned: Lease,
+    /// The one that the server was started for.
+    pinned: Arc<Resident>,
+    library: Option<Box<dyn Library>>,
+    residency: Residency,
+    table: Mutex<HashMap<Key, Slot>>,
+    /// Requests that wait for a model.
+    waiting: AtomicUsize,
+    /// Held by the load under way.
+    turn: tokio::sync::Mutex<()>,
+    changed: Arc<Notify>,
+}
+
+/// A model's name in lower case, and its digest: a model that was replaced is another one.
+type Key = (String, String);
+/// How a load ended, once it has.
+type Outcome = Option<Result<(), AcquireError>>;
+
+enum Slot {
+    Loading(watch::Receiver<Outcome>),
+    Ready(Arc<Resident>),
+}
+
+/// What a request finds.
+enum Found {
+    Ready(Lease),
+    Loading(watch::Receiver<Outcome>),
+}
+
+/// Counts a request among those that wait.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Models {
-    pub fn new(model: Model) -> Self {
-        Self { pinned: Lease(Arc::new(model)) }
+    /// A server of one model.
+    pub fn single(model: Model) -> Arc<Self> {
+        let residency = Residency { keep_alive: KeepAlive::Forever, max_loaded: 0, max_queue: 0 };
+        Arc::new(Self::new(model, None, residency))
+    }
+
+    /// A server of one model and a library. Starts to look for models whose time is over.
+    pub fn with_library(model: Model, library: Box<dyn Library>, residency: Residency) -> Arc<Self> {
+        let models = Arc::new(Self::new(model, Some(library), residency));
+        tokio::spawn(expire(Arc::downgrade(&models)));
+        models
+    }
+
+    fn new(model: Model, library: Option<Box<dyn Library>>, residency: Residency) -> Self {
+        let changed = Arc::new(Notify::new());
+        Self {
+            pinned: Arc::new(Resident::new(model, None, KeepAlive::Forever, changed.clone())),
+            library,
+            residency,
+            table: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            turn: tokio::sync::Mutex::new(()),
+            changed,
+        }
+    }
+
+    /// The model that the server was started for.
+    pub fn pinned(&self) -> Lease {
+        Lease::new(&self.pinned)
+    }
+
+    /// Whether the one model is all there is, so that its name need not be said.
+    pub fn is_single(&self) -> bool {
+        self.library.is_none()
     }
 
     /// The model of this name, loaded. It stays so for `keep` after the lease, or as long as the server says.
     ///
     /// # Errors
     /// [`AcquireError`].
-    pub async fn acquire(&self, name: &str, _keep: Option<KeepAlive>) -> Result<Lease, AcquireError> {
-        if self.pinned.card.is_called(name) { Ok(self.pinned.clone()) } else { Err(AcquireError::NotFound) }
+    pub async fn acquire(
+        self: &Arc<Self>,
+        name: &str,
+        keep: Option<KeepAlive>,
+    ) -> Result<Lease, AcquireError> {
+        if self.pinned.model.card.is_called(name) {
+            return Ok(Lease::new(&self.pinned));
+        }
+        let card = self.find(name).await?;
+        let mut waiting = None;
+        loop {
+            let mut loading = match self.enter(&card, keep) {
+                Found::Ready(lease) => return Ok(lease),
+                Found::Loading(loading) => loading,
+            };
+            if waiting.is_none() {
+                waiting = Some(self.wait()?);
+            }
+            match loading.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
+                Ok(Some(Err(error))) => return Err(error),
+                Ok(_) => {}
+                Err(_) => return Err(AcquireError::Failed("the load was given up".to_owned())),
+            }
+        }
+    }
+
+    /// A place among those that wait.
+    fn wait(&self) -> Result<Waiting<'_>, AcquireError> {
+        let place = Waiting(&self.waiting);
+        let before = self.waiting.fetch_add(1, Ordering::SeqCst);
+        if before < self.residency.max_queue { Ok(place) } else { Err(AcquireError::Busy) }
     }
 
     /// What is known of the model of this name.
     ///
     /// # Errors
-    /// [`AcquireError::NotFound`].
-    pub fn card(&self, name: &str) -> Result<Arc<Card>, AcquireError> {
-        let card = &self.pinned.card;
-        if card.is_called(name) { Ok(card.clone()) } else { Err(AcquireError::NotFound) }
+    /// [`AcquireError::NotFound`], or what is wrong with it.
+    pub async fn card(self: &Arc<Self>, name: &str) -> Result<Arc<Card>, AcquireError> {
+        let card = &self.pinned.model.card;
+        if card.is_called(name) {
+            return Ok(card.clone());
+        }
+        let card = self.find(name).await?;
+        let loaded = match self.table().get(&key(&card)) {
+            Some(Slot::Ready(resident)) => Some(resident.model.card.clone()),
+            _ => None,
+        };
+        Ok(loaded.unwrap_or_else(|| Arc::new(card)))
     }
 
     /// All models that can be served, the latest first.
-    pub fn cards(&self) -> Vec<Arc<Card>> {
-        vec![self.pinned.card.clone()]
+    pub async fn cards(self: &Arc<Self>) -> Vec<Arc<Card>> {
+        let this = self.clone();
+        let stored =
+            tokio::task::spawn_blocking(move || this.library.as_ref().map(|library| library.cards()));
+        let stored = stored.await.ok().flatten().unwrap_or_default();
+        let pinned = &self.pinned.model.card;
+        let others = stored.into_iter().filter(|card| !pinned.is_called(&card.name)).map(Arc::new);
+        let mut cards: Vec<Arc<Card>> = std::iter::once(pinned.clone()).chain(others).collect();
+        cards.sort_by_key(|card| std::cmp::Reverse(card.modified));
+        cards
     }
 
     /// The models that are loaded, and how long each stays if nobody asks for it; `None`: for ever.
-    pub fn resident(&self) -> Vec<(Lease, Option<Duration>)> {
-        vec![(self.pinned.clone(), None)]
+    pub fn resident(&self) -> Vec<(Arc<Card>, usize, Option<Duration>)> {
+        let entry = |resident: &Arc<Resident>, left| {
+            (resident.model.card.clone(), resident.model.settings.max_total_tokens, left)
+        };
+        let table = self.table();
+        let ready = ready(&table).map(|(_, resident)| entry(resident, resident.left()));
+        std::iter::once(entry(&self.pinned, None)).chain(ready).collect()
+    }
+
+    /// The services of all models that are loaded.
+    pub fn services(&self) -> Vec<Arc<Service>> {
+        let table = self.table();
+        let ready = ready(&table).map(|(_, resident)| resident.model.service.clone());
+        std::iter::once(self.pinned.model.service.clone()).chain(ready).collect()
     }
 
     /// Unloads the model of this name as soon as nobody uses it, unless it is pinned.
-    pub fn release(&self, _name: &str) {}
+    pub fn release(&self, name: &str) {
+        let mut table = self.table();
+        for (_, resident) in ready(&table).filter(|(_, resident)| resident.model.card.is_called(name)) {
+            resident.keep(KeepAlive::NOT_AT_ALL);
+        }
+        remove_expired(&mut table);
+    }
+
+    async fn find(self: &Arc<Self>, name: &str) -> Result<Card, AcquireError> {
+        let (this, name) = (self.clone(), name.to_owned());
+        let find = move || match &this.library {
+            Some(library) => library.find(&name),
+            None => Err(AcquireError::NotFound),
+        };
+        tokio::task::spawn_blocking(find).await.unwrap_or(Err(AcquireError::NotFound))
+    }
+
+    /// The model, or its load, which begins if it has not.
+    fn enter(self: &Arc<Self>, card: &Card, keep: Option<KeepAlive>) -> Found {
+        let mut table = self.table();
+        match table.get(&key(card)) {
+            Some(Slot::Ready(resident)) => {
+                resident.keep(keep.unwrap_or(self.residency.keep_alive));
+                Found::Ready(Lease::new(resident))
+            }
+            Some(Slot::Loading(loading)) => Found::Loading(loading.clone()),
+            None => {
+                let (tell, loading) = watch::channel(None);
+                table.insert(key(card), Slot::Loading(loading.clone()));
+                let (this, card) = (self.clone(), card.clone());
+                tokio::spawn(async move {
+                    let outcome = this.load(&card, keep).await;
+                    let ended = outcome.as_ref().map(|_| ()).map_err(AcquireError::clone);
+                    // It does not leave before those who wait for it have it.
+                    let _lease = outcome.as_ref().ok().map(Lease::new);
+                    this.settle(&card, outcome);
+                    tell.send_replace(Some(ended));
+                    tell.closed().await;
+                });
+                Found::Loading(loading)
+            }
+        }
+    }
+
+    fn settle(&self, card: &Card, outcome: Result<Arc<Resident>, AcquireError>) {
+        let mut table = self.table();
+        match outcome {
+            Ok(resident) => table.insert(key(card), Slot::Ready(resident)),
+            Err(_) => table.remove(&key(card)),
+        };
+    }
+
+    async fn load(
+        self: &Arc<Self>,
+        card: &Card,
+        keep: Option<KeepAlive>,
+    ) -> Result<Arc<Resident>, AcquireError> {
+        let _turn = self.turn.lock().await;
+        self.make_room(card.bytes).await?;
+        tracing::info!(model = card.name, "loading");
+        let (this, wanted) = (self.clone(), card.clone());
+        let load = move || match &this.library {
+            Some(library) => library.load(&wanted),
+            None => Err(AcquireError::NotFound),
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let Assembled { model, outputs } =
+            loaded.unwrap_or_else(|_| Err(AcquireError::Failed("the load failed".to_owned())))?;
+        let service = &model.service;
+        let running = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
+        let keep = keep.unwrap_or(self.residency.keep_alive);
+        Ok(Arc::new(Resident::new(model, Some(running), keep, self.changed.clone())))
+    }
+
+    /// Unloads idle models, the one used longest ago first, until `needed` bytes are free and there is a place; waits
+    /// where all are in use.
+    async fn make_room(&self, needed: u64) -> Result<(), AcquireError> {
+        loop {
+            let retired = {
+                let mut table = self.table();
+                let loaded = 1 + ready(&table).count();
+                let free = memory::free_bytes();
+                let max = self.residency.max_loaded;
+                if (max == 0 || loaded < max) && free.is_none_or(|free| needed <= free) {
+                    return Ok(());
+                }
+                if loaded == 1 {
+                    return Err(AcquireError::Memory { needed, free: free.unwrap_or(0) });
+                }
+                let idle = ready(&table).filter(|(_, resident)| resident.is_idle());
+                let victim =
+                    idle.min_by_key(|(_, resident)| resident.last_used()).map(|(key, _)| key.clone());
+                victim.and_then(|key| table.remove(&key)).map(retire)
+            };
+            match retired {
+                Some(running) => ended(running).await,
+                // A stream's end is not told, so it is looked for.
+                None => drop(tokio::time::timeout(PERIOD, self.changed.notified()).await),
+            }
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<Key, Slot>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(card: &Card) -> Key {
+    (card.name.to_lowercase(), card.digest.clone())
+}
+
+fn ready(table: &HashMap<Key, Slot>) -> impl Iterator<Item = (&Key, &Arc<Resident>)> {
+    table.iter().filter_map(|(key, slot)| match slot {
+        Slot::Ready(resident) => Some((key, resident)),
+        Slot::Loading(_) => None,
+    })
+}
+
+fn retire(slot: Slot) -> Option<tokio::task::JoinHandle<()>> {
+    match slot {
+        Slot::Ready(resident) => {
+            tracing::info!(model = resident.model.card.name, "unloaded");
+            resident.retire()
+        }
+        Slot::Loading(_) => None,
+    }
+}
+
+/// Waits for a model's memory to be free.
+async fn ended(running: Option<tokio::task::JoinHandle<()>>) {
+    if let Some(running) = running {
+        // However it ended.
+        let _ = running.await;
+    }
+}
+
+fn remove_expired(table: &mut HashMap<Key, Slot>) {
+    let over =
+        |resident: &Arc<Resident>| resident.left().is_some_and(|left| left.is_zero()) && resident.is_idle();
+    let expired: Vec<Key> =
+        ready(table).filter(|(_, resident)| over(resident)).map(|(key, _)| key.clone()).collect();
+    for key in expired {
+        table.remove(&key).map(retire);
+    }
+}
+
+/// Unloads models whose time is over, as long as there are any models.
+async fn expire(models: Weak<Models>) {
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let Some(models) = models.upgrade() else { return };
+        remove_expired(&mut models.table());
+    }
 }

@@ -7,6 +7,7 @@ mod ollama;
 mod openai;
 mod openai_tgi;
 mod platforms;
+mod residency;
 mod tgi;
 mod tools;
 
@@ -27,7 +28,7 @@ use crate::config::{
     RouterConfig, VertexRoutes,
 };
 use crate::load::{Loaded, TextModel};
-use crate::residency::Card;
+use crate::residency::{Card, Models};
 use crate::server;
 use crate::service::ChatTemplate;
 use crate::sizing::{BLOCK_SIZE, Sizing};
@@ -89,6 +90,7 @@ fn config() -> RouterConfig {
         grammar_backend: GrammarBackend::Auto,
         grammar_whitespace: GrammarWhitespace::Compact,
         enable_prefill_logprobs: true,
+        library: None,
         graceful_termination_seconds: 5,
         watchdog_seconds: 0,
         fault_stall_after_steps: None,
@@ -142,31 +144,16 @@ impl TestServer {
     /// A model that writes this script as far as it is allowed to, behind a chat template.
     fn writing(script: &str, template: &str, config: RouterConfig) -> Self {
         let gate = Gate::open();
-        let device =
-            Device::new(script.bytes().map(u32::from).collect(), END, BLOCKS, BLOCK_SIZE, gate.clone());
-        let only = |text: &str| ChatTemplate::new(vec![("default".into(), text.into())], Vec::new());
-        let text = TextModel {
-            tokenizer: byte_level(),
-            template: only(template),
-            completion_template: config.model_id.ends_with("infill").then(|| only(INFILL)),
-            eos_tokens: vec![END],
-            max_length: None,
-        };
-        let sizing = Sizing {
-            max_input_tokens: config.limits.max_input_tokens.unwrap_or(199),
-            max_total_tokens: config.limits.max_total_tokens.unwrap_or(200),
-            blocks: BLOCKS,
-            block_bytes: 1,
-            max_step_tokens: 64,
-            max_seqs: 16,
-            threads: 1,
-        };
-        let rope = RopeRule::default();
-        let loaded = Loaded { text, executor: Box::new(device), rope, sizing, card: Card::default() };
-        let Assembled { state, outputs } = assemble(&config, loaded).unwrap();
-        let service = state.service.clone();
+        let Assembled { model, outputs } =
+            assemble(&config, loaded(script, template, &config, gate.clone())).unwrap();
+        let service = model.service.clone();
         tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
-        Self { app: server::app(&config, state.clone()), state, gate }
+        Self::of(Models::single(model), &config, gate)
+    }
+
+    fn of(models: Arc<Models>, config: &RouterConfig, gate: Gate) -> Self {
+        let state = AppState::new(models);
+        Self { app: server::app(config, state.clone()), state, gate }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -208,6 +195,30 @@ impl TestServer {
         let patience = std::time::Duration::from_secs(20);
         tokio::time::timeout(patience, wait).await.expect("the engine did not get there");
     }
+}
+
+/// A model that writes a script, behind a gate.
+fn loaded(script: &str, template: &str, config: &RouterConfig, gate: Gate) -> Loaded {
+    let device = Device::new(script.bytes().map(u32::from).collect(), END, BLOCKS, BLOCK_SIZE, gate);
+    let only = |text: &str| ChatTemplate::new(vec![("default".into(), text.into())], Vec::new());
+    let text = TextModel {
+        tokenizer: byte_level(),
+        template: only(template),
+        completion_template: config.model_id.ends_with("infill").then(|| only(INFILL)),
+        eos_tokens: vec![END],
+        max_length: None,
+    };
+    let sizing = Sizing {
+        max_input_tokens: config.limits.max_input_tokens.unwrap_or(199),
+        max_total_tokens: config.limits.max_total_tokens.unwrap_or(200),
+        blocks: BLOCKS,
+        block_bytes: 1,
+        max_step_tokens: 64,
+        max_seqs: 16,
+        threads: 1,
+    };
+    let (executor, rope) = (Box::new(device), RopeRule::default());
+    Loaded { text, executor, rope, sizing, card: Card::default() }
 }
 
 async fn answer(response: Response<Body>) -> Answer {

@@ -57,7 +57,7 @@ async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Ref
     };
     let empty = body.messages.as_ref().is_none_or(Vec::is_empty);
     if empty && keep == Some(KeepAlive::NOT_AT_ALL) {
-        models::find(state, &name)?;
+        models::find(state, &name).await?;
         state.models.release(&name);
         return Ok(stream::single(shape(name).nothing("unload"), streams));
     }
@@ -69,7 +69,7 @@ async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Ref
     let asked = convert::asked(&body.common, &lease)?;
     shape.logprobs = asked.logprobs;
     let render_only = body.common.debug_render_only.unwrap_or(false);
-    let (prompt, asked, calls) = lower(body, &lease, asked)?;
+    let (prompt, asked, calls) = lower(body, &lease, asked).await?;
     if render_only {
         return models::rendered(&lease, &shape.model, prompt)
             .await
@@ -84,7 +84,7 @@ async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Ref
 }
 
 /// The prompt, what is asked of its continuation, and how calls in it are read.
-fn lower(
+async fn lower(
     body: ChatRequest,
     model: &Model,
     mut asked: Asked,
@@ -102,7 +102,13 @@ fn lower(
     let mut list = messages::for_template(body.messages.unwrap_or_default())?;
     list.splice(0..0, own_messages(model, &list));
     if let Some(template) = &model.card.layers.template {
-        let text = models::render_chat(template, &list, body.tools.as_deref())?;
+        let conversation = weirgate_store::Conversation {
+            messages: list.into_iter().map(Value::Object).collect(),
+            tools: body.tools.unwrap_or_default(),
+            fill: None,
+            think: body.common.think,
+        };
+        let text = models::render(template.clone(), conversation).await?;
         return Ok((Prompt::Text(text), asked, calls));
     }
     if model.service.template.text().is_empty() {

@@ -75,7 +75,7 @@ async fn load_only(
     let keep = keep_alive(keep.as_ref())?;
     Options::read(options.iter())?;
     if !empty {
-        models::find(state, name)?;
+        models::find(state, name).await?;
         return Err(Refusal::bad(format!("{name:?} does not support embeddings")));
     }
     models::acquire(state, name, keep).await.map(|_| ())

@@ -24,6 +24,8 @@ pub(super) enum Refusal {
     /// What only this dialect knows to be wrong.
     Bad(String),
     ModelNotFound(String),
+    /// A model that is there and cannot be loaded.
+    Load(String),
 }
 
 /// What is answered under `/api` to a request without its key.
@@ -42,7 +44,7 @@ impl Refusal {
             Self::Service(ServiceError::Validation(reason)) => reason.to_string(),
             Self::Service(error) => error.to_string(),
             Self::Body(error) => error.message.clone(),
-            Self::Bad(message) => message.clone(),
+            Self::Bad(message) | Self::Load(message) => message.clone(),
             Self::ModelNotFound(name) => format!("model '{name}' not found"),
         }
     }
@@ -56,7 +58,7 @@ impl Refusal {
                 ServiceError::Validation(_) | ServiceError::Template(_) | ServiceError::Tool(_),
             )
             | Self::Bad(_) => StatusCode::BAD_REQUEST,
-            Self::Service(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Service(_) | Self::Load(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Body(error) => error.status,
             Self::ModelNotFound(_) => StatusCode::NOT_FOUND,
         }
@@ -75,7 +77,7 @@ impl Refusal {
                 let reason = ValidationError::Field { field: "request", message: message.clone() };
                 service.refuse(&reason.into());
             }
-            Self::Body(_) | Self::ModelNotFound(_) => {}
+            Self::Body(_) | Self::ModelNotFound(_) | Self::Load(_) => {}
         }
         self
     }

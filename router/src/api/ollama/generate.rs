@@ -47,7 +47,7 @@ async fn answer(state: &AppState, mut body: GenerateRequest) -> Result<Response,
     let keep = keep_alive(body.common.keep_alive.as_ref())?;
     let streams = body.stream.unwrap_or(true);
     if is_empty(&body) && keep == Some(KeepAlive::NOT_AT_ALL) {
-        models::find(state, &name)?;
+        models::find(state, &name).await?;
         state.models.release(&name);
         let shape = Shape {
             kind: Kind::Generate,
@@ -75,7 +75,7 @@ async fn answer(state: &AppState, mut body: GenerateRequest) -> Result<Response,
     shape.logprobs = asked.logprobs;
     shape.context = !body.raw.unwrap_or(false);
     asked.parameters.constraint = convert::format(body.format.as_ref())?;
-    let prompt = prompt(&mut body, &lease, &mut asked)?;
+    let prompt = prompt(&mut body, &lease, &mut asked).await?;
     if body.common.debug_render_only.unwrap_or(false) {
         return models::rendered(&lease, &shape.model, prompt)
             .await
@@ -104,7 +104,7 @@ fn is_empty(body: &GenerateRequest) -> bool {
 }
 
 /// The text to go on from, and through `asked` what precedes it.
-fn prompt(body: &mut GenerateRequest, model: &Model, asked: &mut Asked) -> Result<Prompt, Refusal> {
+async fn prompt(body: &mut GenerateRequest, model: &Model, asked: &mut Asked) -> Result<Prompt, Refusal> {
     messages::refuse_images(body.images.as_ref())?;
     let text = body.prompt.take().unwrap_or_default();
     let given = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
@@ -127,7 +127,11 @@ fn prompt(body: &mut GenerateRequest, model: &Model, asked: &mut Asked) -> Resul
     let template =
         body.template.take().filter(|text| !text.is_empty()).or_else(|| model.card.layers.template.clone());
     if let Some(template) = template {
-        return models::render_once(&template, system.as_deref(), &text).map(Prompt::Text);
+        let messages =
+            conversation(system, text, Map::new()).messages.into_iter().map(Value::Object).collect();
+        let conversation =
+            weirgate_store::Conversation { messages, ..weirgate_store::Conversation::default() };
+        return models::render(template, conversation).await.map(Prompt::Text);
     }
     if model.service.template.text().is_empty() {
         // Without a template there is nothing but the texts themselves.

@@ -1,10 +1,14 @@
 //! The models as Ollama lists and shows them.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Local, TimeDelta, Utc};
 use serde_json::{Map, Value};
+use weirgate_store::{Conversation, Template};
 
 use super::errors::Refusal;
 use super::names;
@@ -16,7 +20,7 @@ use super::types::{
 use crate::api::extract::AnyType;
 use crate::api::{AppState, Caller};
 use crate::residency::{AcquireError, Card, KeepAlive, Lease, Model, tagged};
-use crate::service::Prompt;
+use crate::service::{Prompt, ServiceError};
 
 /// What clients compare with the versions that brought the features they use.
 const VERSION: &str = concat!("0.12.11+weirgate.", env!("CARGO_PKG_VERSION"));
@@ -37,13 +41,15 @@ pub(super) async fn acquire(state: &AppState, name: &str, keep: Option<KeepAlive
 ///
 /// # Errors
 /// When there is none.
-pub(super) fn find(state: &AppState, name: &str) -> Result<(), Refusal> {
-    state.models.card(name).map(|_| ()).map_err(|error| refusal(error, name))
+pub(super) async fn find(state: &AppState, name: &str) -> Result<Arc<Card>, Refusal> {
+    state.models.card(name).await.map_err(|error| refusal(error, name))
 }
 
 fn refusal(error: AcquireError, name: &str) -> Refusal {
     match error {
         AcquireError::NotFound => Refusal::ModelNotFound(name.to_owned()),
+        AcquireError::Busy => ServiceError::Overloaded.into(),
+        error => Refusal::Load(error.to_string()),
     }
 }
 
@@ -70,7 +76,7 @@ pub(super) async fn rendered(model: &Model, name: &str, prompt: Prompt) -> Resul
     responses((status = 200, description = "The models, the latest first", body = Tags))
 )]
 pub(super) async fn tags(State(state): State<AppState>) -> Json<Tags> {
-    Json(Tags { models: state.models.cards().iter().map(|card| listed(card)).collect() })
+    Json(Tags { models: state.models.cards().await.iter().map(|card| listed(card)).collect() })
 }
 
 fn listed(card: &Card) -> Listed {
@@ -91,7 +97,7 @@ fn details(card: &Card) -> Details {
         format: card.format.clone(),
         family: card.family.clone(),
         families: vec![card.family.clone()],
-        parameter_size: human_count(card.parameters),
+        parameter_size: card.parameter_size.clone(),
         quantization_level: card.quantization.clone(),
     }
 }
@@ -107,19 +113,19 @@ fn details(card: &Card) -> Details {
 pub(super) async fn ps(State(state): State<AppState>) -> Json<Processes> {
     let now = Utc::now();
     let mut resident = state.models.resident();
-    resident.sort_by_key(|(_, left)| std::cmp::Reverse(left.unwrap_or(std::time::Duration::MAX)));
-    let running = |(model, left): (Lease, Option<std::time::Duration>)| {
-        let name = tagged(&model.card.name);
+    resident.sort_by_key(|(.., left)| std::cmp::Reverse(left.unwrap_or(Duration::MAX)));
+    let running = |(card, context_length, left): (Arc<Card>, usize, Option<Duration>)| {
+        let name = tagged(&card.name);
         let left = left.and_then(|left| TimeDelta::from_std(left).ok()).unwrap_or(FOREVER);
         Running {
             model: name.clone(),
             name,
-            size: model.card.bytes,
-            digest: model.card.digest.clone(),
-            details: details(&model.card),
+            size: card.bytes,
+            digest: card.digest.clone(),
+            details: details(&card),
             expires_at: local(now + left),
             size_vram: 0,
-            context_length: model.settings.max_total_tokens,
+            context_length,
         }
     };
     Json(Processes { models: resident.into_iter().map(running).collect() })
@@ -135,15 +141,16 @@ pub(super) async fn ps(State(state): State<AppState>) -> Json<Processes> {
     responses((status = 200, description = "The model", body = ShowResponse), Refusal)
 )]
 pub(super) async fn show(Caller(state): Caller, body: AnyType<ShowRequest>) -> Response {
-    match body.0.map_err(Refusal::from).and_then(|body| shown(&state, body)) {
-        Ok(shown) => Json(shown).into_response(),
-        Err(refusal) => refusal.into_response(),
-    }
+    let shown = match body.0 {
+        Ok(body) => shown(&state, body).await,
+        Err(error) => Err(error.into()),
+    };
+    shown.map(Json).map_or_else(Refusal::into_response, IntoResponse::into_response)
 }
 
-fn shown(state: &AppState, body: ShowRequest) -> Result<ShowResponse, Refusal> {
+async fn shown(state: &AppState, body: ShowRequest) -> Result<ShowResponse, Refusal> {
     let name = names::asked(body.model, body.name)?;
-    let card = state.models.card(&name).map_err(|error| refusal(error, &name))?;
+    let card = find(state, &name).await?;
     let mut parameters = card.layers.parameters.clone();
     parameters.extend(body.options.unwrap_or_default());
     let template =
@@ -223,46 +230,20 @@ pub(super) async fn version() -> Json<Version> {
     Json(Version { version: VERSION })
 }
 
-/// A number of parameters as Ollama shows it: `7B`, `7.2B`, `137M`, `136.73M`, `12K`.
-fn human_count(count: u64) -> String {
-    let scaled = |unit: u64, decimals: usize, suffix: &str| {
-        if count % unit == 0 {
-            format!("{}{suffix}", count / unit)
-        } else {
-            format!("{:.decimals$}{suffix}", count as f64 / unit as f64)
-        }
-    };
-    match count {
-        1_000_000_000.. => scaled(1_000_000_000, 1, "B"),
-        1_000_000.. => scaled(1_000_000, 2, "M"),
-        1_000.. => format!("{}K", count / 1_000),
-        _ => count.to_string(),
-    }
-}
-
 /// With the offset of this machine's time zone, as Ollama writes the times of models.
 fn local(time: impl Into<DateTime<Local>>) -> String {
     time.into().to_rfc3339_opts(chrono::SecondsFormat::Nanos, false)
 }
 
-/// The prompt that a Go template makes of one question.
+/// The prompt that a Go template makes of a conversation; it takes a while, so another thread makes it.
 ///
 /// # Errors
 /// A template that does not render.
-pub(super) fn render_once(_template: &str, _system: Option<&str>, _prompt: &str) -> Result<String, Refusal> {
-    Err(Refusal::bad("templates of requests are not supported yet".to_owned()))
-}
-
-/// The prompt that a Go template makes of a conversation.
-///
-/// # Errors
-/// A template that does not render.
-pub(super) fn render_chat(
-    _template: &str,
-    _messages: &[Map<String, Value>],
-    _tools: Option<&[Value]>,
-) -> Result<String, Refusal> {
-    Err(Refusal::bad("templates of requests are not supported yet".to_owned()))
+pub(super) async fn render(template: String, conversation: Conversation) -> Result<String, Refusal> {
+    let render = move || Template::parse(&template)?.prompt(&conversation);
+    let rendered = tokio::task::spawn_blocking(render).await;
+    let lost = || Refusal::bad("the template could not be rendered".to_owned());
+    rendered.map_err(|_| lost())?.map_err(|error| Refusal::bad(error.to_string()))
 }
 
 #[cfg(test)]
@@ -270,21 +251,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    /// The examples of reference/dialects.md §1.7.
-    #[test]
-    fn parameter_counts_read_as_ollamas() {
-        for (count, text) in [
-            (7_000_000_000, "7B"),
-            (7_241_732_096, "7.2B"),
-            (137_000_000, "137M"),
-            (136_727_040, "136.73M"),
-            (12_345, "12K"),
-            (999, "999"),
-        ] {
-            assert_eq!(human_count(count), text);
-        }
-    }
 
     #[test]
     fn parameters_are_a_column_and_one_line_for_each_value() {

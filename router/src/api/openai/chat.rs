@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::answer::{envelope, usage};
 use super::collect::{Finished, collect};
 use super::errors::Refusal;
+use super::models::serving;
 use super::parameters::{Shape, field, parameters, request};
 use super::quirks::Quirks;
 use super::reading::Reading;
@@ -48,6 +49,7 @@ pub(crate) async fn completions(Caller(state): Caller, body: Body<ChatRequest>) 
 }
 
 async fn answer(state: &AppState, body: ChatRequest) -> Result<Response, Refusal> {
+    let state = &serving(state, body.common.model.as_deref()).await?;
     tracing::debug!(user = body.common.user, "a chat");
     let lowered = lower(body, state);
     let Lowered { mut request, shape, calls } = lowered.inspect_err(|error| state.service.refuse(error))?;

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use super::answer::{envelope, usage};
 use super::collect::{Collected, Finished, collect};
 use super::errors::Refusal;
+use super::models::serving;
 use super::parameters::{Shape, field, parameters, request};
 use super::quirks::Quirks;
 use super::stream::{self, TextChunks};
@@ -49,6 +50,7 @@ pub(crate) async fn completions(Caller(state): Caller, body: Body<CompletionRequ
 }
 
 async fn answer(state: &AppState, body: CompletionRequest) -> Result<Response, Refusal> {
+    let state = &serving(state, body.common.model.as_deref()).await?;
     tracing::debug!(user = body.common.user, "a completion");
     let echo = body.echo.unwrap_or(false);
     let infills = state.service.completion_template.is_some();

@@ -1,0 +1,121 @@
+//! A model in memory, and who uses it.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::{Card, KeepAlive};
+use crate::api::Settings;
+use crate::service::Service;
+
+/// A model that is loaded.
+pub(crate) struct Model {
+    pub service: Arc<Service>,
+    pub settings: Arc<Settings>,
+    pub card: Arc<Card>,
+}
+
+/// A model and its users.
+pub(super) struct Resident {
+    pub model: Model,
+    /// Ends with the engine, when its memory is free.
+    running: Mutex<Option<JoinHandle<()>>>,
+    leases: AtomicUsize,
+    life: Mutex<Life>,
+    /// Told whenever a user leaves.
+    changed: Arc<Notify>,
+}
+
+/// How much longer it stays.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    used: Instant,
+    keep: KeepAlive,
+}
+
+impl Resident {
+    pub fn new(model: Model, running: Option<JoinHandle<()>>, keep: KeepAlive, changed: Arc<Notify>) -> Self {
+        let life = Life { used: Instant::now(), keep };
+        Self {
+            model,
+            running: Mutex::new(running),
+            leases: AtomicUsize::new(0),
+            life: Mutex::new(life),
+            changed,
+        }
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn keep(&self, keep: KeepAlive) {
+        self.life().keep = keep;
+    }
+
+    /// Whether nobody uses it: neither a lease is out, nor a request under way. Asked for under the table's lock, where
+    /// leases are given.
+    pub fn is_idle(&self) -> bool {
+        let service = &self.model.service;
+        self.leases.load(Ordering::SeqCst) == 0 && service.permits.available_permits() >= service.places
+    }
+
+    /// When it was used last; a model in use is used now.
+    pub fn last_used(&self) -> Instant {
+        let mut life = self.life();
+        if !self.is_idle() {
+            life.used = Instant::now();
+        }
+        life.used
+    }
+
+    /// How long it stays if nobody asks for it; `None`: for ever.
+    pub fn left(&self) -> Option<Duration> {
+        let used = self.last_used();
+        match self.life().keep {
+            KeepAlive::For(keep) => Some(keep.saturating_sub(used.elapsed())),
+            KeepAlive::Forever => None,
+        }
+    }
+
+    /// Gives the model up, and what ends when its memory is free.
+    pub fn retire(&self) -> Option<JoinHandle<()>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A model that stays loaded while this lives.
+pub(crate) struct Lease(Arc<Resident>);
+
+impl Lease {
+    pub(super) fn new(resident: &Arc<Resident>) -> Self {
+        resident.leases.fetch_add(1, Ordering::SeqCst);
+        Self(resident.clone())
+    }
+}
+
+impl Clone for Lease {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.life().used = Instant::now();
+        self.0.leases.fetch_sub(1, Ordering::SeqCst);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Deref for Lease {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        &self.0.model
+    }
+}

@@ -1,0 +1,287 @@
+//! Several models: loaded when they are asked for, kept, and unloaded.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::residency::{AcquireError, KeepAlive, Layers, Library, Residency};
+
+/// Models `a`, `b`, `c`, ..., each of which writes its name over and over; `broken` cannot be loaded.
+struct Shelf {
+    names: Vec<&'static str>,
+    loads: AtomicUsize,
+    /// Loading waits for these, by name.
+    doors: Mutex<HashMap<&'static str, Arc<std::sync::Barrier>>>,
+    gates: HashMap<&'static str, Gate>,
+    layers: Layers,
+}
+
+impl Shelf {
+    fn of(names: &[&'static str]) -> Self {
+        Self {
+            names: names.to_vec(),
+            loads: AtomicUsize::new(0),
+            doors: Mutex::default(),
+            gates: names.iter().map(|name| (*name, Gate::open())).collect(),
+            layers: Layers::default(),
+        }
+    }
+
+    fn card(&self, name: &str) -> Card {
+        let digest = format!("{name}0");
+        Card { name: name.into(), digest, bytes: 1, layers: self.layers.clone(), ..Card::default() }
+    }
+}
+
+impl Library for Arc<Shelf> {
+    fn cards(&self) -> Vec<Card> {
+        self.names.iter().map(|name| self.card(name)).collect()
+    }
+
+    fn find(&self, name: &str) -> Result<Card, AcquireError> {
+        let known = self.names.iter().find(|known| self.card(known).is_called(name));
+        known.map(|name| self.card(name)).ok_or(AcquireError::NotFound)
+    }
+
+    fn load(&self, card: &Card) -> Result<Assembled, AcquireError> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        let name = card.name.as_str();
+        let door = self.doors.lock().unwrap().get(name).cloned();
+        if let Some(door) = door {
+            door.wait();
+        }
+        if name == "broken" {
+            return Err(AcquireError::Failed("it is broken".into()));
+        }
+        let config = RouterConfig { model_id: name.into(), ..config() };
+        let gate = self.gates[name].clone();
+        let loaded = Loaded { card: card.clone(), ..loaded(&name.repeat(100), TEMPLATE, &config, gate) };
+        Ok(assemble(&config, loaded).unwrap())
+    }
+}
+
+fn residency() -> Residency {
+    Residency { keep_alive: KeepAlive::For(Duration::from_secs(300)), max_loaded: 0, max_queue: 16 }
+}
+
+fn serving(shelf: &Arc<Shelf>, residency: Residency) -> Arc<TestServer> {
+    let (config, gate) = (config(), Gate::open());
+    let Assembled { model, outputs } =
+        assemble(&config, loaded(SCRIPT, TEMPLATE, &config, gate.clone())).unwrap();
+    let service = model.service.clone();
+    tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
+    let models = Models::with_library(model, Box::new(shelf.clone()), residency);
+    Arc::new(TestServer::of(models, &config, gate))
+}
+
+async fn generate(server: &TestServer, model: &str, more: Value) -> Value {
+    let mut body = json!({"model": model, "prompt": "Hi", "stream": false, "options": {"temperature": 0, "num_predict": 3}});
+    for (key, value) in more.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    server.post("/api/generate", body).await.json()
+}
+
+async fn running(server: &TestServer) -> Vec<String> {
+    let ps = server.get("/api/ps").await.json();
+    let names =
+        ps["models"].as_array().unwrap().iter().map(|model| model["name"].as_str().unwrap().to_owned());
+    let mut names: Vec<String> = names.filter(|name| name != "test/model:latest").collect();
+    names.sort();
+    names
+}
+
+async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    for _ in 0..2000 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
+}
+
+#[tokio::test]
+async fn models_are_loaded_by_name_and_found_by_every_dialect() {
+    let shelf = Arc::new(Shelf::of(&["a", "b"]));
+    let server = serving(&shelf, residency());
+    assert!(running(&server).await.is_empty());
+    assert_eq!(generate(&server, "a", json!({})).await["response"], "aaa");
+    assert_eq!(generate(&server, "B:latest", json!({})).await["response"], "bbb");
+    assert_eq!(generate(&server, "test/model", json!({})).await["response"], "Hel");
+    assert_eq!((running(&server).await.len(), shelf.loads.load(Ordering::SeqCst)), (2, 2));
+    let chat = async |model: Value| {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": 2});
+        server.post("/v1/chat/completions", body).await
+    };
+    for (model, text) in [
+        (json!("a"), "aa"),
+        (json!("tgi"), "He"),
+        (json!(""), "He"),
+        (json!(null), "He"),
+        (json!("test/model"), "He"),
+    ] {
+        assert_eq!(chat(model).await.json()["choices"][0]["message"]["content"], text);
+    }
+    let unknown = chat(json!("z")).await;
+    assert_eq!(
+        (unknown.status, &unknown.json()["error"]["code"]),
+        (StatusCode::NOT_FOUND, &json!("model_not_found"))
+    );
+    let body = json!({"model": "b", "prompt": "Hi", "temperature": 0, "max_tokens": 2});
+    assert_eq!(server.post("/v1/completions", body).await.json()["choices"][0]["text"], "bb");
+    let listed = server.get("/v1/models").await.json();
+    let ids: Vec<&Value> = listed["data"].as_array().unwrap().iter().map(|model| &model["id"]).collect();
+    assert_eq!(ids, ["test/model", "a", "b"]);
+    assert_eq!(server.get("/v1/models/b").await.json()["id"], "b");
+    assert_eq!(server.get("/v1/models/z").await.status, StatusCode::NOT_FOUND);
+    let tags = server.get("/api/tags").await.json();
+    assert_eq!(tags["models"].as_array().unwrap().len(), 3);
+    assert_eq!(generate(&server, "z", json!({})).await, json!({"error": "model 'z' not found"}));
+}
+
+#[tokio::test]
+async fn requests_for_one_model_share_its_load_and_others_do_not_wait() {
+    let shelf = Arc::new(Shelf::of(&["a", "b"]));
+    let door = Arc::new(std::sync::Barrier::new(2));
+    shelf.doors.lock().unwrap().insert("a", door.clone());
+    let server = serving(&shelf, residency());
+    let asked: Vec<_> = (0..5)
+        .map(|_| {
+            let server = server.clone();
+            tokio::spawn(async move { generate(&server, "a", json!({})).await["response"].clone() })
+        })
+        .collect();
+    eventually("the load begins", async || shelf.loads.load(Ordering::SeqCst) == 1).await;
+    // While it lasts, what is loaded answers.
+    assert_eq!(generate(&server, "test/model", json!({})).await["response"], "Hel");
+    tokio::task::spawn_blocking(move || door.wait()).await.unwrap();
+    for answer in asked {
+        assert_eq!(answer.await.unwrap(), "aaa");
+    }
+    assert_eq!(shelf.loads.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn the_queue_for_loads_is_bounded() {
+    let shelf = Arc::new(Shelf::of(&["a"]));
+    let door = Arc::new(std::sync::Barrier::new(2));
+    shelf.doors.lock().unwrap().insert("a", door.clone());
+    let server = serving(&shelf, Residency { max_queue: 1, ..residency() });
+    let first = tokio::spawn({
+        let server = server.clone();
+        async move { generate(&server, "a", json!({})).await }
+    });
+    eventually("the load begins", async || shelf.loads.load(Ordering::SeqCst) == 1).await;
+    let refused = server.post("/api/generate", json!({"model": "a", "prompt": "Hi"})).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.json()["error"].as_str().unwrap().starts_with("server busy"));
+    tokio::task::spawn_blocking(move || door.wait()).await.unwrap();
+    assert_eq!(first.await.unwrap()["response"], "aaa");
+}
+
+#[tokio::test]
+async fn models_leave_when_their_time_is_over() {
+    let shelf = Arc::new(Shelf::of(&["a", "b", "c"]));
+    let server = serving(&shelf, Residency { keep_alive: KeepAlive::NOT_AT_ALL, ..residency() });
+    generate(&server, "a", json!({})).await;
+    generate(&server, "b", json!({"keep_alive": -1})).await;
+    generate(&server, "c", json!({"keep_alive": "1h"})).await;
+    eventually("a is gone", async || running(&server).await == ["b:latest", "c:latest"]).await;
+    // At once, when it is said; and the pinned model never.
+    assert_eq!(generate(&server, "c", json!({"prompt": "", "keep_alive": 0})).await["done_reason"], "unload");
+    assert_eq!(running(&server).await, ["b:latest"]);
+    generate(&server, "test/model", json!({"prompt": "", "keep_alive": 0})).await;
+    assert_eq!(generate(&server, "test/model", json!({})).await["response"], "Hel");
+    assert_eq!(generate(&server, "a", json!({})).await["response"], "aaa");
+    assert_eq!(shelf.loads.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn the_idle_model_used_longest_ago_makes_room_and_one_in_use_does_not() {
+    let shelf = Arc::new(Shelf::of(&["a", "b", "c"]));
+    let server = serving(&shelf, Residency { max_loaded: 3, ..residency() });
+    for model in ["a", "b", "a"] {
+        generate(&server, model, json!({})).await;
+    }
+    generate(&server, "c", json!({})).await;
+    assert_eq!(running(&server).await, ["a:latest", "c:latest"]);
+    // Both are in use now: the third waits until one is free.
+    shelf.gates["a"].shut();
+    shelf.gates["c"].shut();
+    let spawn = |model: &'static str| {
+        let server = server.clone();
+        tokio::spawn(async move { generate(&server, model, json!({})).await["response"].clone() })
+    };
+    let (a, c) = (spawn("a"), spawn("c"));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let b = spawn("b");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(running(&server).await, ["a:latest", "c:latest"]);
+    shelf.gates["c"].reopen();
+    assert_eq!((c.await.unwrap(), b.await.unwrap()), (json!("ccc"), json!("bbb")));
+    assert_eq!(running(&server).await, ["a:latest", "b:latest"]);
+    shelf.gates["a"].reopen();
+    assert_eq!(a.await.unwrap(), "aaa");
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_loaded_costs_only_who_asked() {
+    let shelf = Arc::new(Shelf::of(&["broken", "a"]));
+    let server = serving(&shelf, residency());
+    for _ in 0..2 {
+        let answer = server.post("/api/generate", json!({"model": "broken", "prompt": "Hi"})).await;
+        assert_eq!(
+            (answer.status, answer.json()),
+            (StatusCode::INTERNAL_SERVER_ERROR, json!({"error": "it is broken"}))
+        );
+    }
+    assert_eq!(shelf.loads.load(Ordering::SeqCst), 2, "it is tried anew");
+    assert_eq!(generate(&server, "a", json!({})).await["response"], "aaa");
+}
+
+#[tokio::test]
+async fn a_model_brings_its_own_words() {
+    let mut shelf = Shelf::of(&["a"]);
+    let message = json!({"role": "assistant", "content": "so"});
+    shelf.layers = Layers {
+        parameters: json!({"num_predict": 2, "stop": ["never"]}).as_object().unwrap().clone(),
+        system: Some("Be.".into()),
+        template: Some("{{ range .Messages }}[{{ .Role }} {{ .Content }}]{{ end }}".into()),
+        messages: vec![message.as_object().unwrap().clone()],
+        licenses: vec!["free".into()],
+    };
+    let server = serving(&Arc::new(shelf), residency());
+    let render = async |path: &str, more: Value| {
+        let mut body = json!({"model": "a", "_debug_render_only": true});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.post(path, body).await.json()["_debug_info"]["rendered_template"].clone()
+    };
+    let hi = json!([{"role": "user", "content": "Hi"}]);
+    assert_eq!(render("/api/chat", json!({"messages": hi})).await, "[system Be.][assistant so][user Hi]");
+    let own = json!([{"role": "system", "content": "No."}, {"role": "user", "content": "Hi"}]);
+    assert_eq!(render("/api/chat", json!({"messages": own})).await, "[assistant so][system No.][user Hi]");
+    assert_eq!(render("/api/generate", json!({"prompt": "Hi"})).await, "[system Be.][user Hi]");
+    let other = json!({"prompt": "Hi", "system": "X", "template": "{{ .System }}: {{ .Prompt }}"});
+    assert_eq!(render("/api/generate", other).await, "X: Hi");
+    let answer = server
+        .post(
+            "/api/generate",
+            json!({"model": "a", "prompt": "Hi", "stream": false, "options": {"temperature": 0}}),
+        )
+        .await
+        .json();
+    assert_eq!(answer["eval_count"], 2);
+    let shown = server.post("/api/show", json!({"model": "a"})).await.json();
+    assert_eq!(
+        (&shown["license"], &shown["system"], &shown["messages"]),
+        (&json!("free"), &json!("Be."), &json!([message]))
+    );
+    let wrong =
+        server.post("/api/generate", json!({"model": "a", "prompt": "Hi", "template": "{{ if }}"})).await;
+    assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
+}
