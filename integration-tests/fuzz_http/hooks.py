@@ -10,6 +10,7 @@ DONE = "[DONE]"
 FAILURES = ("ErrorResponse", "OpenAiErrorResponse", "StreamFailure")
 
 
+@schemathesis.deserializer("application/x-ndjson")
 @schemathesis.deserializer("text/event-stream")
 def as_text(context, response):
     """The body as it is; `events_conform` looks into it."""
@@ -18,14 +19,14 @@ def as_text(context, response):
 
 @schemathesis.hook
 def before_load_schema(context, raw_schema):
-    """Keeps the schemas of events from being held against whole streams, and where `events_conform` finds them."""
+    """Keeps the schemas of events and lines from being held against whole streams, and where `events_conform` finds them."""
     global document
     document = json.loads(json.dumps(raw_schema))
     for item in raw_schema["paths"].values():
         for operation in item.values():
             for response in operation["responses"].values():
                 for media, content in response.get("content", {}).items():
-                    if media == "text/event-stream":
+                    if media in ("text/event-stream", "application/x-ndjson"):
                         content["schema"] = {"type": "string"}
 
 

@@ -10,8 +10,8 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 use weirgate_router::KeepAlive;
 
 use crate::values::{
-    Device, Dtype, FileType, GrammarBackend, GrammarWhitespace, KvCacheDtype, Profile, Quantization,
-    RopeScaling, TokenLimit, UsageStats, is_tgi_program, parse_bool,
+    Device, Dtype, FileType, GrammarBackend, GrammarWhitespace, KvCacheDtype, OllamaHost, Profile,
+    Quantization, RopeScaling, TokenLimit, UsageStats, is_tgi_program, parse_bool,
 };
 
 const COMMANDS: &str = "\
@@ -286,6 +286,14 @@ pub struct LowArgs {
     /// Output tokens of a request that does not say; `none`: up to `--max-total-tokens`.
     #[arg(long, env, default_value = "100")]
     pub default_max_new_tokens: TokenLimit,
+
+    /// Another address to listen on, under the profile `ollama`: `127.0.0.1:11434`, `:11434`, `0.0.0.0` or a URL, as Ollama takes it.
+    #[arg(long, env = "OLLAMA_HOST")]
+    pub ollama_host: Option<OllamaHost>,
+
+    /// Origins allowed to call from a browser, beside those of `--cors-allow-origin`.
+    #[arg(long, env = "OLLAMA_ORIGINS", value_delimiter = ',')]
+    pub ollama_origins: Vec<String>,
 
     /// Folder of models that are loaded when they are asked for, in Ollama's layout; made where it is missing.
     #[arg(long, env)]

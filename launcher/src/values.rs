@@ -1,6 +1,7 @@
 //! The values that flags take beside numbers and strings.
 
 use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -201,6 +202,59 @@ impl FromStr for TokenLimit {
         match text.parse() {
             Ok(0) | Err(_) => Err("expected a number of tokens of at least 1, or `none`".to_owned()),
             Ok(tokens) => Ok(Self(Some(tokens))),
+        }
+    }
+}
+
+/// Where Ollama's server listens, in any of the forms that it takes: host and port are optional, and so is a scheme.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OllamaHost(pub SocketAddr);
+
+impl FromStr for OllamaHost {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const PORT: u16 = 11434;
+        let place = text.trim().trim_start_matches("http://").trim_end_matches('/');
+        if let Ok(address) = place.parse() {
+            return Ok(Self(address));
+        }
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) if place.parse::<IpAddr>().is_err() => {
+                (host, port.parse().map_err(|_| format!("{port:?} is not a port"))?)
+            }
+            _ => (place, PORT),
+        };
+        let host = match host.trim_start_matches('[').trim_end_matches(']') {
+            "" | "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            host => host.parse().map_err(|_| format!("{host:?} is not an IP address"))?,
+        };
+        Ok(Self(SocketAddr::new(host, port)))
+    }
+}
+
+#[cfg(test)]
+mod ollama_tests {
+    use super::OllamaHost;
+
+    #[test]
+    fn ollamas_host_has_many_forms() {
+        for (text, address) in [
+            ("127.0.0.1:11434", "127.0.0.1:11434"),
+            ("0.0.0.0", "0.0.0.0:11434"),
+            (":8080", "127.0.0.1:8080"),
+            ("localhost", "127.0.0.1:11434"),
+            ("localhost:1", "127.0.0.1:1"),
+            ("http://127.0.0.1:11435/", "127.0.0.1:11435"),
+            ("", "127.0.0.1:11434"),
+            ("[::1]:80", "[::1]:80"),
+            ("[::1]", "[::1]:11434"),
+            ("::", "[::]:11434"),
+        ] {
+            assert_eq!(text.parse(), Ok(OllamaHost(address.parse().unwrap())), "{text}");
+        }
+        for text in ["example.com", "localhost:x", "localhost:99999"] {
+            assert!(text.parse::<OllamaHost>().is_err(), "{text}");
         }
     }
 }

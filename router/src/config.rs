@@ -22,6 +22,8 @@ pub struct RouterConfig {
     pub tokenizer_config_path: Option<PathBuf>,
     pub listen: SocketAddr,
     pub profile: Profile,
+    /// Another address to listen on, under the profile `ollama`.
+    pub ollama_listen: Option<SocketAddr>,
     pub limits: Limits,
     pub engine: EngineSettings,
     pub log: LogSettings,

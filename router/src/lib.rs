@@ -95,16 +95,24 @@ async fn serve(
     let state = AppState::new(models.clone());
     let dispatcher = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
     watchdog::watch(service.clone(), || std::process::exit(EXIT_STALLED))?;
-    let server = Server::start(config.listen, server::app(config, state)).await?;
+    let server = Server::start(config.listen, server::app(config, state.clone())).await?;
     announce(config, &server);
+    let mut servers = vec![server];
+    if let Some(listen) = config.ollama_listen {
+        let own = RouterConfig { listen, profile: Profile::Ollama, ..RouterConfig::clone(config) };
+        let app = server::app(&own, state.under(Profile::Ollama));
+        let server = Server::start(listen, app).await?;
+        tracing::info!("Ollama's clients: OLLAMA_HOST=http://{}", server.address);
+        servers.push(server);
+    }
     let ended = tokio::select! {
         name = signals.caught() => {
             tracing::info!("{name}: finishing what is under way");
-            shutdown::drain(&models.services(), server, Duration::from_secs(config.graceful_termination_seconds)).await;
+            shutdown::drain(&models.services(), servers, Duration::from_secs(config.graceful_termination_seconds)).await;
             Ok(())
         }
         _ = dispatcher => {
-            shutdown::fail(&service, server).await;
+            shutdown::fail(&service, servers).await;
             Err(RouterError::EngineFailed)
         }
     };

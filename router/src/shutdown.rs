@@ -37,10 +37,10 @@ impl Signals {
 }
 
 /// Takes no new requests, gives those under way `patience` to finish, ends the rest with an error, and closes.
-pub(crate) async fn drain(services: &[Arc<Service>], server: Server, patience: Duration) {
+pub(crate) async fn drain(services: &[Arc<Service>], servers: Vec<Server>, patience: Duration) {
     services.iter().for_each(|service| service.health.lower(State::Draining));
     join_all(services.iter().map(|service| finish(service, patience))).await;
-    server.shut_down(FLUSH).await;
+    join_all(servers.into_iter().map(|server| server.shut_down(FLUSH))).await;
     services.iter().for_each(|service| service.engine.stop());
 }
 
@@ -53,11 +53,11 @@ async fn finish(service: &Service, patience: Duration) {
 }
 
 /// Tells everybody that the engine is gone, and closes.
-pub(crate) async fn fail(service: &Arc<Service>, server: Server) {
+pub(crate) async fn fail(service: &Arc<Service>, servers: Vec<Server>) {
     service.health.lower(State::Failed(Failure::Engine));
     service.dispatcher.fail_all(Failure::Engine);
     idle(service, FAREWELL).await;
-    server.shut_down(FAREWELL).await;
+    join_all(servers.into_iter().map(|server| server.shut_down(FAREWELL))).await;
 }
 
 /// Waits until no request holds a place; false if some still do after `patience`.

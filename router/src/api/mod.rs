@@ -57,6 +57,11 @@ impl AppState {
         Self { models, service, settings, lease, tenant: Tenant::default() }
     }
 
+    /// The same for a listener of another profile.
+    pub fn under(&self, profile: Profile) -> Self {
+        Self { settings: Arc::new(Settings { profile, ..Settings::clone(&self.settings) }), ..self.clone() }
+    }
+
     /// The state of the model that a request names. Where there is but one, any name is its, as in TGI.
     ///
     /// # Errors
@@ -67,7 +72,10 @@ impl AppState {
             return Ok(self.clone());
         }
         let lease = self.models.acquire(model.unwrap_or_default(), None).await?;
-        let (service, settings) = (lease.service.clone(), lease.settings.clone());
+        let service = lease.service.clone();
+        // What is answered depends on the listener, too.
+        let settings =
+            Arc::new(Settings { profile: self.settings.profile, ..Settings::clone(&lease.settings) });
         Ok(Self { service, settings, lease, ..self.clone() })
     }
 }

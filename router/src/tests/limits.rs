@@ -167,7 +167,7 @@ async fn draining_refuses_new_requests_and_finishes_old_ones() {
     let listening = server::Server::start("127.0.0.1:0".parse().unwrap(), server.app.clone()).await.unwrap();
     let drained = tokio::spawn({
         let service = service.clone();
-        async move { shutdown::drain(&[service], listening, Duration::from_secs(60)).await }
+        async move { shutdown::drain(&[service], vec![listening], Duration::from_secs(60)).await }
     });
     while service.health.state() != State::Draining {
         tokio::task::yield_now().await;
@@ -220,7 +220,7 @@ async fn what_does_not_finish_in_time_ends_with_an_error() {
     let (plain, stream) = (ask("/generate"), ask("/generate_stream"));
     server.until(|stats| stats.live_requests == 2).await;
     let listening = server::Server::start("127.0.0.1:0".parse().unwrap(), server.app.clone()).await.unwrap();
-    shutdown::drain(&[server.state.service.clone()], listening, Duration::ZERO).await;
+    shutdown::drain(&[server.state.service.clone()], vec![listening], Duration::ZERO).await;
     let error = json!({"error": "Request failed during generation: the server is shutting down", "error_type": "generation"});
     let plain = plain.await.unwrap();
     assert_eq!((plain.status, plain.json()), (StatusCode::FAILED_DEPENDENCY, error.clone()));

@@ -53,6 +53,7 @@ fn config() -> RouterConfig {
         tokenizer_config_path: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         profile: Profile::OpenAi,
+        ollama_listen: None,
         limits: Limits {
             max_concurrent_requests: 4,
             max_best_of: 2,

@@ -1,0 +1,140 @@
+"""Several models on one server, out of a folder that Ollama itself could have made."""
+
+import concurrent.futures
+import hashlib
+import json
+from pathlib import Path
+
+import ollama as library
+import openai
+import pytest
+from harness.client import Client
+from harness.gguf_files import quantize
+from harness.ollama_api import PROMPT, conforms
+from harness.server import wait_for
+
+GREEDY = {"temperature": 0, "num_predict": 16}
+SYSTEM = "You are a lighthouse."
+
+
+def blob(root: Path, content: bytes, kind: str) -> dict:
+    digest = hashlib.sha256(content).hexdigest()
+    (root / "blobs").mkdir(parents=True, exist_ok=True)
+    (root / "blobs" / f"sha256-{digest}").write_bytes(content)
+    return {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
+
+
+def install(root: Path, name: str, weights: bytes, **layers: bytes):
+    """Writes a model as Ollama lays it out."""
+    config = {"model_format": "gguf", "model_family": "llama", "model_families": ["llama"], "model_type": "1M", "file_type": "Q8_0"}
+    image = blob(root, json.dumps(config).encode(), "x")
+    image["mediaType"] = "application/vnd.docker.container.image.v1+json"
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "config": image,
+        "layers": [blob(root, weights, "model")] + [blob(root, text, kind) for kind, text in layers.items()],
+    }
+    path = root / "manifests/registry.ollama.ai/library" / name / "latest"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    weights = root / "demo.gguf"
+    quantize(weights, "Q8_0")
+    for name in ("alpha", "beta", "gamma"):
+        install(root, name, weights.read_bytes())
+    params = json.dumps({"num_predict": 5, "temperature": 0}).encode()
+    template = b"{{ .System }} {{ .Prompt }}"
+    install(root, "keeper", weights.read_bytes(), system=SYSTEM.encode(), params=params, template=template)
+    weights.unlink()
+    return root
+
+
+def names(client: Client, path: str = "/api/ps") -> set[str]:
+    return {model["name"].removesuffix(":latest") for model in client.get(path).json()["models"]} - {"weirgate-demo"}
+
+
+def generate(client: Client, model: str, **more):
+    options = {"options": GREEDY} | more
+    return client.post_ok("/api/generate", {"model": model, "prompt": PROMPT, "stream": False} | options)
+
+
+def test_models_are_loaded_listed_and_unloaded(start_server, folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    server = start_server(env={"OLLAMA_MODELS": str(folder), "OLLAMA_KEEP_ALIVE": "1h"})
+    client = Client(server.port)
+    assert names(client, "/api/tags") == {"alpha", "beta", "gamma", "keeper"} and names(client) == set()
+    conforms("ListResponse", client.get("/api/tags").json())
+    for model in ("alpha", "beta"):
+        answer = generate(client, model)
+        conforms("GenerateResponse", answer)
+        assert answer["response"] and answer["load_duration"] > 1_000_000, "a load takes its time"
+    assert generate(client, "alpha")["load_duration"] < answer["total_duration"]
+    assert names(client) == {"alpha", "beta"}
+    conforms("ProcessResponse", client.get("/api/ps").json())
+    shown = client.post_ok("/api/show", {"model": "keeper"})
+    conforms("ShowResponse", shown)
+    assert shown["system"] == SYSTEM and "num_predict" in shown["parameters"] and shown["template"]
+    assert generate(client, "beta", prompt="", keep_alive=0)["done_reason"] == "unload"
+    assert names(client) == {"alpha"}
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, "read in place"
+
+
+def test_a_model_brings_its_own_words(start_server, folder):
+    client = Client(start_server(env={"OLLAMA_MODELS": str(folder)}).port)
+    answer = client.post_ok("/api/generate", {"model": "keeper", "prompt": PROMPT, "stream": False})
+    assert answer["eval_count"] <= 5
+    rendered = client.post_ok("/api/generate", {"model": "keeper", "prompt": "Who?", "_debug_render_only": True})
+    assert rendered["_debug_info"]["rendered_template"] == f"{SYSTEM} Who?"
+
+
+def test_models_expire_and_make_room(start_server, folder):
+    server = start_server(env={"OLLAMA_MODELS": str(folder), "OLLAMA_MAX_LOADED_MODELS": "3"})
+    client = Client(server.port)
+    for model in ("alpha", "beta", "alpha", "gamma"):
+        generate(client, model)
+    assert names(client) == {"alpha", "gamma"}, "the one used longest ago made room"
+    generate(client, "alpha", keep_alive="100ms")
+    wait_for(lambda: names(client) == {"gamma"}, 5, "expiry")
+    generate(client, "gamma", keep_alive=0)
+    wait_for(lambda: names(client) == set(), 5, "unloaded after the request")
+
+
+def test_the_other_apis_find_models_by_name(start_server, folder):
+    server = start_server(env={"OLLAMA_MODELS": str(folder)})
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    listed = [model.id for model in client.models.list()]
+    assert listed[0] == "weirgate-demo" and {"alpha:latest", "beta:latest"} <= set(listed)
+    messages = [{"role": "user", "content": "Which port do you listen on?"}]
+    answer = client.chat.completions.create(model="alpha", messages=messages, temperature=0, max_tokens=8)
+    assert answer.choices[0].message.content and answer.model == "alpha"
+    with pytest.raises(openai.NotFoundError) as error:
+        client.chat.completions.create(model="no-such-model", messages=messages)
+    assert error.value.code == "model_not_found"
+
+
+def test_models_side_by_side_say_what_each_says_alone(start_server, folder):
+    """Loads, evictions and requests at the same time: every answer is right, and nothing is left behind."""
+    server = start_server(
+        "--max-concurrent-requests", "64", env={"OLLAMA_MODELS": str(folder), "OLLAMA_MAX_LOADED_MODELS": "3"}
+    )
+    client = library.Client(host=server.url)
+    prompts = [f"The number {number} is" for number in range(6)]
+    expected = [client.generate("alpha", prompt, options=GREEDY).response for prompt in prompts]
+    wrong = []
+
+    def work(number: int):
+        model = ("alpha", "beta", "gamma", "weirgate-demo")[number % 4]
+        prompt = number % len(prompts)
+        answer = client.generate(model, prompts[prompt], options=GREEDY, keep_alive="1s").response
+        if model != "weirgate-demo" and answer != expected[prompt]:
+            wrong.append((model, prompts[prompt], answer))
+
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        list(pool.map(work, range(96)))
+    assert not wrong
+    wait_for(lambda: names(Client(server.port)) == set(), 10, "all expired")
