@@ -144,7 +144,7 @@ fn tensor_names(spec: &ModelSpec) -> impl Iterator<Item = &str> {
 /// A number of parameters as Ollama shows it: `7B`, `7.2B`, `137M`, `136.73M`, `12K`.
 fn human_count(count: u64) -> String {
     let scaled = |unit: u64, decimals: usize, suffix: &str| {
-        if count % unit == 0 {
+        if count.is_multiple_of(unit) {
             format!("{}{suffix}", count / unit)
         } else {
             format!("{:.decimals$}{suffix}", count as f64 / unit as f64)

@@ -20,10 +20,9 @@ impl KeepAlive {
 
     /// Negative: for ever.
     pub fn of_seconds(seconds: f64) -> Self {
-        if seconds < 0.0 || seconds >= FOREVER {
-            Self::Forever
-        } else {
-            Self::For(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+        match (0.0..FOREVER).contains(&seconds) {
+            true => Self::For(Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+            false => Self::Forever,
         }
     }
 

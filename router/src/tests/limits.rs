@@ -220,7 +220,7 @@ async fn what_does_not_finish_in_time_ends_with_an_error() {
     let (plain, stream) = (ask("/generate"), ask("/generate_stream"));
     server.until(|stats| stats.live_requests == 2).await;
     let listening = server::Server::start("127.0.0.1:0".parse().unwrap(), server.app.clone()).await.unwrap();
-    shutdown::drain(&[server.state.service.clone()], vec![listening], Duration::ZERO).await;
+    shutdown::drain(std::slice::from_ref(&server.state.service), vec![listening], Duration::ZERO).await;
     let error = json!({"error": "Request failed during generation: the server is shutting down", "error_type": "generation"});
     let plain = plain.await.unwrap();
     assert_eq!((plain.status, plain.json()), (StatusCode::FAILED_DEPENDENCY, error.clone()));

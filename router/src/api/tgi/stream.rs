@@ -22,7 +22,7 @@ pub(super) struct StreamOptions {
 
 /// The stream's state; dropping it (the client went away) cancels the request.
 enum Stage {
-    Validate { state: AppState, request: Box<Request>, account: Account },
+    Validate { state: Box<AppState>, request: Box<Request>, account: Account },
     Generate(Box<Generation>),
     Done,
 }
@@ -41,7 +41,7 @@ pub(super) fn respond(
     options: StreamOptions,
     headers: HeaderMap,
 ) -> Response {
-    let stage = Stage::Validate { state, request: Box::new(request), account };
+    let stage = Stage::Validate { state: Box::new(state), request: Box::new(request), account };
     let tokens = TokenStream { stage, options, index: 0 };
     let events = stream::unfold(tokens, |mut tokens| async move {
         let event = tokens.next().await?;
