@@ -82,7 +82,8 @@ impl Config {
             tokenizer_config_path: args.tokenizer_config_path,
             listen: SocketAddr::new(host(&args.hostname, &mut warnings), port),
             profile: args.profile.into(),
-            ollama_listen: args.ollama_host.map(|host| host.0),
+            // The variable is the clients' too, and may name this very server.
+            ollama_listen: args.ollama_host.map(|host| host.0).filter(|own| own.port() != port),
             limits,
             engine,
             log: log_settings(args.json_output, env),
