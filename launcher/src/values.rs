@@ -219,15 +219,16 @@ impl FromStr for OllamaHost {
         if let Ok(address) = place.parse() {
             return Ok(Self(address));
         }
+        let bare = |host: &str| host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         let (host, port) = match place.rsplit_once(':') {
-            Some((host, port)) if place.parse::<IpAddr>().is_err() => {
+            Some((host, port)) if bare(place).is_err() => {
                 (host, port.parse().map_err(|_| format!("{port:?} is not a port"))?)
             }
             _ => (place, PORT),
         };
-        let host = match host.trim_start_matches('[').trim_end_matches(']') {
+        let host = match host {
             "" | "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            host => host.parse().map_err(|_| format!("{host:?} is not an IP address"))?,
+            host => bare(host).map_err(|_| format!("{host:?} is not an IP address"))?,
         };
         Ok(Self(SocketAddr::new(host, port)))
     }

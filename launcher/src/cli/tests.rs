@@ -97,6 +97,14 @@ const OWN: &[Row] = &[
     row("threads", "THREADS", None, "2"),
     row("watchdog-timeout", "WATCHDOG_TIMEOUT", Some("60"), "0"),
     row("default-max-new-tokens", "DEFAULT_MAX_NEW_TOKENS", Some("100"), "none"),
+    row("ollama-host", "OLLAMA_HOST", None, ":11434"),
+    row("ollama-origins", "OLLAMA_ORIGINS", None, "http://localhost"),
+    row("model-store", "MODEL_STORE", None, "/models"),
+    row("ollama-models", "OLLAMA_MODELS", None, "/ollama"),
+    row("keep-alive", "OLLAMA_KEEP_ALIVE", Some("5m"), "-1"),
+    row("max-loaded-models", "OLLAMA_MAX_LOADED_MODELS", Some("0"), "3"),
+    row("max-load-queue", "OLLAMA_MAX_QUEUE", Some("512"), "8"),
+    row("default-num-ctx", "OLLAMA_CONTEXT_LENGTH", None, "4096"),
 ];
 
 fn parse_words(words: &[&str]) -> Result<Typed, clap::Error> {
