@@ -76,7 +76,16 @@ impl Dispatch {
 
     /// [`Simd::WIDE`] of what kernels run on.
     pub(crate) fn is_wide(self) -> bool {
-        matches!(self.0, Isa::Avx512 | Isa::Avx512Vnni)
+        struct Ask<'a>(&'a mut bool);
+        impl Kernel for Ask<'_> {
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) {
+                *self.0 = S::WIDE;
+            }
+        }
+        let mut wide = false;
+        self.run(Ask(&mut wide));
+        wide
     }
 
     /// Runs `kernel` compiled for this instruction set.

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::convert::{self, Asked};
 use super::duration::keep_alive;
 use super::errors::Refusal;
-use super::reply::{Kind, Shape, Telling};
-use super::stream::{self, Answer};
+use super::reply::{Kind, Shape};
+use super::stream;
 use super::types::{ChatRequest, ChatResponse};
 use super::{messages, models, names};
 use crate::api::extract::AnyType;
@@ -47,22 +47,14 @@ async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Ref
     let name = names::asked(body.model.take(), body.name.take())?;
     let keep = keep_alive(body.common.keep_alive.as_ref())?;
     let streams = body.stream.unwrap_or(true);
-    let shape = |model: String| Shape {
-        kind: Kind::Chat,
-        model,
-        logprobs: false,
-        context: false,
-        started,
-        load: started.elapsed(),
-    };
     let empty = body.messages.as_ref().is_none_or(Vec::is_empty);
     if empty && keep == Some(KeepAlive::NOT_AT_ALL) {
         models::find(state, &name).await?;
         state.models.release(&name);
-        return Ok(stream::single(shape(name).nothing("unload"), streams));
+        return Ok(stream::single(Shape::new(Kind::Chat, name, started).nothing("unload"), streams));
     }
     let lease = models::acquire(state, &name, keep).await?;
-    let mut shape = shape(name);
+    let mut shape = Shape::new(Kind::Chat, name, started);
     if empty {
         return Ok(stream::single(shape.nothing("load"), streams));
     }
@@ -76,11 +68,7 @@ async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Ref
             .map(|rendered| Json(rendered).into_response());
     }
     let request = convert::request(prompt, asked, &lease, state.tenant);
-    let account = lease.service.admit_one()?;
-    let generation = lease.service.generate(request, account).await?;
-    let telling = Telling::new(shape, &lease, calls, &generation);
-    let answer = Answer { telling, generation, _lease: lease };
-    if streams { answer.streamed().await } else { answer.whole().await }
+    stream::answer(lease, request, shape, calls, streams).await
 }
 
 /// The prompt, what is asked of its continuation, and how calls in it are read.

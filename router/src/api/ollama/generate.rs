@@ -9,13 +9,13 @@ use serde_json::{Map, Value, json};
 use super::convert::{self, Asked};
 use super::duration::keep_alive;
 use super::errors::Refusal;
-use super::reply::{Kind, Shape, Telling};
-use super::stream::{self, Answer};
+use super::reply::{Kind, Shape};
+use super::stream;
 use super::types::{GenerateRequest, GenerateResponse};
 use super::{messages, models, names};
 use crate::api::extract::AnyType;
 use crate::api::{AppState, Caller};
-use crate::residency::{KeepAlive, Lease, Model};
+use crate::residency::{KeepAlive, Model};
 use crate::service::{Conversation, Prompt};
 
 /// A text from a prompt.
@@ -49,25 +49,11 @@ async fn answer(state: &AppState, mut body: GenerateRequest) -> Result<Response,
     if is_empty(&body) && keep == Some(KeepAlive::NOT_AT_ALL) {
         models::find(state, &name).await?;
         state.models.release(&name);
-        let shape = Shape {
-            kind: Kind::Generate,
-            model: name,
-            logprobs: false,
-            context: false,
-            started,
-            load: started.elapsed(),
-        };
+        let shape = Shape::new(Kind::Generate, name, started);
         return Ok(stream::single(shape.nothing("unload"), streams));
     }
     let lease = models::acquire(state, &name, keep).await?;
-    let mut shape = Shape {
-        kind: Kind::Generate,
-        model: name,
-        logprobs: false,
-        context: false,
-        started,
-        load: started.elapsed(),
-    };
+    let mut shape = Shape::new(Kind::Generate, name, started);
     if is_empty(&body) {
         return Ok(stream::single(shape.nothing("load"), streams));
     }
@@ -81,22 +67,8 @@ async fn answer(state: &AppState, mut body: GenerateRequest) -> Result<Response,
             .await
             .map(|rendered| Json(rendered).into_response());
     }
-    run(state, lease, (prompt, asked), shape, streams).await
-}
-
-async fn run(
-    state: &AppState,
-    lease: Lease,
-    (prompt, asked): (Prompt, Asked),
-    shape: Shape,
-    streams: bool,
-) -> Result<Response, Refusal> {
     let request = convert::request(prompt, asked, &lease, state.tenant);
-    let account = lease.service.admit_one()?;
-    let generation = lease.service.generate(request, account).await?;
-    let telling = Telling::new(shape, &lease, None, &generation);
-    let answer = Answer { telling, generation, _lease: lease };
-    if streams { answer.streamed().await } else { answer.whole().await }
+    stream::answer(lease, request, shape, None, streams).await
 }
 
 fn is_empty(body: &GenerateRequest) -> bool {

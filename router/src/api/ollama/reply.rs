@@ -37,6 +37,13 @@ pub(super) struct Shape {
     pub load: Duration,
 }
 
+impl Shape {
+    /// Of a request that began at `started`, once its model is there.
+    pub fn new(kind: Kind, model: String, started: Instant) -> Self {
+        Self { kind, model, logprobs: false, context: false, started, load: started.elapsed() }
+    }
+}
+
 /// What an object says.
 #[derive(Debug, Default)]
 pub(super) struct Parts {

@@ -11,15 +11,34 @@ use futures_util::stream;
 use serde_json::Value;
 
 use super::errors::Refusal;
-use super::reply::{Parts, Telling};
+use super::reply::{Parts, Shape, Telling};
 use crate::residency::Lease;
-use crate::service::{Event, Generation, ServiceError};
+use crate::service::{Event, Generation, Request, ServiceError};
+use crate::tools::Calls;
+
+/// Answers a request by the model it leased, line by line or as one object.
+///
+/// # Errors
+/// A refusal, or what ended the generation before a status was sent.
+pub(super) async fn answer(
+    lease: Lease,
+    request: Request,
+    shape: Shape,
+    calls: Option<Calls>,
+    streams: bool,
+) -> Result<Response, Refusal> {
+    let account = lease.service.admit_one()?;
+    let generation = lease.service.generate(request, account).await?;
+    let telling = Telling::new(shape, &lease, calls, &generation);
+    let answer = Answer { telling, generation, _lease: lease };
+    if streams { answer.streamed().await } else { answer.whole().await }
+}
 
 /// An answer under way. Dropping it cancels what is left, and gives the model back.
-pub(super) struct Answer {
-    pub telling: Telling,
-    pub generation: Generation,
-    pub _lease: Lease,
+struct Answer {
+    telling: Telling,
+    generation: Generation,
+    _lease: Lease,
 }
 
 impl Answer {
@@ -27,7 +46,7 @@ impl Answer {
     ///
     /// # Errors
     /// What ended the generation before its time.
-    pub async fn whole(mut self) -> Result<Response, Refusal> {
+    async fn whole(mut self) -> Result<Response, Refusal> {
         let mut all = Parts::default();
         while let Some(event) = self.generation.next().await {
             match event? {
@@ -47,7 +66,7 @@ impl Answer {
     ///
     /// # Errors
     /// A refusal by the engine: it can still be told by a status.
-    pub async fn streamed(mut self) -> Result<Response, Refusal> {
+    async fn streamed(mut self) -> Result<Response, Refusal> {
         self.generation.started().await?;
         Ok(respond(Lines { answer: Some(self), ready: VecDeque::new() }))
     }

@@ -1,6 +1,7 @@
 //! `/generate_stream`: one event per token, index from 1, no `[DONE]`.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
@@ -11,7 +12,7 @@ use super::convert::{finish_reason, token, top_tokens};
 use super::errors::ApiError;
 use super::types::{StreamDetails, StreamResponse};
 use crate::api::AppState;
-use crate::service::{Account, Event, Generation, Request, SequenceEnd, ServiceError, Token};
+use crate::service::{Account, Event, Generation, Request, SequenceEnd, Service, ServiceError, Token};
 
 /// What a stream adds to the tokens at its end.
 pub(super) struct StreamOptions {
@@ -22,7 +23,7 @@ pub(super) struct StreamOptions {
 
 /// The stream's state; dropping it (the client went away) cancels the request.
 enum Stage {
-    Validate { state: Box<AppState>, request: Box<Request>, account: Account },
+    Validate { service: Arc<Service>, request: Box<Request>, account: Account },
     Generate(Box<Generation>),
     Done,
 }
@@ -41,7 +42,7 @@ pub(super) fn respond(
     options: StreamOptions,
     headers: HeaderMap,
 ) -> Response {
-    let stage = Stage::Validate { state: Box::new(state), request: Box::new(request), account };
+    let stage = Stage::Validate { service: state.service, request: Box::new(request), account };
     let tokens = TokenStream { stage, options, index: 0 };
     let events = stream::unfold(tokens, |mut tokens| async move {
         let event = tokens.next().await?;
@@ -74,8 +75,8 @@ impl TokenStream {
 
     async fn advance(&mut self) -> Result<Option<SseEvent>, ServiceError> {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
-            Stage::Validate { state, request, account } => {
-                Stage::Generate(Box::new(state.service.generate(*request, account).await?))
+            Stage::Validate { service, request, account } => {
+                Stage::Generate(Box::new(service.generate(*request, account).await?))
             }
             stage => stage,
         };
