@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fake::{COMMIT, OTHER_COMMIT, Reply, Repo, Request, Server, etag, settings};
+use fake::{COMMIT, Hub as _, OTHER_COMMIT, Reply, Repo, Request, Server, etag, settings};
 use weirgate_hub::{Hub, HubError, HubSettings, Snapshot};
 
 fn get(settings: HubSettings, revision: &str) -> Result<Snapshot, HubError> {

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kit::fake::{Hosted, Reply, Server};
+use kit::fake::{Hosted, Registry as _, Reply, Server};
 use kit::{blob, blob_files, check_integrity, labelled_gguf, lines, name, open};
 use weirgate_store::{Base, CreateRequest, Location, Store, StoreError, Transfer};
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kit::fake::{Hosted, Reply, Request, Server};
+use kit::fake::{Hosted, Registry as _, Reply, Request, Server};
 use kit::{blob_files, check_integrity, lines, open, settings};
 use weirgate_store::{
     Credentials, Digest, Progress, RegistryError, RegistrySettings, Store, StoreError, StoreSettings,
