@@ -6,7 +6,8 @@ PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
         prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-constrained-load \
-        prove-maskbench prove-schemas prove-fuzz-grammar prove-http prove-templates prove-image openapi bench-peer
+        prove-maskbench prove-schemas prove-fuzz-grammar prove-http prove-templates prove-image openapi bench-peer \
+        cuda-toolchain
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -26,7 +27,7 @@ lint: ## formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 
-unit: setup ## Rust tests
+unit: setup cuda-toolchain ## Rust tests; the CUDA kernels are compiled for every chip
 	$(CARGO) test --release --workspace
 
 integration: setup ## the binaries under real clients
@@ -35,6 +36,9 @@ integration: setup ## the binaries under real clients
 
 setup:
 	@tools/setup
+
+cuda-toolchain: ## nvcc, into .cuda; builds that find it (or NVCC, CUDA_HOME, PATH) embed the CUDA kernels
+	@tools/setup --cuda
 
 setup-prove:
 	@tools/setup --prove
