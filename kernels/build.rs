@@ -1,5 +1,7 @@
 //! Builds the CUDA kernels of `csrc/`.
 
+#[path = "build/emulator.rs"]
+mod emulator;
 #[path = "build/nvcc.rs"]
 mod nvcc;
 
@@ -8,7 +10,9 @@ use std::path::PathBuf;
 fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     println!("cargo::rerun-if-changed=csrc");
     println!("cargo::rerun-if-changed=build");
-    nvcc::build(sources())
+    let sources = sources();
+    emulator::build(&sources);
+    nvcc::build(sources)
 }
 
 /// The `.cu` files of `csrc/`, in order.

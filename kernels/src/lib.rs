@@ -4,7 +4,9 @@
 //! checks its shape contract at entry, never allocates, never waits.
 
 mod backend;
+mod contract;
 pub mod cpu;
+pub mod cuda;
 mod dtype;
 mod error;
 mod sample;

@@ -32,6 +32,7 @@ pub use memory::CpuBuf;
 pub use sample::sample_logits;
 pub use step::Step;
 
+use crate::contract::{check, check_room, product, qkv_width, shape_error};
 use crate::{
     Activation, AttentionParams, Backend, HeadCounts, KernelError, KvShape, SampleRow, Sampled, StepInputs,
     WeightView,
@@ -85,30 +86,6 @@ impl CpuBackend {
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
-}
-
-fn shape_error(op: &'static str, what: &'static str, got: usize, expected: usize) -> KernelError {
-    KernelError::Shape { op, what, got, expected }
-}
-
-/// `got` must be `expected`.
-fn check(op: &'static str, what: &'static str, got: usize, expected: usize) -> Result<()> {
-    if got == expected { Ok(()) } else { Err(shape_error(op, what, got, expected)) }
-}
-
-/// The product of sizes; too large to pass any check where it overflows.
-fn product(sizes: &[usize]) -> usize {
-    sizes.iter().fold(1, |product, &size| product.saturating_mul(size))
-}
-
-/// Elements of one token's queries, keys and values.
-fn qkv_width(heads: HeadCounts, head_dim: usize) -> usize {
-    product(&[heads.q.saturating_add(heads.kv.saturating_mul(2)), head_dim])
-}
-
-/// `needed` must fit into `room`.
-fn check_room(op: &'static str, what: &'static str, needed: usize, room: usize) -> Result<()> {
-    if needed <= room { Ok(()) } else { Err(shape_error(op, what, room, needed)) }
 }
 
 impl Backend for CpuBackend {

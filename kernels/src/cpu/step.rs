@@ -1,6 +1,7 @@
 //! One step's inputs, checked once and kept in memory that was allocated before serving.
 
-use super::{check, check_room, shape_error};
+use super::{check_room, shape_error};
+use crate::contract::check_inputs;
 use crate::{KernelError, StepInputs};
 
 const OP: &str = "upload";
@@ -62,7 +63,7 @@ impl Step {
         check_room(OP, "tokens", inputs.ids.len(), self.ids.capacity())?;
         check_room(OP, "sequences", inputs.kv_len.len(), self.kv_len.capacity())?;
         check_room(OP, "block-table entries", inputs.block_tables.len(), self.block_tables.capacity())?;
-        check_inputs(inputs)?;
+        check_inputs(OP, inputs)?;
         refill(&mut self.sorted, inputs.slots);
         self.sorted.sort_unstable();
         if let Some(pair) = self.sorted.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -139,46 +140,4 @@ impl Step {
         let (from, to) = (self.block_offsets[seq] as usize, self.block_offsets[seq + 1] as usize);
         &self.block_tables[from..to]
     }
-}
-
-/// The shape contract of [`StepInputs`], as far as it needs no cache.
-fn check_inputs(inputs: &StepInputs<'_>) -> Result<(), KernelError> {
-    let (tokens, seqs) = (inputs.ids.len(), inputs.kv_len.len());
-    check(OP, "positions", inputs.positions.len(), tokens)?;
-    check(OP, "slots", inputs.slots.len(), tokens)?;
-    check(OP, "cu_q", inputs.cu_q.len(), seqs + 1)?;
-    check(OP, "block_offsets", inputs.block_offsets.len(), seqs + 1)?;
-    check(OP, "first of cu_q", inputs.cu_q[0] as usize, 0)?;
-    check(OP, "last of cu_q", inputs.cu_q[seqs] as usize, tokens)?;
-    check(OP, "first of block_offsets", inputs.block_offsets[0] as usize, 0)?;
-    check(OP, "last of block_offsets", inputs.block_offsets[seqs] as usize, inputs.block_tables.len())?;
-    // Order before use: with it and the ends above, every range below is in bounds.
-    for pair in inputs.cu_q.windows(2) {
-        if pair[1] <= pair[0] {
-            return Err(shape_error(OP, "next of cu_q", pair[1] as usize, pair[0] as usize + 1));
-        }
-    }
-    for pair in inputs.block_offsets.windows(2) {
-        if pair[1] < pair[0] {
-            return Err(shape_error(OP, "next of block_offsets", pair[1] as usize, pair[0] as usize));
-        }
-    }
-    for (seq, &kv_len) in inputs.kv_len.iter().enumerate() {
-        let own = &inputs.positions[inputs.cu_q[seq] as usize..inputs.cu_q[seq + 1] as usize];
-        let first = (kv_len as usize).checked_sub(own.len()).ok_or(shape_error(
-            OP,
-            "kv_len",
-            kv_len as usize,
-            own.len(),
-        ))?;
-        for (i, &position) in own.iter().enumerate() {
-            check(OP, "position", position as usize, first + i)?;
-        }
-    }
-    for &(cos, sin) in inputs.rope {
-        check(OP, "sines", sin.len(), cos.len())?;
-        let per_token = cos.len() / tokens.max(1);
-        check(OP, "cosines", cos.len(), per_token * tokens)?;
-    }
-    Ok(())
 }

@@ -1,0 +1,257 @@
+//! The emulated GPU: the same kernels, compiled for the host (`csrc/emulate`), on memory between guards.
+//!
+//! It is compiled with this crate wherever a C++ compiler builds it, so that every test may use it, and no binary
+//! refers to it, so that none carries it.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr::NonNull;
+use std::sync::Once;
+
+use super::gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
+use super::kernel::{Kernel, emulated};
+use crate::KernelError;
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+const DEVICE: &str = "emulated GPU";
+/// Fills memory that nobody has written yet: NaN to every float type.
+const POISON: u8 = 0xff;
+/// Fills what lies between a guard page and the memory it guards.
+const SLACK: u8 = 0xa5;
+/// What addresses are multiples of: no kernel may count on more.
+const ALIGN: usize = 16;
+const PAGE: usize = 1 << 12;
+
+/// A kernel as `KERNEL` declares it.
+#[repr(C)]
+pub(super) struct Entry {
+    name: *const c_char,
+    run: unsafe extern "C" fn(*const c_void),
+    args_size: usize,
+    threads: u32,
+}
+
+// SAFETY: constants that nobody writes.
+unsafe impl Sync for Entry {}
+
+unsafe extern "C" {
+    fn emulate_open() -> *mut c_void;
+    fn emulate_close(room: *mut c_void);
+    fn emulate_launch(
+        room: *mut c_void,
+        entry: *const Entry,
+        grid: *const u32,
+        dynamic_shared: usize,
+        args: *const c_void,
+        place: *mut u32,
+    ) -> *const c_char;
+    fn emulate_watch();
+}
+
+/// An emulated GPU. Everything has happened when a call returns.
+pub struct Emulator {
+    info: GpuInfo,
+    /// Where blocks run.
+    room: NonNull<c_void>,
+}
+
+// SAFETY: the room belongs to this value alone, and nothing in it stays with a thread between launches.
+unsafe impl Send for Emulator {}
+
+impl Emulator {
+    pub fn new() -> Result<Self> {
+        static WATCH: Once = Once::new();
+        // SAFETY: sets signal handlers, which end the process in any case.
+        WATCH.call_once(|| unsafe { emulate_watch() });
+        // SAFETY: no arguments.
+        let room = NonNull::new(unsafe { emulate_open() });
+        let room = room.ok_or(KernelError::OutOfMemory { what: "emulation", bytes: 0 })?;
+        let info = GpuInfo { name: DEVICE.to_owned(), capability: (8, 0), multiprocessors: 4 };
+        Ok(Self { info, room })
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // SAFETY: opened in `new`, and no launch is running.
+        unsafe { emulate_close(self.room.as_ptr()) }
+    }
+}
+
+fn failure(message: String) -> KernelError {
+    KernelError::Device { device: DEVICE, message }
+}
+
+/// Memory that ends at a page nobody may touch, and begins less than a page after another.
+pub struct EmulatedMemory {
+    map: NonNull<u8>,
+    pages: usize,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: owns its mapping, which is the same to every thread.
+unsafe impl Send for EmulatedMemory {}
+
+impl EmulatedMemory {
+    fn new(what: &'static str, len: usize) -> Result<Self> {
+        let out_of_memory = KernelError::OutOfMemory { what, bytes: len };
+        let room = len.checked_next_multiple_of(ALIGN).ok_or(out_of_memory.clone())?;
+        let pages = room.checked_next_multiple_of(PAGE).and_then(|inner| inner.checked_add(2 * PAGE));
+        let pages = pages.ok_or(out_of_memory.clone())?;
+        // SAFETY: a new anonymous mapping.
+        let map = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                pages,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if map == libc::MAP_FAILED {
+            return Err(out_of_memory);
+        }
+        let map = NonNull::new(map.cast::<u8>()).ok_or(out_of_memory.clone())?;
+        // SAFETY: inside the mapping, whose first and last pages stay closed.
+        let start = unsafe { map.add(pages - PAGE - room) };
+        let memory = Self { map, pages, start, len };
+        // SAFETY: whole pages of the mapping; then written within them.
+        unsafe {
+            let inner = memory.map.as_ptr().add(PAGE);
+            if libc::mprotect(inner.cast(), pages - 2 * PAGE, libc::PROT_READ | libc::PROT_WRITE) != 0 {
+                return Err(out_of_memory);
+            }
+            inner.write_bytes(SLACK, pages - 2 * PAGE);
+            memory.start.as_ptr().write_bytes(POISON, len);
+        }
+        Ok(memory)
+    }
+
+    /// The bytes between the guard pages that are nobody's.
+    fn slack(&self) -> impl Iterator<Item = u8> {
+        // SAFETY: inside the mapping, initialised in `new`.
+        let inner = unsafe {
+            std::slice::from_raw_parts(self.map.as_ptr().add(PAGE).cast_const(), self.pages - 2 * PAGE)
+        };
+        let before = self.start.as_ptr().addr() - inner.as_ptr().addr();
+        let (head, rest) = inner.split_at(before);
+        head.iter().chain(rest.iter().skip(self.len)).copied()
+    }
+
+    fn range(&self, offset: usize, len: usize) -> Result<NonNull<u8>> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(failure(format!("{len} bytes from {offset} on of {}", self.len)));
+        }
+        // SAFETY: inside the memory.
+        Ok(unsafe { self.start.add(offset) })
+    }
+}
+
+impl GpuMemory for EmulatedMemory {
+    fn address(&self) -> u64 {
+        self.start.as_ptr().addr() as u64
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for EmulatedMemory {
+    fn drop(&mut self) {
+        let intact = self.slack().all(|byte| byte == SLACK);
+        // SAFETY: mapped in `new`.
+        unsafe { libc::munmap(self.map.as_ptr().cast(), self.pages) };
+        // A kernel wrote where it must not; the test that ran it must not pass.
+        assert!(
+            intact || std::thread::panicking(),
+            "a write past an end of {} bytes of device memory",
+            self.len
+        );
+    }
+}
+
+impl Gpu for Emulator {
+    type Memory = EmulatedMemory;
+    type Event = ();
+
+    fn info(&self) -> &GpuInfo {
+        &self.info
+    }
+
+    fn memory_info(&self) -> Result<MemoryInfo> {
+        Ok(MemoryInfo { free: 1 << 30, total: 1 << 30 })
+    }
+
+    fn allocate(&self, what: &'static str, bytes: usize) -> Result<EmulatedMemory> {
+        EmulatedMemory::new(what, bytes)
+    }
+
+    fn fill(&self, to: &EmulatedMemory, offset: usize, len: usize, byte: u8) -> Result<()> {
+        let to = to.range(offset, len)?;
+        // SAFETY: the range is inside the memory, which kernels alone write besides, none of them now.
+        unsafe { to.as_ptr().write_bytes(byte, len) };
+        Ok(())
+    }
+
+    fn upload(&self, to: &EmulatedMemory, offset: usize, bytes: &[u8]) -> Result<()> {
+        let to = to.range(offset, bytes.len())?;
+        // SAFETY: as in `fill`; host slices do not lie in device memory.
+        unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn download(&self, from: &EmulatedMemory, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let from = from.range(offset, bytes.len())?;
+        // SAFETY: as in `upload`.
+        unsafe { from.as_ptr().copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn launch<A: KernelArgs>(&self, kernel: Kernel, launch: Launch, args: &A) -> Result<()> {
+        let entry = emulated::entry(kernel);
+        if entry.args_size != size_of::<A>() || entry.threads != kernel.threads() {
+            return Err(failure(format!(
+                "{} takes {} bytes and {} threads, not {} and {}",
+                kernel.name(),
+                entry.args_size,
+                entry.threads,
+                size_of::<A>(),
+                kernel.threads()
+            )));
+        }
+        let mut place = [0; 3];
+        // SAFETY: the room is this value's and not in use (`Emulator` is not `Sync`); the caller vouches for `args`.
+        let error = unsafe {
+            emulate_launch(
+                self.room.as_ptr(),
+                entry,
+                launch.grid.as_ptr(),
+                launch.dynamic_shared as usize,
+                std::ptr::from_ref(args).cast(),
+                place.as_mut_ptr(),
+            )
+        };
+        if error.is_null() {
+            return Ok(());
+        }
+        // SAFETY: a string literal.
+        let error = unsafe { CStr::from_ptr(error) }.to_string_lossy();
+        Err(failure(format!("{}, block {place:?}: {error}", kernel.name())))
+    }
+
+    fn record(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn wait(&self, (): &()) -> Result<()> {
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! What the CUDA device asks of a GPU: the real one behind its driver, or the emulation that runs the same kernels on the
+//! host. Nothing above this line knows which.
+
+use crate::KernelError;
+use crate::cuda::Kernel;
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+/// A kernel launch: how many blocks, and shared memory beyond what the kernel declares itself. Threads per block are
+/// the kernel's own ([`Kernel::threads`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    pub grid: [u32; 3],
+    pub dynamic_shared: u32,
+}
+
+impl Launch {
+    /// `blocks` in one dimension.
+    pub const fn blocks(blocks: u32) -> Self {
+        Self::grid(blocks, 1, 1)
+    }
+
+    pub const fn grid(x: u32, y: u32, z: u32) -> Self {
+        Self { grid: [x, y, z], dynamic_shared: 0 }
+    }
+
+    pub const fn with_shared(self, bytes: u32) -> Self {
+        Self { dynamic_shared: bytes, ..self }
+    }
+}
+
+/// The one parameter of a kernel: a structure of plain values and device addresses that its `.cu` file declares too.
+///
+/// # Safety
+/// `repr(C)`, without padding or references, field by field what the kernel declares.
+#[allow(unsafe_code)]
+pub unsafe trait KernelArgs: Copy {}
+
+/// Bytes of device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryInfo {
+    pub free: usize,
+    pub total: usize,
+}
+
+/// What kernels are picked and sized by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuInfo {
+    pub name: String,
+    /// Compute capability, `(9, 0)` for Hopper.
+    pub capability: (u32, u32),
+    pub multiprocessors: u32,
+}
+
+/// Device memory; given back when dropped, after everything issued before.
+pub trait GpuMemory: Send {
+    /// Where it starts on the device, aligned to 16 bytes at least.
+    fn address(&self) -> u64;
+    /// Bytes.
+    fn len(&self) -> usize;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One GPU and one stream on it: everything happens in the order it is asked for, and later than the call returns
+/// except where it says so. Ranges outside the memory are refused.
+#[allow(unsafe_code)]
+pub trait Gpu: Send + 'static {
+    type Memory: GpuMemory;
+    type Event: Send;
+
+    fn info(&self) -> &GpuInfo;
+    fn memory_info(&self) -> Result<MemoryInfo>;
+
+    /// `bytes` bytes of undefined contents; `what` names them in the error.
+    fn allocate(&self, what: &'static str, bytes: usize) -> Result<Self::Memory>;
+    /// Sets every byte of `len` bytes from `offset` on.
+    fn fill(&self, to: &Self::Memory, offset: usize, len: usize, byte: u8) -> Result<()>;
+    /// Copies from the host, by way of pinned staging memory: `bytes` may change as soon as this returns.
+    fn upload(&self, to: &Self::Memory, offset: usize, bytes: &[u8]) -> Result<()>;
+    /// Copies to the host, and waits for that.
+    fn download(&self, from: &Self::Memory, offset: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Runs a kernel.
+    ///
+    /// # Safety
+    /// `args` is the structure that the kernel declares, and the addresses in it are of memory that lives until the
+    /// kernel has run and is as long as the kernel's contract says.
+    unsafe fn launch<A: KernelArgs>(&self, kernel: Kernel, launch: Launch, args: &A) -> Result<()>;
+
+    /// Marks this place in the stream.
+    fn record(&self) -> Result<Self::Event>;
+    /// Waits until everything before the mark has happened.
+    fn wait(&self, event: &Self::Event) -> Result<()>;
+    /// Waits for everything asked for so far; reports what went wrong in it.
+    fn synchronize(&self) -> Result<()>;
+}

@@ -1,0 +1,138 @@
+//! The paged KV cache on the device.
+#![allow(unsafe_code)]
+
+use super::gpu::{Gpu, GpuMemory, Launch};
+use super::kernel::Kernel;
+use super::memory::{CudaBuf, kernel_args, size};
+use super::step::{CudaStep, Part};
+use crate::contract::{check, check_room, product, qkv_width, shape_error};
+use crate::{DType, HeadCounts, KernelError, KvShape};
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+kernel_args!(CopyBlockArgs { cache: u64, blocks: u32, packs: u32, from: u32, to: u32 });
+kernel_args!(RopeArgs {
+    qkv: u64,
+    keys: u64,
+    values: u64,
+    slots: u64,
+    cosine: u64,
+    sine: u64,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    half: u32,
+    block_size: u32,
+});
+
+/// Keys, then values, of each layer: `[layers, 2, blocks, kv_heads, block_size, head_dim]`.
+pub struct CudaKvCache<G: Gpu> {
+    memory: G::Memory,
+    shape: KvShape,
+}
+
+impl<G: Gpu> CudaKvCache<G> {
+    pub(super) fn new(gpu: &G, shape: KvShape) -> Result<Self> {
+        const OP: &str = "kv_cache";
+        for (what, size) in
+            [("block_size", shape.block_size), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim)]
+        {
+            if size == 0 {
+                return Err(shape_error(OP, what, 0, 1));
+            }
+        }
+        check(OP, "head_dim beyond a multiple of 8", shape.head_dim % 8, 0)?;
+        check_room(OP, "head_dim", shape.head_dim, 256)?;
+        let bytes = product(&[
+            2,
+            shape.layers,
+            shape.blocks,
+            shape.kv_heads,
+            shape.block_size,
+            shape.head_dim,
+            shape.dtype.size(),
+        ]);
+        Ok(Self { memory: gpu.allocate("KV cache", bytes)?, shape })
+    }
+
+    pub(super) fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// Bytes of one block's keys, or values, in one layer.
+    fn block_bytes(&self) -> usize {
+        let KvShape { kv_heads, block_size, head_dim, dtype, .. } = self.shape;
+        kv_heads * block_size * head_dim * dtype.size()
+    }
+
+    /// Where a layer's keys and values lie.
+    pub(super) fn layer(&self, op: &'static str, layer: usize) -> Result<(u64, u64)> {
+        if layer >= self.shape.layers {
+            return Err(shape_error(op, "layer", layer, self.shape.layers));
+        }
+        let half = self.shape.blocks * self.block_bytes();
+        let keys = self.memory.address() + (2 * layer * half) as u64;
+        Ok((keys, keys + half as u64))
+    }
+
+    pub(super) fn copy_blocks(&self, gpu: &G, pairs: &[(u32, u32)]) -> Result<()> {
+        const OP: &str = "copy_blocks";
+        for block in pairs.iter().flat_map(|&(from, to)| [from as usize, to as usize]) {
+            if block >= self.shape.blocks {
+                return Err(shape_error(OP, "block", block, self.shape.blocks));
+            }
+        }
+        let packs = size(OP, "bytes of a block", self.block_bytes() / 16)?;
+        let halves = size(OP, "layers", 2 * self.shape.layers)?;
+        let blocks = size(OP, "blocks", self.shape.blocks)?;
+        let launch = Launch::grid(packs.div_ceil(4 * Kernel::CopyBlock.threads()), halves, 1);
+        for &(from, to) in pairs {
+            let args = CopyBlockArgs { cache: self.memory.address(), blocks, packs, from, to };
+            // SAFETY: whole blocks of every layer; both were checked.
+            unsafe { gpu.launch(Kernel::CopyBlock, launch, &args)? };
+        }
+        Ok(())
+    }
+}
+
+/// See [`crate::Backend::rope_and_store`]; `heads` counts the query heads.
+pub(super) fn rope_and_store<G: Gpu>(
+    gpu: &G,
+    qkv: &mut CudaBuf<G>,
+    cache: &mut CudaKvCache<G>,
+    step: &CudaStep<G>,
+    (layer, heads, rope): (usize, usize, usize),
+) -> Result<()> {
+    const OP: &str = "rope_and_store";
+    let shape = cache.shape();
+    let (keys, values) = cache.layer(OP, layer)?;
+    step.check_slots(OP, &shape)?;
+    let rotary = step.rope(OP, rope)?;
+    check_room(OP, "rotary_dim", 2 * rotary.half, shape.head_dim)?;
+    let width = qkv_width(HeadCounts { q: heads, kv: shape.kv_heads }, shape.head_dim);
+    check_room(OP, "elements of qkv", product(&[step.tokens, width]), qkv.len())?;
+    if step.tokens == 0 {
+        return Ok(());
+    }
+    let args = RopeArgs {
+        qkv: qkv.address(),
+        keys,
+        values,
+        slots: step.address(Part::Slots),
+        cosine: rotary.cosine,
+        sine: rotary.sine,
+        heads: size(OP, "query heads", heads)?,
+        kv_heads: size(OP, "kv_heads", shape.kv_heads)?,
+        head_dim: size(OP, "head_dim", shape.head_dim)?,
+        half: size(OP, "rotary_dim", rotary.half)?,
+        block_size: size(OP, "block_size", shape.block_size)?,
+    };
+    let kernel = match shape.dtype {
+        DType::F32 => Kernel::RopeAndStoreF32,
+        DType::F16 => Kernel::RopeAndStoreF16,
+        DType::BF16 => Kernel::RopeAndStoreBF16,
+    };
+    let launch = Launch::grid(size(OP, "tokens", step.tokens)?, args.heads + 2 * args.kv_heads, 1);
+    // SAFETY: `tokens` rows of `qkv`, slots of the cache, and angles for every token, all checked.
+    unsafe { gpu.launch(kernel, launch, &args) }
+}

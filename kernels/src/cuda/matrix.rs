@@ -1,0 +1,125 @@
+//! Weight matrices on the device.
+
+use super::gpu::Gpu;
+use crate::contract::{check, product, shape_error};
+use crate::{DType, KernelError, WeightType, WeightView};
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+const OP: &str = "matrix";
+/// Rows of 16-bit weights are padded with zeros to whole multiples of so many columns.
+pub(super) const COLUMNS: usize = 64;
+/// Rows are sent in pieces of about this many bytes.
+const PIECE: usize = 8 << 20;
+
+/// A `[rows, cols]` weight matrix of the CUDA device: bands of rows, each of one type.
+pub struct CudaMatrix<G: Gpu> {
+    bands: Vec<Band<G>>,
+    rows: usize,
+    cols: usize,
+}
+
+/// Consecutive rows.
+pub(super) struct Band<G: Gpu> {
+    pub(super) rows: usize,
+    pub(super) data: Data<G>,
+}
+
+pub(super) enum Data<G: Gpu> {
+    /// `[rows, stride]` as stored, with zeros behind the columns.
+    Floats { dtype: DType, memory: G::Memory, stride: usize },
+}
+
+impl<G: Gpu> CudaMatrix<G> {
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(super) fn bands(&self) -> &[Band<G>] {
+        &self.bands
+    }
+
+    /// One matrix from `parts` stacked by rows.
+    pub(super) fn new(gpu: &G, parts: &[WeightView<'_>]) -> Result<Self> {
+        let first = parts.first().ok_or(shape_error(OP, "number of parts", 0, 1))?;
+        for part in parts {
+            check_part(part, first.cols)?;
+        }
+        let same_type = parts.chunk_by(|a, b| a.dtype == b.dtype);
+        let bands = same_type.map(|parts| Band::new(gpu, parts)).collect::<Result<_>>()?;
+        Ok(Self { bands, rows: parts.iter().map(|part| part.rows).sum(), cols: first.cols })
+    }
+}
+
+fn check_part(part: &WeightView<'_>, cols: usize) -> Result<()> {
+    if part.rows == 0 || part.cols == 0 {
+        return Err(shape_error(OP, "rows or columns of a part", 0, 1));
+    }
+    check(OP, "columns of a part", part.cols, cols)?;
+    if let WeightType::Blocks(blocks) = part.dtype {
+        check(OP, "columns of a part past whole blocks", part.cols % blocks.elements(), 0)?;
+    }
+    check(OP, "bytes of a part", part.bytes.len(), product(&[part.rows, row_bytes(part)]))
+}
+
+/// Bytes of a stored row.
+fn row_bytes(part: &WeightView<'_>) -> usize {
+    match part.dtype {
+        WeightType::Float(dtype) => part.cols.saturating_mul(dtype.size()),
+        WeightType::Blocks(blocks) => (part.cols / blocks.elements()).saturating_mul(blocks.bytes()),
+    }
+}
+
+impl<G: Gpu> Band<G> {
+    /// One band from `parts` of the same type.
+    fn new(gpu: &G, parts: &[WeightView<'_>]) -> Result<Self> {
+        let first = parts.first().ok_or(shape_error(OP, "number of parts", 0, 1))?;
+        let rows: usize = parts.iter().map(|part| part.rows).sum();
+        let data = match first.dtype {
+            WeightType::Float(dtype) => floats(gpu, parts, dtype, (rows, first.cols))?,
+            WeightType::Blocks(blocks) => {
+                return Err(KernelError::Device {
+                    device: "cuda",
+                    message: format!("no {blocks:?} weights"),
+                });
+            }
+        };
+        Ok(Self { rows, data })
+    }
+}
+
+fn floats<G: Gpu>(
+    gpu: &G,
+    parts: &[WeightView<'_>],
+    dtype: DType,
+    (rows, cols): (usize, usize),
+) -> Result<Data<G>> {
+    let stride = match dtype {
+        DType::F32 => cols,
+        DType::F16 | DType::BF16 => cols.next_multiple_of(COLUMNS),
+    };
+    let (stored, padded) = (cols * dtype.size(), stride * dtype.size());
+    let memory = gpu.allocate("weights", product(&[rows, padded]))?;
+    let mut offset = 0;
+    for part in parts {
+        for piece in part.bytes.chunks((PIECE / stored).max(1) * stored) {
+            if stored == padded {
+                gpu.upload(&memory, offset, piece)?;
+                offset += piece.len();
+            } else {
+                let mut rows = Vec::with_capacity(piece.len() / stored * padded);
+                for row in piece.chunks_exact(stored) {
+                    rows.extend_from_slice(row);
+                    rows.resize(rows.len() + padded - stored, 0);
+                }
+                gpu.upload(&memory, offset, &rows)?;
+                offset += rows.len();
+            }
+        }
+    }
+    Ok(Data::Floats { dtype, memory, stride })
+}

@@ -1,0 +1,208 @@
+//! One step's inputs on the device, in memory that was allocated before serving.
+
+use super::gpu::{Gpu, GpuMemory};
+use super::memory::Bytes;
+use crate::contract::{check_inputs, check_room, shape_error};
+use crate::{KernelError, KvShape, StepInputs};
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+const OP: &str = "upload";
+
+/// [`StepInputs`] on the CUDA device. What is in it satisfies the shape contract written there.
+pub struct CudaStep<G: Gpu> {
+    memory: G::Memory,
+    capacity: Capacity,
+    ropes: Vec<Rotary<G>>,
+    /// What the host needs to check and to size launches.
+    pub(super) tokens: usize,
+    pub(super) seqs: usize,
+    pub(super) longest: usize,
+    largest_id: usize,
+    largest_slot: usize,
+    largest_block: usize,
+    kv_len: Vec<u32>,
+    block_offsets: Vec<u32>,
+    /// Which sequence each token is of.
+    seq_of: Vec<u32>,
+    sorted: Vec<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Capacity {
+    tokens: usize,
+    seqs: usize,
+    blocks: usize,
+}
+
+/// The parts of the memory, in order.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    Ids,
+    Positions,
+    Slots,
+    SeqOf,
+    BlockOffsets,
+    BlockTables,
+    End,
+}
+
+impl Capacity {
+    /// Where a part starts: a multiple of sixteen bytes.
+    fn offset(&self, part: Part) -> usize {
+        let sizes =
+            [self.tokens, self.tokens, self.tokens, self.tokens, self.seqs.saturating_add(1), self.blocks];
+        let before = sizes.iter().take(part as usize);
+        before.fold(0, |sum, &len| {
+            let bytes = len.saturating_mul(4).checked_next_multiple_of(16).unwrap_or(usize::MAX);
+            usize::saturating_add(sum, bytes)
+        })
+    }
+}
+
+/// Cosines and sines `[T, half]` of one rotary table.
+struct Rotary<G: Gpu> {
+    cosine: G::Memory,
+    sine: G::Memory,
+    half: usize,
+}
+
+/// Where a rotary table lies.
+pub(super) struct RotaryView {
+    pub(super) cosine: u64,
+    pub(super) sine: u64,
+    pub(super) half: usize,
+}
+
+impl<G: Gpu> CudaStep<G> {
+    pub(super) fn new(gpu: &G, tokens: usize, seqs: usize, blocks: usize) -> Result<Self> {
+        let capacity = Capacity { tokens, seqs, blocks };
+        let memory = gpu.allocate("step inputs", capacity.offset(Part::End).max(16))?;
+        Ok(Self {
+            memory,
+            capacity,
+            ropes: Vec::new(),
+            tokens: 0,
+            seqs: 0,
+            longest: 0,
+            largest_id: 0,
+            largest_slot: 0,
+            largest_block: 0,
+            kv_len: Vec::new(),
+            block_offsets: Vec::new(),
+            seq_of: Vec::new(),
+            sorted: Vec::new(),
+        })
+    }
+
+    pub(super) fn upload(&mut self, gpu: &G, inputs: &StepInputs<'_>) -> Result<()> {
+        let Capacity { tokens, seqs, blocks } = self.capacity;
+        check_room(OP, "tokens", inputs.ids.len(), tokens)?;
+        check_room(OP, "sequences", inputs.kv_len.len(), seqs)?;
+        check_room(OP, "block-table entries", inputs.block_tables.len(), blocks)?;
+        check_inputs(OP, inputs)?;
+        refill(&mut self.sorted, inputs.slots);
+        self.sorted.sort_unstable();
+        if let Some(&[slot, _]) = self.sorted.array_windows().find(|[a, b]| a == b) {
+            return Err(shape_error(OP, "slot given twice", slot as usize, slot as usize + 1));
+        }
+        self.remember(inputs);
+        for (part, values) in [
+            (Part::Ids, inputs.ids),
+            (Part::Positions, inputs.positions),
+            (Part::Slots, inputs.slots),
+            (Part::SeqOf, &self.seq_of),
+            (Part::BlockOffsets, inputs.block_offsets),
+            (Part::BlockTables, inputs.block_tables),
+        ] {
+            gpu.upload(&self.memory, self.capacity.offset(part), values.bytes())?;
+        }
+        self.upload_ropes(gpu, inputs)
+    }
+
+    fn remember(&mut self, inputs: &StepInputs<'_>) {
+        let largest = |values: &[u32]| values.iter().copied().max().map_or(0, |value| value as usize);
+        self.tokens = inputs.ids.len();
+        self.seqs = inputs.kv_len.len();
+        self.longest = largest(inputs.kv_len);
+        self.largest_id = largest(inputs.ids);
+        self.largest_slot = largest(inputs.slots);
+        self.largest_block = largest(inputs.block_tables);
+        refill(&mut self.kv_len, inputs.kv_len);
+        refill(&mut self.block_offsets, inputs.block_offsets);
+        self.seq_of.clear();
+        for (seq, ends) in (0..).zip(inputs.cu_q.windows(2)) {
+            if let &[from, to] = ends {
+                self.seq_of.extend((from..to).map(|_| seq));
+            }
+        }
+    }
+
+    /// The tables' widths are known only now: the first upload takes memory for full steps.
+    fn upload_ropes(&mut self, gpu: &G, inputs: &StepInputs<'_>) -> Result<()> {
+        self.ropes.truncate(inputs.rope.len());
+        for (index, &(cosine, sine)) in inputs.rope.iter().enumerate() {
+            let half = cosine.len() / inputs.ids.len().max(1);
+            if self.ropes.get(index).is_none_or(|rotary| rotary.half != half) {
+                let bytes = self.capacity.tokens.saturating_mul(half).saturating_mul(4);
+                let table = || gpu.allocate("rotary tables", bytes);
+                let rotary = Rotary { cosine: table()?, sine: table()?, half };
+                match self.ropes.get_mut(index) {
+                    Some(place) => *place = rotary,
+                    None => self.ropes.push(rotary),
+                }
+            }
+            if let Some(rotary) = self.ropes.get(index) {
+                gpu.upload(&rotary.cosine, 0, cosine.bytes())?;
+                gpu.upload(&rotary.sine, 0, sine.bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn address(&self, part: Part) -> u64 {
+        self.memory.address() + self.capacity.offset(part) as u64
+    }
+
+    pub(super) fn rope(&self, op: &'static str, index: usize) -> Result<RotaryView> {
+        let rotary = self.ropes.get(index).ok_or(shape_error(op, "rotary table", index, self.ropes.len()))?;
+        Ok(RotaryView { cosine: rotary.cosine.address(), sine: rotary.sine.address(), half: rotary.half })
+    }
+
+    /// Every token id is below `vocab`.
+    pub(super) fn check_ids(&self, op: &'static str, vocab: usize) -> Result<()> {
+        if self.tokens == 0 || self.largest_id < vocab {
+            return Ok(());
+        }
+        Err(shape_error(op, "token id", self.largest_id, vocab))
+    }
+
+    /// Every slot is in a cache of this shape.
+    pub(super) fn check_slots(&self, op: &'static str, shape: &KvShape) -> Result<()> {
+        let slots = shape.blocks.saturating_mul(shape.block_size);
+        if self.tokens == 0 || self.largest_slot < slots {
+            return Ok(());
+        }
+        Err(shape_error(op, "slot", self.largest_slot, slots))
+    }
+
+    /// Every sequence's block table covers its tokens and names blocks of a cache of this shape.
+    pub(super) fn check_tables(&self, op: &'static str, shape: &KvShape) -> Result<()> {
+        for (&kv_len, ends) in self.kv_len.iter().zip(self.block_offsets.windows(2)) {
+            let table = ends.last().zip(ends.first()).map_or(0, |(to, from)| (to - from) as usize);
+            let needed = (kv_len as usize).div_ceil(shape.block_size);
+            if table < needed {
+                return Err(shape_error(op, "blocks of a sequence", table, needed));
+            }
+        }
+        if self.block_offsets.last().is_none_or(|&count| count == 0) || self.largest_block < shape.blocks {
+            return Ok(());
+        }
+        Err(shape_error(op, "block", self.largest_block, shape.blocks))
+    }
+}
+
+fn refill(to: &mut Vec<u32>, from: &[u32]) {
+    to.clear();
+    to.extend_from_slice(from);
+}
