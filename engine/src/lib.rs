@@ -33,7 +33,7 @@ pub use engine::{EngineConfig, spawn};
 pub use executor::{Executor, ExecutorError, ExecutorLimits, StepResult};
 pub use grammar::{Grammar, GrammarFault, GrammarSource};
 pub use handle::{EngineHandle, Ticket};
-pub use model_executor::{LoadOptions, kv_block_bytes, load_cpu};
+pub use model_executor::{LoadOptions, kv_block_bytes, load, load_cpu};
 pub use scheduler::{Plan, RopeRule, Scheduler, SchedulerConfig, SchedulerStats};
 pub use stats::EngineStats;
 pub use validate::ValidRequest;

@@ -7,7 +7,7 @@ use weirgate_models::{ModelSpec, RopeScaling, TensorSource};
 use crate::decoder::{Decoder, DecoderConfig, LoadError};
 use crate::{Batch, Executor, ExecutorError, ExecutorLimits, RopeRule, StepResult};
 
-/// How a model is brought onto the CPU.
+/// How a model is brought onto a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
     /// Worker threads, at least 1.
@@ -70,6 +70,16 @@ pub fn load_cpu(
     tensors: &dyn TensorSource,
     options: &LoadOptions,
 ) -> Result<Box<dyn Executor>, LoadError> {
+    load(CpuBackend::new(options.threads), spec, tensors, options)
+}
+
+/// Loads a checkpoint onto any device; `options.threads` is the caller's affair.
+pub fn load<B: Backend>(
+    backend: B,
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    options: &LoadOptions,
+) -> Result<Box<dyn Executor>, LoadError> {
     let kv_dtype = match options.kv_dtype {
         Some(dtype) => dtype,
         None => default_kv_dtype(spec, tensors)?,
@@ -83,7 +93,7 @@ pub fn load_cpu(
         max_seq_len: options.max_seq_len,
         max_logit_rows: MAX_LOGIT_ROWS,
     };
-    let decoder = Decoder::new(CpuBackend::new(options.threads), spec, tensors, config)?;
+    let decoder = Decoder::new(backend, spec, tensors, config)?;
     Ok(Box::new(ModelExecutor { decoder, result: StepResult::default() }))
 }
 

@@ -9,11 +9,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define DEVICE __device__ __forceinline__
-#define KERNEL(name, threads, Args) extern "C" __global__ void __launch_bounds__(threads) name(const Args args)
+#define KERNEL(name, threads, Args) extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args)
 template <class T> using Same = T;
 #define SHARED(type, name) __shared__ Same<type> name
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #define UNROLL _Pragma("unroll")
+#define UNROLL_TWICE _Pragma("unroll 2")
 #define ONCE _Pragma("unroll 1")
 #else
 #include "emulate/emulate.h"
@@ -37,6 +38,9 @@ DEVICE u32 warp_id() { return threadIdx.x / WARP; }
 DEVICE float widen(float x) { return x; }
 DEVICE float widen(f16 x) { return __half2float(x); }
 DEVICE float widen(bf16 x) { return __bfloat162float(x); }
+
+DEVICE u16 bits_of_half(f16 x) { return __half_as_ushort(x); }
+DEVICE u16 bits_of_half(bf16 x) { return __bfloat16_as_ushort(x); }
 
 template <class T> DEVICE T narrow(float x);
 template <> DEVICE float narrow<float>(float x) { return x; }

@@ -1,7 +1,7 @@
 // Rotary position embedding in place, and the new keys and values written into the paged cache.
 //
 // One block for each token and head, query heads first, then keys, then values. The cache of a layer is keys
-// [blocks, kv_heads, block_size, head_dim], then values the same.
+// [blocks, kv_heads, block_size, stride], then values the same; a head is followed by zeros up to a multiple of eight.
 #include "device.h"
 
 struct RopeArgs {
@@ -11,7 +11,7 @@ struct RopeArgs {
     const u32* slots;    // [tokens] block * block_size + offset
     const float* cosine; // [tokens, half]
     const float* sine;
-    u32 heads, kv_heads, head_dim, half, block_size;
+    u32 heads, kv_heads, head_dim, stride, half, block_size;
 };
 
 template <class T> DEVICE void rope_and_store(const RopeArgs& args) {
@@ -30,8 +30,8 @@ template <class T> DEVICE void rope_and_store(const RopeArgs& args) {
     }
     const u32 slot = args.slots[token], kv_head = (head - args.heads) % args.kv_heads;
     const size_t row = (static_cast<size_t>(slot / args.block_size) * args.kv_heads + kv_head) * args.block_size;
-    T* to = static_cast<T*>(head < rotated ? args.keys : args.values) + (row + slot % args.block_size) * args.head_dim;
-    for (u32 i = threadIdx.x; i < args.head_dim; i += 64) to[i] = narrow<T>(x[i]);
+    T* to = static_cast<T*>(head < rotated ? args.keys : args.values) + (row + slot % args.block_size) * args.stride;
+    for (u32 i = threadIdx.x; i < args.stride; i += 64) to[i] = narrow<T>(i < args.head_dim ? x[i] : 0.0f);
 }
 
 KERNEL(rope_and_store_f32, 64, RopeArgs) { rope_and_store<float>(args); }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weirgate_engine::{EngineConfig, EngineHandle, LoadOptions, RopeRule, Ticket, load_cpu, spawn};
+use weirgate_engine::{EngineConfig, EngineHandle, LoadOptions, RopeRule, Ticket, load, spawn};
+use weirgate_kernels::Backend;
+use weirgate_kernels::cpu::CpuBackend;
 use weirgate_models::{ModelFiles, ModelSpec, SafetensorsSource, TensorSource, read_spec};
 use weirgate_testkit::{Definition, RandomCheckpoint};
 use weirgate_types::{Finish, GenerateRequest, RequestId, SeqUpdate, StepOutputs, TokenId};
@@ -65,7 +67,12 @@ pub struct Generated {
 pub type Results = BTreeMap<(RequestId, u32), Generated>;
 
 impl Engine {
+    /// On the CPU.
     pub fn start(model: &Model, setup: Setup) -> Self {
+        Self::start_on(CpuBackend::new(setup.threads), model, setup)
+    }
+
+    pub fn start_on<B: Backend>(backend: B, model: &Model, setup: Setup) -> Self {
         let options = LoadOptions {
             threads: setup.threads,
             block_size: 16,
@@ -75,7 +82,7 @@ impl Engine {
             max_seq_len: 512,
             kv_dtype: None,
         };
-        let executor = load_cpu(&model.spec, model.tensors.as_ref(), &options).expect("the model loads");
+        let executor = load(backend, &model.spec, model.tensors.as_ref(), &options).expect("the model loads");
         let config = EngineConfig {
             prefix_cache: setup.prefix_cache,
             speculate: setup.speculate,

@@ -17,6 +17,7 @@
 
 #define DEVICE inline
 #define UNROLL
+#define UNROLL_TWICE
 #define ONCE
 #define __restrict__ __restrict
 #define KERNEL(name, threads, Args)                                                                                    \
@@ -33,7 +34,7 @@
     emulate::Same<type>& name = *static_cast<emulate::Same<type>*>(emulate::shared(&name##_site, sizeof(type)))
 #define DYNAMIC_SHARED(name) unsigned char* name = emulate::dynamic_shared()
 
-struct uint2 {
+struct alignas(8) uint2 {
     unsigned x, y;
 };
 struct alignas(16) uint4 {
@@ -157,6 +158,11 @@ template <class T> T atomicMax(T* at, T value) {
     if (value > before) *at = value;
     return before;
 }
+template <class T> T atomicExch(T* at, T value) {
+    T before = *at;
+    *at = value;
+    return before;
+}
 template <class T> T atomicCAS(T* at, T expected, T value) {
     T before = *at;
     if (before == expected) *at = value;
@@ -202,6 +208,14 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned picks) {
+    const uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
+    unsigned result = 0;
+    for (int i = 0; i < 4; ++i) {
+        result |= static_cast<unsigned>(bytes >> (8 * (picks >> (4 * i) & 7)) & 0xff) << (8 * i);
+    }
+    return result;
+}
 inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; ++i) c += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
     return c;

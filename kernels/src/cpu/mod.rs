@@ -16,7 +16,7 @@ mod norm;
 mod output;
 mod panel;
 mod pool;
-mod quant;
+pub(crate) mod quant;
 mod rope;
 mod sample;
 mod score;

@@ -1,5 +1,7 @@
 //! Every kernel of `csrc/`: its name there and its threads per block, in this one place.
 
+use crate::BlockType;
+
 /// Declares [`Kernel`] from `Variant = "name", threads;` lines, and where the emulation has each kernel.
 macro_rules! kernels {
     ($($kernel:ident = $name:literal, $threads:literal;)*) => {
@@ -70,6 +72,134 @@ kernels! {
     RopeAndStoreF32 = "rope_and_store_f32", 64;
     RopeAndStoreF16 = "rope_and_store_f16", 64;
     RopeAndStoreBF16 = "rope_and_store_bf16", 64;
+    // linear.cu
+    LinearF32 = "linear_f32", 256;
+    SplitF16 = "split_f16", 256;
+    SplitBF16 = "split_bf16", 256;
+    LinearF16x8 = "linear_f16_8", 256;
+    LinearF16x16 = "linear_f16_16", 256;
+    LinearF16x32 = "linear_f16_32", 256;
+    LinearF16x64 = "linear_f16_64", 256;
+    LinearBF16x8 = "linear_bf16_8", 256;
+    LinearBF16x16 = "linear_bf16_16", 256;
+    LinearBF16x32 = "linear_bf16_32", 256;
+    LinearBF16x64 = "linear_bf16_64", 256;
+    // gemm.cu
+    GemmF16 = "gemm_f16", 256;
+    GemmBF16 = "gemm_bf16", 256;
+    // blocks.cu
+    QuantizeRows = "quantize_rows", 256;
+    LinearQ8x0By1 = "linear_q8_0_1", 256;
+    LinearQ8x0By8 = "linear_q8_0_8", 256;
+    EmbedQ8x0 = "embed_q8_0", 256;
+    LinearQ4x0By1 = "linear_q4_0_1", 256;
+    LinearQ4x0By8 = "linear_q4_0_8", 256;
+    EmbedQ4x0 = "embed_q4_0", 256;
+    LinearQ4x1By1 = "linear_q4_1_1", 256;
+    LinearQ4x1By8 = "linear_q4_1_8", 256;
+    EmbedQ4x1 = "embed_q4_1", 256;
+    LinearQ5x0By1 = "linear_q5_0_1", 256;
+    LinearQ5x0By8 = "linear_q5_0_8", 256;
+    EmbedQ5x0 = "embed_q5_0", 256;
+    LinearQ5x1By1 = "linear_q5_1_1", 256;
+    LinearQ5x1By8 = "linear_q5_1_8", 256;
+    EmbedQ5x1 = "embed_q5_1", 256;
+    LinearQ2KBy1 = "linear_q2k_1", 256;
+    LinearQ2KBy8 = "linear_q2k_8", 256;
+    EmbedQ2K = "embed_q2k", 256;
+    LinearQ3KBy1 = "linear_q3k_1", 256;
+    LinearQ3KBy8 = "linear_q3k_8", 256;
+    EmbedQ3K = "embed_q3k", 256;
+    LinearQ4KBy1 = "linear_q4k_1", 256;
+    LinearQ4KBy8 = "linear_q4k_8", 256;
+    EmbedQ4K = "embed_q4k", 256;
+    LinearQ5KBy1 = "linear_q5k_1", 256;
+    LinearQ5KBy8 = "linear_q5k_8", 256;
+    EmbedQ5K = "embed_q5k", 256;
+    LinearQ6KBy1 = "linear_q6k_1", 256;
+    LinearQ6KBy8 = "linear_q6k_8", 256;
+    EmbedQ6K = "embed_q6k", 256;
+    LinearIq4NlBy1 = "linear_iq4nl_1", 256;
+    LinearIq4NlBy8 = "linear_iq4nl_8", 256;
+    EmbedIq4Nl = "embed_iq4nl", 256;
+    LinearIq4XsBy1 = "linear_iq4xs_1", 256;
+    LinearIq4XsBy8 = "linear_iq4xs_8", 256;
+    EmbedIq4Xs = "embed_iq4xs", 256;
+    LinearMxfp4By1 = "linear_mxfp4_1", 256;
+    LinearMxfp4By8 = "linear_mxfp4_8", 256;
+    EmbedMxfp4 = "embed_mxfp4", 256;
+    // attention.cu
+    AttendCombine = "attend_combine", 64;
+    AttendF32x64x1 = "attend_f32_64_1", 128;
+    AttendF32x64x4 = "attend_f32_64_4", 128;
+    AttendF32x64x8 = "attend_f32_64_8", 128;
+    AttendF32x128x1 = "attend_f32_128_1", 128;
+    AttendF32x128x4 = "attend_f32_128_4", 128;
+    AttendF32x128x8 = "attend_f32_128_8", 128;
+    AttendF32x256x1 = "attend_f32_256_1", 128;
+    AttendF32x256x4 = "attend_f32_256_4", 128;
+    AttendF32x256x8 = "attend_f32_256_8", 128;
+    AttendF16x64x1 = "attend_f16_64_1", 128;
+    AttendF16x64x4 = "attend_f16_64_4", 128;
+    AttendF16x64x8 = "attend_f16_64_8", 128;
+    AttendF16x128x1 = "attend_f16_128_1", 128;
+    AttendF16x128x4 = "attend_f16_128_4", 128;
+    AttendF16x128x8 = "attend_f16_128_8", 128;
+    AttendF16x256x1 = "attend_f16_256_1", 128;
+    AttendF16x256x4 = "attend_f16_256_4", 128;
+    AttendF16x256x8 = "attend_f16_256_8", 128;
+    AttendBF16x64x1 = "attend_bf16_64_1", 128;
+    AttendBF16x64x4 = "attend_bf16_64_4", 128;
+    AttendBF16x64x8 = "attend_bf16_64_8", 128;
+    AttendBF16x128x1 = "attend_bf16_128_1", 128;
+    AttendBF16x128x4 = "attend_bf16_128_4", 128;
+    AttendBF16x128x8 = "attend_bf16_128_8", 128;
+    AttendBF16x256x1 = "attend_bf16_256_1", 128;
+    AttendBF16x256x4 = "attend_bf16_256_4", 128;
+    AttendBF16x256x8 = "attend_bf16_256_8", 128;
+    // prefill.cu
+    PrefillF16x64 = "prefill_f16_64", 128;
+    PrefillF16x96 = "prefill_f16_96", 128;
+    PrefillF16x128 = "prefill_f16_128", 128;
+    PrefillF16x256 = "prefill_f16_256", 128;
+    PrefillBF16x64 = "prefill_bf16_64", 128;
+    PrefillBF16x96 = "prefill_bf16_96", 128;
+    PrefillBF16x128 = "prefill_bf16_128", 128;
+    PrefillBF16x256 = "prefill_bf16_256", 128;
     // score.cu
     Score = "score", 256;
+    // adjust.cu
+    SampleAdjust = "sample_adjust", 256;
+    // sample.cu
+    SampleDraw = "sample_draw", 512;
+}
+
+/// The kernels of a block type.
+pub(super) struct BlockKernels {
+    /// Product with one row, and with eight at a time.
+    pub(super) one: Kernel,
+    pub(super) eight: Kernel,
+    pub(super) embed: Kernel,
+}
+
+impl BlockKernels {
+    pub(super) fn of(blocks: BlockType) -> Self {
+        use Kernel::*;
+        let (one, eight, embed) = match blocks {
+            BlockType::Q8_0 => (LinearQ8x0By1, LinearQ8x0By8, EmbedQ8x0),
+            BlockType::Q4_0 => (LinearQ4x0By1, LinearQ4x0By8, EmbedQ4x0),
+            BlockType::Q4_1 => (LinearQ4x1By1, LinearQ4x1By8, EmbedQ4x1),
+            BlockType::Q5_0 => (LinearQ5x0By1, LinearQ5x0By8, EmbedQ5x0),
+            BlockType::Q5_1 => (LinearQ5x1By1, LinearQ5x1By8, EmbedQ5x1),
+            BlockType::Q2K => (LinearQ2KBy1, LinearQ2KBy8, EmbedQ2K),
+            BlockType::Q3K => (LinearQ3KBy1, LinearQ3KBy8, EmbedQ3K),
+            BlockType::Q4K => (LinearQ4KBy1, LinearQ4KBy8, EmbedQ4K),
+            BlockType::Q5K => (LinearQ5KBy1, LinearQ5KBy8, EmbedQ5K),
+            BlockType::Q6K => (LinearQ6KBy1, LinearQ6KBy8, EmbedQ6K),
+            BlockType::Iq4Nl => (LinearIq4NlBy1, LinearIq4NlBy8, EmbedIq4Nl),
+            BlockType::Iq4Xs => (LinearIq4XsBy1, LinearIq4XsBy8, EmbedIq4Xs),
+            BlockType::Mxfp4 => (LinearMxfp4By1, LinearMxfp4By8, EmbedMxfp4),
+        };
+        Self { one, eight, embed }
+    }
 }

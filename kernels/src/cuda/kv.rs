@@ -5,7 +5,7 @@ use super::gpu::{Gpu, GpuMemory, Launch};
 use super::kernel::Kernel;
 use super::memory::{CudaBuf, kernel_args, size};
 use super::step::{CudaStep, Part};
-use crate::contract::{check, check_room, product, qkv_width, shape_error};
+use crate::contract::{check_room, product, qkv_width, shape_error};
 use crate::{DType, HeadCounts, KernelError, KvShape};
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -21,11 +21,18 @@ kernel_args!(RopeArgs {
     heads: u32,
     kv_heads: u32,
     head_dim: u32,
+    stride: u32,
     half: u32,
     block_size: u32,
 });
 
-/// Keys, then values, of each layer: `[layers, 2, blocks, kv_heads, block_size, head_dim]`.
+/// Elements that a lane loads at once; heads are padded to multiples of it.
+const PART: usize = 8;
+/// The largest head that the kernels of attention take.
+const MAX_HEAD_DIM: usize = 256;
+
+/// Keys, then values, of each layer: `[layers, 2, blocks, kv_heads, block_size, stride]`, where a head is followed by
+/// zeros up to a multiple of [`PART`].
 pub struct CudaKvCache<G: Gpu> {
     memory: G::Memory,
     shape: KvShape,
@@ -41,15 +48,14 @@ impl<G: Gpu> CudaKvCache<G> {
                 return Err(shape_error(OP, what, 0, 1));
             }
         }
-        check(OP, "head_dim beyond a multiple of 8", shape.head_dim % 8, 0)?;
-        check_room(OP, "head_dim", shape.head_dim, 256)?;
+        check_room(OP, "head_dim", shape.head_dim, MAX_HEAD_DIM)?;
         let bytes = product(&[
             2,
             shape.layers,
             shape.blocks,
             shape.kv_heads,
             shape.block_size,
-            shape.head_dim,
+            shape.head_dim.next_multiple_of(PART),
             shape.dtype.size(),
         ]);
         Ok(Self { memory: gpu.allocate("KV cache", bytes)?, shape })
@@ -59,10 +65,15 @@ impl<G: Gpu> CudaKvCache<G> {
         self.shape
     }
 
+    /// Elements from one position's head to the next.
+    pub(super) fn stride(&self) -> usize {
+        self.shape.head_dim.next_multiple_of(PART)
+    }
+
     /// Bytes of one block's keys, or values, in one layer.
     fn block_bytes(&self) -> usize {
-        let KvShape { kv_heads, block_size, head_dim, dtype, .. } = self.shape;
-        kv_heads * block_size * head_dim * dtype.size()
+        let KvShape { kv_heads, block_size, dtype, .. } = self.shape;
+        kv_heads * block_size * self.stride() * dtype.size()
     }
 
     /// Where a layer's keys and values lie.
@@ -124,6 +135,7 @@ pub(super) fn rope_and_store<G: Gpu>(
         heads: size(OP, "query heads", heads)?,
         kv_heads: size(OP, "kv_heads", shape.kv_heads)?,
         head_dim: size(OP, "head_dim", shape.head_dim)?,
+        stride: size(OP, "head_dim", cache.stride())?,
         half: size(OP, "rotary_dim", rotary.half)?,
         block_size: size(OP, "block_size", shape.block_size)?,
     };

@@ -1,5 +1,6 @@
 //! Weight matrices on the device.
 
+use super::blocks::Blocks;
 use super::gpu::Gpu;
 use crate::contract::{check, product, shape_error};
 use crate::{DType, KernelError, WeightType, WeightView};
@@ -27,7 +28,12 @@ pub(super) struct Band<G: Gpu> {
 
 pub(super) enum Data<G: Gpu> {
     /// `[rows, stride]` as stored, with zeros behind the columns.
-    Floats { dtype: DType, memory: G::Memory, stride: usize },
+    Floats {
+        dtype: DType,
+        memory: G::Memory,
+        stride: usize,
+    },
+    Blocks(Blocks<G>),
 }
 
 impl<G: Gpu> CudaMatrix<G> {
@@ -82,14 +88,24 @@ impl<G: Gpu> Band<G> {
         let data = match first.dtype {
             WeightType::Float(dtype) => floats(gpu, parts, dtype, (rows, first.cols))?,
             WeightType::Blocks(blocks) => {
-                return Err(KernelError::Device {
-                    device: "cuda",
-                    message: format!("no {blocks:?} weights"),
-                });
+                let row = |row| stacked_row(parts, row).unwrap_or_default();
+                Data::Blocks(Blocks::new(gpu, blocks, (rows, first.cols), &row)?)
             }
         };
         Ok(Self { rows, data })
     }
+}
+
+/// The bytes of row `row` of the stacked parts.
+fn stacked_row<'a>(parts: &[WeightView<'a>], mut row: usize) -> Option<&'a [u8]> {
+    for part in parts {
+        if row < part.rows {
+            let bytes = row_bytes(part);
+            return part.bytes.get(row * bytes..(row + 1) * bytes);
+        }
+        row -= part.rows;
+    }
+    None
 }
 
 fn floats<G: Gpu>(

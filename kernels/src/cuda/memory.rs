@@ -58,6 +58,14 @@ impl<G: Gpu> Scratch<G> {
         }
         self.memory.as_ref().ok_or(KernelError::OutOfMemory { what, bytes })
     }
+
+    /// The same, filled with zeros when it grows.
+    pub(super) fn fit_zeroed(&mut self, gpu: &G, what: &'static str, bytes: usize) -> Result<&G::Memory> {
+        if self.memory.as_ref().is_none_or(|memory| memory.len() < bytes) {
+            gpu.fill(self.fit(gpu, what, bytes)?, 0, bytes, 0)?;
+        }
+        self.fit(gpu, what, bytes)
+    }
 }
 
 /// A structure for [`super::gpu::KernelArgs`], field by field as the kernel declares it.
@@ -85,24 +93,23 @@ pub(super) fn size(op: &'static str, what: &'static str, value: usize) -> Result
 /// The bytes of plain values.
 pub(super) trait Bytes {
     fn bytes(&self) -> &[u8];
+    fn bytes_mut(&mut self) -> &mut [u8];
 }
 
 macro_rules! plain {
     ($($kind:ty),*) => {
-        $(impl Bytes for [$kind] {
-            #[allow(unsafe_code)]
+        $(#[allow(unsafe_code)]
+        impl Bytes for [$kind] {
             fn bytes(&self) -> &[u8] {
                 // SAFETY: numbers have no padding, and any byte is a `u8`.
                 unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), size_of_val(self)) }
+            }
+
+            fn bytes_mut(&mut self) -> &mut [u8] {
+                // SAFETY: as above, and any bytes are a number.
+                unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), size_of_val(self)) }
             }
         })*
     };
 }
 plain!(u32, f32);
-
-/// The bytes of `values`, to be written.
-#[allow(unsafe_code)]
-pub(super) fn bytes_mut(values: &mut [f32]) -> &mut [u8] {
-    // SAFETY: as above, and any bytes are an f32.
-    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
-}

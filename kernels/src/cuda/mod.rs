@@ -4,15 +4,19 @@
 //! elements, which is little beside the weights that a step reads. Where tensor cores multiply, an activation is split
 //! into two 16-bit numbers whose sum has twice their precision. The KV cache keeps its stored type.
 
+mod attention;
+mod blocks;
 mod elementwise;
 pub mod emulator;
 mod gpu;
 mod kernel;
 mod kv;
+mod linear;
 mod matrix;
 mod memory;
 mod norm;
 mod rows;
+mod sample;
 mod score;
 mod step;
 
@@ -25,23 +29,47 @@ pub use memory::CudaBuf;
 pub use step::CudaStep;
 
 use crate::contract::check_room;
-use crate::{Activation, HeadCounts, KernelError, KvShape, StepInputs, WeightView};
-use memory::{Bytes, Scratch, bytes_mut};
+use crate::{
+    Activation, AttentionParams, Backend, HeadCounts, KernelError, KvShape, SampleRow, Sampled, StepInputs,
+    WeightView,
+};
+use memory::{Bytes, Scratch};
+use sample::SampleScratch;
 
 type Result<T> = std::result::Result<T, KernelError>;
 
 /// The CUDA device.
 pub struct CudaBackend<G: Gpu> {
     gpu: G,
+    deterministic: bool,
     /// Which rows to gather.
     indices: Scratch<G>,
     /// Targets and scores.
     scores: Scratch<G>,
+    /// Activations as the product at hand wants them.
+    planes: Scratch<G>,
+    /// What the splits of the attention at hand found.
+    partial: Scratch<G>,
+    sampling: SampleScratch<G>,
 }
 
 impl<G: Gpu> CudaBackend<G> {
     pub fn new(gpu: G) -> Self {
-        Self { gpu, indices: Scratch::default(), scores: Scratch::default() }
+        Self {
+            gpu,
+            deterministic: false,
+            indices: Scratch::default(),
+            scores: Scratch::default(),
+            planes: Scratch::default(),
+            partial: Scratch::default(),
+            sampling: SampleScratch::default(),
+        }
+    }
+
+    /// The same, but a row's result is bit-identical whatever other rows are in the step, which costs prompts their large
+    /// tiles. (With fewer than 128 tokens in a step it is so anyway.)
+    pub fn deterministic(gpu: G) -> Self {
+        Self { deterministic: true, ..Self::new(gpu) }
     }
 
     /// The GPU that it computes on.
@@ -50,38 +78,43 @@ impl<G: Gpu> CudaBackend<G> {
     }
 }
 
-impl<G: Gpu> CudaBackend<G> {
-    pub fn buffer(&self, len: usize) -> Result<CudaBuf<G>> {
+impl<G: Gpu> Backend for CudaBackend<G> {
+    type Buf = CudaBuf<G>;
+    type Matrix = CudaMatrix<G>;
+    type KvCache = CudaKvCache<G>;
+    type Step = CudaStep<G>;
+
+    fn buffer(&self, len: usize) -> Result<CudaBuf<G>> {
         CudaBuf::zeroed(&self.gpu, "activations", len)
     }
 
-    pub fn vector(&self, values: &[f32]) -> Result<CudaBuf<G>> {
+    fn vector(&self, values: &[f32]) -> Result<CudaBuf<G>> {
         let buf = CudaBuf::zeroed(&self.gpu, "parameters", values.len())?;
         self.gpu.upload(buf.memory(), 0, values.bytes())?;
         Ok(buf)
     }
 
-    pub fn matrix(&self, parts: &[WeightView<'_>]) -> Result<CudaMatrix<G>> {
+    fn matrix(&self, parts: &[WeightView<'_>]) -> Result<CudaMatrix<G>> {
         CudaMatrix::new(&self.gpu, parts)
     }
 
-    pub fn kv_cache(&self, shape: KvShape) -> Result<CudaKvCache<G>> {
+    fn kv_cache(&self, shape: KvShape) -> Result<CudaKvCache<G>> {
         CudaKvCache::new(&self.gpu, shape)
     }
 
-    pub fn step_buffers(&self, tokens: usize, seqs: usize, blocks: usize) -> Result<CudaStep<G>> {
+    fn step_buffers(&self, tokens: usize, seqs: usize, blocks: usize) -> Result<CudaStep<G>> {
         CudaStep::new(&self.gpu, tokens, seqs, blocks)
     }
 
-    pub fn upload(&mut self, step: &mut CudaStep<G>, inputs: &StepInputs<'_>) -> Result<()> {
+    fn upload(&mut self, step: &mut CudaStep<G>, inputs: &StepInputs<'_>) -> Result<()> {
         step.upload(&self.gpu, inputs)
     }
 
-    pub fn copy_blocks(&mut self, cache: &mut CudaKvCache<G>, pairs: &[(u32, u32)]) -> Result<()> {
+    fn copy_blocks(&mut self, cache: &mut CudaKvCache<G>, pairs: &[(u32, u32)]) -> Result<()> {
         cache.copy_blocks(&self.gpu, pairs)
     }
 
-    pub fn embed(
+    fn embed(
         &mut self,
         out: &mut CudaBuf<G>,
         table: &CudaMatrix<G>,
@@ -91,7 +124,7 @@ impl<G: Gpu> CudaBackend<G> {
         rows::embed(&self.gpu, out, table, step, scale)
     }
 
-    pub fn rms_norm(
+    fn rms_norm(
         &mut self,
         out: &mut CudaBuf<G>,
         x: &CudaBuf<G>,
@@ -102,11 +135,22 @@ impl<G: Gpu> CudaBackend<G> {
         norm::rms_norm(&self.gpu, out, x, (weight, eps), rows)
     }
 
-    pub fn add(&mut self, acc: &mut CudaBuf<G>, x: &CudaBuf<G>, len: usize) -> Result<()> {
+    fn add(&mut self, acc: &mut CudaBuf<G>, x: &CudaBuf<G>, len: usize) -> Result<()> {
         elementwise::add(&self.gpu, acc, x, len)
     }
 
-    pub fn norm_heads(
+    fn linear(
+        &mut self,
+        out: &mut CudaBuf<G>,
+        x: &CudaBuf<G>,
+        w: &CudaMatrix<G>,
+        bias: Option<&CudaBuf<G>>,
+        rows: usize,
+    ) -> Result<()> {
+        linear::linear((&self.gpu, &mut self.planes, self.deterministic), out, x, w, bias, rows)
+    }
+
+    fn norm_heads(
         &mut self,
         qkv: &mut CudaBuf<G>,
         q_weight: &CudaBuf<G>,
@@ -118,7 +162,7 @@ impl<G: Gpu> CudaBackend<G> {
         norm::norm_heads(&self.gpu, qkv, (q_weight, k_weight, eps), heads, rows)
     }
 
-    pub fn rope_and_store(
+    fn rope_and_store(
         &mut self,
         qkv: &mut CudaBuf<G>,
         cache: &mut CudaKvCache<G>,
@@ -130,7 +174,20 @@ impl<G: Gpu> CudaBackend<G> {
         kv::rope_and_store(&self.gpu, qkv, cache, step, (layer, heads, rope))
     }
 
-    pub fn gated(
+    fn attention(
+        &mut self,
+        out: &mut CudaBuf<G>,
+        qkv: &CudaBuf<G>,
+        cache: &CudaKvCache<G>,
+        step: &CudaStep<G>,
+        layer: usize,
+        params: &AttentionParams,
+    ) -> Result<()> {
+        let device = (&self.gpu, &mut self.partial, self.deterministic);
+        attention::attention(device, out, qkv, (cache, layer), step, params)
+    }
+
+    fn gated(
         &mut self,
         out: &mut CudaBuf<G>,
         gate_up: &CudaBuf<G>,
@@ -141,21 +198,25 @@ impl<G: Gpu> CudaBackend<G> {
         elementwise::gated(&self.gpu, out, gate_up, act, (rows, width))
     }
 
-    pub fn gather_rows(
-        &mut self,
-        out: &mut CudaBuf<G>,
-        x: &CudaBuf<G>,
-        rows: &[u32],
-        cols: usize,
-    ) -> Result<()> {
+    fn gather_rows(&mut self, out: &mut CudaBuf<G>, x: &CudaBuf<G>, rows: &[u32], cols: usize) -> Result<()> {
         rows::gather_rows((&self.gpu, &mut self.indices), out, x, rows, cols)
     }
 
-    pub fn softcap(&mut self, x: &mut CudaBuf<G>, cap: f32, len: usize) -> Result<()> {
+    fn softcap(&mut self, x: &mut CudaBuf<G>, cap: f32, len: usize) -> Result<()> {
         elementwise::softcap(&self.gpu, x, cap, len)
     }
 
-    pub fn score(
+    fn sample(
+        &mut self,
+        logits: &mut CudaBuf<G>,
+        vocab: usize,
+        rows: &[SampleRow<'_>],
+        out: &mut Vec<Sampled>,
+    ) -> Result<()> {
+        sample::sample((&self.gpu, &mut self.sampling), logits, vocab, rows, out)
+    }
+
+    fn score(
         &mut self,
         logits: &CudaBuf<G>,
         vocab: usize,
@@ -165,8 +226,8 @@ impl<G: Gpu> CudaBackend<G> {
         score::score((&self.gpu, &mut self.scores), logits, vocab, targets, out)
     }
 
-    pub fn download(&self, buf: &CudaBuf<G>, out: &mut [f32]) -> Result<()> {
+    fn download(&self, buf: &CudaBuf<G>, out: &mut [f32]) -> Result<()> {
         check_room("download", "elements", out.len(), buf.len())?;
-        self.gpu.download(buf.memory(), 0, bytes_mut(out))
+        self.gpu.download(buf.memory(), 0, out.bytes_mut())
     }
 }

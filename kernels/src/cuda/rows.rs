@@ -1,6 +1,7 @@
 //! Rows copied from where an index says (`csrc/rows.cu`).
 #![allow(unsafe_code)]
 
+use super::blocks;
 use super::gpu::{Gpu, GpuMemory, Launch};
 use super::kernel::Kernel;
 use super::matrix::{CudaMatrix, Data};
@@ -69,7 +70,17 @@ pub(super) fn embed<G: Gpu>(
     let launch = Launch::blocks(size(OP, "tokens", step.tokens)?);
     let mut first = 0;
     for band in table.bands() {
-        let Data::Floats { dtype, memory, stride } = &band.data;
+        let (dtype, memory, stride) = match &band.data {
+            Data::Floats { dtype, memory, stride } => (dtype, memory, stride),
+            Data::Blocks(blocks) => {
+                let place = (out.address(), step.address(Part::Ids), size(OP, "tokens", step.tokens)?);
+                let range =
+                    (size(OP, "rows of the table", first)?, size(OP, "rows of the table", band.rows)?);
+                blocks::embed(gpu, place, blocks, range, scale)?;
+                first += band.rows;
+                continue;
+            }
+        };
         let args = EmbedArgs {
             out: out.address(),
             table: memory.address(),

@@ -3,7 +3,7 @@
 
 use super::gpu::{Gpu, GpuMemory, Launch};
 use super::kernel::Kernel;
-use super::memory::{Bytes, CudaBuf, Scratch, bytes_mut, kernel_args, size};
+use super::memory::{Bytes, CudaBuf, Scratch, kernel_args, size};
 use crate::KernelError;
 use crate::contract::{check_room, product, shape_error};
 
@@ -40,5 +40,5 @@ pub(super) fn score<G: Gpu>(
     unsafe { gpu.launch(Kernel::Score, Launch::blocks(size(OP, "rows", targets.len())?), &args)? };
     let start = out.len();
     out.resize(start + targets.len(), 0.0);
-    gpu.download(memory, bytes, bytes_mut(out.get_mut(start..).unwrap_or_default()))
+    gpu.download(memory, bytes, out.get_mut(start..).unwrap_or_default().bytes_mut())
 }

@@ -25,6 +25,11 @@ pub struct CudaStep<G: Gpu> {
     block_offsets: Vec<u32>,
     /// Which sequence each token is of.
     seq_of: Vec<u32>,
+    cu_q: Vec<u32>,
+    /// Tokens of short stretches, and how many tiles of each length the others make.
+    few: Vec<u32>,
+    tiles: Vec<u32>,
+    tile_counts: [usize; TILES.len()],
     sorted: Vec<u32>,
 }
 
@@ -44,8 +49,19 @@ pub(super) enum Part {
     SeqOf,
     BlockOffsets,
     BlockTables,
+    /// Tokens of short stretches.
+    Few,
+    /// Stretches of the others, by the lengths of [`TILES`].
+    Tiles16,
+    Tiles32,
+    Tiles64,
     End,
 }
+
+/// A sequence with at least so many tokens in the step is a stretch of a prompt, which tensor cores work through.
+const MANY: usize = 16;
+/// How many tokens such work is cut into.
+pub(super) const TILES: [(usize, Part); 3] = [(16, Part::Tiles16), (32, Part::Tiles32), (64, Part::Tiles64)];
 
 impl Capacity {
     /// Where a part starts: a multiple of sixteen bytes.
@@ -91,6 +107,10 @@ impl<G: Gpu> CudaStep<G> {
             kv_len: Vec::new(),
             block_offsets: Vec::new(),
             seq_of: Vec::new(),
+            cu_q: Vec::new(),
+            few: Vec::new(),
+            tiles: Vec::new(),
+            tile_counts: [0; TILES.len()],
             sorted: Vec::new(),
         })
     }
@@ -117,7 +137,38 @@ impl<G: Gpu> CudaStep<G> {
         ] {
             gpu.upload(&self.memory, self.capacity.offset(part), values.bytes())?;
         }
+        self.upload_tiles(gpu)?;
         self.upload_ropes(gpu, inputs)
+    }
+
+    /// Which tokens are few in their sequence, and how the others fall into tiles.
+    fn upload_tiles(&mut self, gpu: &G) -> Result<()> {
+        let stretches = || self.cu_q.windows(2).filter_map(|ends| Some((*ends.first()?, *ends.last()?)));
+        let long = |&(from, to): &(u32, u32)| (to - from) as usize >= MANY;
+        self.few.clear();
+        self.few.extend(stretches().filter(|stretch| !long(stretch)).flat_map(|(from, to)| from..to));
+        gpu.upload(&self.memory, self.capacity.offset(Part::Few), self.few.bytes())?;
+        for ((len, part), count) in TILES.into_iter().zip(&mut self.tile_counts) {
+            self.tiles.clear();
+            for (from, to) in stretches().filter(long) {
+                for first in (from..to).step_by(len) {
+                    self.tiles.extend([first, to.min(first + len as u32)]);
+                }
+            }
+            *count = self.tiles.len() / 2;
+            gpu.upload(&self.memory, self.capacity.offset(part), self.tiles.bytes())?;
+        }
+        Ok(())
+    }
+
+    /// How many tokens are in short stretches.
+    pub(super) fn few(&self) -> usize {
+        self.few.len()
+    }
+
+    /// How many tiles of the length at `index` of [`TILES`] there are.
+    pub(super) fn tile_count(&self, index: usize) -> usize {
+        self.tile_counts.get(index).copied().unwrap_or(0)
     }
 
     fn remember(&mut self, inputs: &StepInputs<'_>) {
@@ -129,6 +180,7 @@ impl<G: Gpu> CudaStep<G> {
         self.largest_slot = largest(inputs.slots);
         self.largest_block = largest(inputs.block_tables);
         refill(&mut self.kv_len, inputs.kv_len);
+        refill(&mut self.cu_q, inputs.cu_q);
         refill(&mut self.block_offsets, inputs.block_offsets);
         self.seq_of.clear();
         for (seq, ends) in (0..).zip(inputs.cu_q.windows(2)) {

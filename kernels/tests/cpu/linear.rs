@@ -2,7 +2,8 @@ use proptest::prelude::*;
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_kernels::{Backend, DType, WeightView};
 
-use crate::common::{DTYPES, Rng, bits, buffer, devices, encode, matrix, rounded, values};
+use crate::common::{DTYPES, Rng, bits, buffer, encode, matrix, rounded, values};
+use crate::devices::devices;
 
 struct Case {
     rows: usize,

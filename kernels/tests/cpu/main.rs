@@ -4,7 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod attention;
+#[path = "../shared/common.rs"]
 mod common;
+mod devices;
 mod linear;
+#[path = "../shared/paged.rs"]
+mod paged;
+#[path = "../shared/references.rs"]
+mod references;
 mod shapes;
 mod small_ops;

@@ -1,13 +1,9 @@
 use weirgate_kernels::cpu::{CpuBackend, Isa};
 use weirgate_kernels::{Activation, Backend, HeadCounts, SampleParams, SampleRow, StepInputs};
 
-use crate::common::{DTYPES, Rng, assert_close, bits, buffer, devices, matrix, rounded, values};
-
-fn normed(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
-    let squares: f64 = x.iter().map(|&v| f64::from(v).powi(2)).sum();
-    let scale = 1.0 / (squares / x.len() as f64 + f64::from(eps)).sqrt();
-    x.iter().zip(weight).map(|(&x, &w)| f64::from(x) * scale * f64::from(w)).collect()
-}
+use crate::common::{DTYPES, Rng, assert_close, bits, buffer, matrix, rounded, values};
+use crate::devices::devices;
+use crate::references::{act, normed};
 
 #[test]
 fn rms_norm() {
@@ -45,30 +41,6 @@ fn norm_heads_leaves_values_alone() {
         let mut qkv = buffer(&device, &x);
         device.norm_heads(&mut qkv, &qw, &kw, HeadCounts { q, kv }, 1e-5, rows).unwrap();
         assert_close(&values(&device, &qkv, rows * width), &want, 2e-6, "norm_heads");
-    }
-}
-
-/// erf by its Maclaurin series, which f64 carries well up to 3, and 1 - 1e-8 and less beyond 4.
-fn erf(x: f64) -> f64 {
-    if x.abs() > 4.0 {
-        return x.signum();
-    }
-    let (mut term, mut sum) = (x, x);
-    for n in 1..200 {
-        term *= -x * x / f64::from(n);
-        sum += term / f64::from(2 * n + 1);
-    }
-    sum * std::f64::consts::FRAC_2_SQRT_PI
-}
-
-fn act(act: Activation, x: f64) -> f64 {
-    match act {
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
-        Activation::GeluTanh => {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
-            0.5 * x * (1.0 + inner.tanh())
-        }
     }
 }
 

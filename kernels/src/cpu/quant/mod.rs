@@ -12,16 +12,16 @@
 //! is a [`Format`]: the constants of that layout, and how a stored block is taken apart. Nothing else knows the types.
 
 pub(super) mod activations;
-mod codebook;
+pub(crate) mod codebook;
 mod format;
-mod k_quants;
+pub(crate) mod k_quants;
 mod layout;
 mod multiply;
 mod pack;
-mod simple;
+pub(crate) mod simple;
 
 pub(super) use activations::Activations;
-pub(super) use format::{Format, Parts, Scales};
+pub(crate) use format::{Format, Parts, Scales};
 pub(super) use multiply::{Band, multiply};
 pub(super) use pack::{band_len, pack};
 

@@ -1,7 +1,6 @@
-//! Inputs that look random and are always the same, checkpoint bytes, and the devices to test.
+//! Inputs that look random and are always the same, and checkpoint bytes.
 
 use half::{bf16, f16};
-use weirgate_kernels::cpu::{CpuBackend, CpuBuf, Isa, Matrix};
 use weirgate_kernels::{Backend, DType, WeightView};
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -61,21 +60,15 @@ pub fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
         .collect()
 }
 
-pub fn matrix(device: &CpuBackend, dtype: DType, rows: usize, cols: usize, values: &[f32]) -> Matrix {
+pub fn matrix<B: Backend>(device: &B, dtype: DType, rows: usize, cols: usize, values: &[f32]) -> B::Matrix {
     device.matrix(&[WeightView { dtype: dtype.into(), rows, cols, bytes: &encode(dtype, values) }]).unwrap()
 }
 
-/// One device per instruction set of this machine, those left out that differ in integers alone.
-pub fn devices(threads: usize) -> impl Iterator<Item = CpuBackend> {
-    let floats = [Isa::Portable, Isa::Avx2, Isa::Avx512];
-    floats.into_iter().filter(|isa| isa.is_available()).map(move |isa| CpuBackend::with_isa(threads, isa))
-}
-
-pub fn buffer(device: &CpuBackend, values: &[f32]) -> CpuBuf {
+pub fn buffer<B: Backend>(device: &B, values: &[f32]) -> B::Buf {
     device.vector(values).unwrap()
 }
 
-pub fn values(device: &CpuBackend, buf: &CpuBuf, len: usize) -> Vec<f32> {
+pub fn values<B: Backend>(device: &B, buf: &B::Buf, len: usize) -> Vec<f32> {
     let mut out = vec![0.0; len];
     device.download(buf, &mut out).unwrap();
     out

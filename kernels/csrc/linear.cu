@@ -1,0 +1,139 @@
+// out = x * w^T + bias, for weights that stream past a few rows of activations.
+//
+// 16-bit weights. A decoding step reads every weight once, so the weights' way from memory is all that counts, and tensor
+// cores do the arithmetic on the side. A warp multiplies 16 rows of weights with tiles of eight rows of x: weights are the
+// left factor. They go from memory to registers, 16 bytes a lane, with no stop in shared memory: the sum over k may be
+// taken in any order as long as both factors agree, so lane `thread` of a group simply takes columns 8 thread .. of each
+// 32, and its four words are the fragments of two instructions. Activations are split before into a high and a low 16-bit
+// number (`split`), each multiplied in turn, which leaves them 16 bits of precision or more, and nothing to lose by it as
+// long as memory is what is waited for.
+//
+// A block of eight warps takes 16 rows of weights. Each warp takes every eighth chunk of 64 columns, and their sums are
+// added in order. Nothing of this depends on how many rows x has, so neither does a row's result.
+#include "tile.h"
+
+struct SplitArgs {
+    const float* x;  // [rows, cols]
+    void* high;      // [rows, stride], zeros behind the columns
+    void* low;
+    u32 cols, stride;
+};
+
+// x = high + low, but for what is lost of low. One block for each row.
+template <class T> DEVICE void split(const SplitArgs& args) {
+    const float* x = args.x + static_cast<size_t>(blockIdx.x) * args.cols;
+    const size_t start = static_cast<size_t>(blockIdx.x) * args.stride;
+    for (u32 col = threadIdx.x; col < args.stride; col += 256) {
+        const float value = col < args.cols ? x[col] : 0.0f;
+        const T high = narrow<T>(value);
+        static_cast<T*>(args.high)[start + col] = high;
+        static_cast<T*>(args.low)[start + col] = narrow<T>(value - widen(high));
+    }
+}
+
+KERNEL(split_f16, 256, SplitArgs) { split<f16>(args); }
+KERNEL(split_bf16, 256, SplitArgs) { split<bf16>(args); }
+
+struct LinearArgs {
+    float* out;         // [rows, width], of which columns first .. first + count are written
+    const void* w;      // [count, stride]
+    const void* high;   // [rows, stride]
+    const void* low;    // [rows, stride]
+    const float* bias;  // [count], or null
+    u32 rows, count, stride, width, first;
+};
+
+constexpr u32 WARPS = 8;
+constexpr u32 CHUNK = 64;
+
+// Sixteen bytes of a row, zeros where there is no such row.
+template <class T> DEVICE uint4 load_words(const T* rows, u32 row, u32 count, u32 stride, u32 column) {
+    if (row >= count) return uint4{0, 0, 0, 0};
+    return *reinterpret_cast<const uint4*>(rows + static_cast<size_t>(row) * stride + column);
+}
+
+template <class T, u32 TILES> DEVICE void linear(const LinearArgs& args) {
+    struct Shared {
+        float sums[WARPS][TILES * 8][16];
+    };
+    SHARED(Shared, room);
+    const T *w = static_cast<const T*>(args.w), *high = static_cast<const T*>(args.high);
+    const T* low = static_cast<const T*>(args.low);
+    const u32 group = lane_id() / 4, column = lane_id() % 4 * 8;
+    const u32 row = blockIdx.x * 16 + group, x_row = blockIdx.y * TILES * 8 + group;
+    float sums[TILES][4] = {};
+    UNROLL_TWICE
+    for (u32 chunk = warp_id() * CHUNK; chunk < args.stride; chunk += WARPS * CHUNK) {
+        uint4 upper[2], lower[2];
+        UNROLL
+        for (u32 i = 0; i < 2; ++i) {
+            upper[i] = load_words(w, row, args.count, args.stride, chunk + 32 * i + column);
+            lower[i] = load_words(w, row + 8, args.count, args.stride, chunk + 32 * i + column);
+        }
+        UNROLL
+        for (u32 i = 0; i < 2; ++i) {
+            const u32 first[4] = {upper[i].x, lower[i].x, upper[i].y, lower[i].y};
+            const u32 second[4] = {upper[i].z, lower[i].z, upper[i].w, lower[i].w};
+            UNROLL
+            for (u32 tile = 0; tile < TILES; ++tile) {
+                const uint4 h = load_words(high, x_row + 8 * tile, args.rows, args.stride, chunk + 32 * i + column);
+                const uint4 l = load_words(low, x_row + 8 * tile, args.rows, args.stride, chunk + 32 * i + column);
+                multiply<T>(sums[tile], first, {h.x, h.y});
+                multiply<T>(sums[tile], second, {h.z, h.w});
+                multiply<T>(sums[tile], first, {l.x, l.y});
+                multiply<T>(sums[tile], second, {l.z, l.w});
+            }
+        }
+    }
+    UNROLL
+    for (u32 tile = 0; tile < TILES; ++tile) {
+        UNROLL
+        for (u32 i = 0; i < 4; ++i) {
+            room.sums[warp_id()][8 * tile + 2 * (lane_id() % 4) + i % 2][group + i / 2 * 8] = sums[tile][i];
+        }
+    }
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < TILES * 8 * 16; i += WARPS * WARP) {
+        const u32 output = blockIdx.x * 16 + i % 16, x = blockIdx.y * TILES * 8 + i / 16;
+        if (output >= args.count || x >= args.rows) continue;
+        float sum = room.sums[0][i / 16][i % 16];
+        UNROLL
+        for (u32 warp = 1; warp < WARPS; ++warp) sum += room.sums[warp][i / 16][i % 16];
+        if (args.bias) sum += args.bias[output];
+        args.out[static_cast<size_t>(x) * args.width + args.first + output] = sum;
+    }
+}
+
+#define LINEAR(name, T)                                                            \
+    KERNEL(linear_##name##_8, WARPS * WARP, LinearArgs) { linear<T, 1>(args); }    \
+    KERNEL(linear_##name##_16, WARPS * WARP, LinearArgs) { linear<T, 2>(args); }   \
+    KERNEL(linear_##name##_32, WARPS * WARP, LinearArgs) { linear<T, 4>(args); }   \
+    KERNEL(linear_##name##_64, WARPS * WARP, LinearArgs) { linear<T, 8>(args); }
+LINEAR(f16, f16)
+LINEAR(bf16, bf16)
+
+// f32 weights: one warp for each of them and eight rows of x, in plain arithmetic. `high` is x itself, `stride` its columns.
+KERNEL(linear_f32, WARPS * WARP, LinearArgs) {
+    constexpr u32 ROWS = 8;
+    const u32 output = blockIdx.x * WARPS + warp_id(), first = blockIdx.y * ROWS;
+    if (output >= args.count) return;
+    const float* w = static_cast<const float*>(args.w) + static_cast<size_t>(output) * args.stride;
+    const float* x = static_cast<const float*>(args.high);
+    float sums[ROWS] = {};
+    for (u32 col = lane_id(); col < args.stride; col += WARP) {
+        const float weight = w[col];
+        UNROLL
+        for (u32 row = 0; row < ROWS; ++row) {
+            // Rows that are not there repeat the last one.
+            const u32 from = min(first + row, args.rows - 1);
+            sums[row] = fmaf(weight, x[static_cast<size_t>(from) * args.stride + col], sums[row]);
+        }
+    }
+    UNROLL
+    for (u32 row = 0; row < ROWS; ++row) {
+        const float sum = warp_sum(sums[row]) + (args.bias ? args.bias[output] : 0.0f);
+        if (lane_id() == 0 && first + row < args.rows) {
+            args.out[static_cast<size_t>(first + row) * args.width + args.first + output] = sum;
+        }
+    }
+}

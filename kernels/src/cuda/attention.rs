@@ -1,0 +1,248 @@
+//! Causal attention over the paged cache (`csrc/attention.cu`).
+#![allow(unsafe_code)]
+
+use super::gpu::{Gpu, GpuMemory, Launch};
+use super::kernel::Kernel;
+use super::kv::CudaKvCache;
+use super::memory::{CudaBuf, Scratch, kernel_args, size};
+use super::step::{CudaStep, Part, TILES};
+use crate::contract::{check, check_room, product, qkv_width, shape_error};
+use crate::{AttentionParams, DType, HeadCounts, KernelError};
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+const OP: &str = "attention";
+/// Positions that a block takes at least; `SPLIT` of the kernel.
+const SPLIT: usize = 256;
+
+kernel_args!(AttentionArgs {
+    out: u64,
+    partial: u64,
+    qkv: u64,
+    keys: u64,
+    values: u64,
+    rows: u64,
+    positions: u64,
+    seq_of: u64,
+    block_offsets: u64,
+    block_tables: u64,
+    tokens: u32,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    stride: u32,
+    block_size: u32,
+    window: u32,
+    splits: u32,
+    scale: f32,
+    softcap: f32,
+});
+kernel_args!(PrefillArgs {
+    out: u64,
+    qkv: u64,
+    keys: u64,
+    values: u64,
+    tiles: u64,
+    positions: u64,
+    seq_of: u64,
+    block_offsets: u64,
+    block_tables: u64,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    stride: u32,
+    block_size: u32,
+    window: u32,
+    heads_together: u32,
+    scale: f32,
+    softcap: f32,
+});
+
+/// See [`crate::Backend::attention`]. Where `deterministic`, every token is worked on by itself.
+pub(super) fn attention<G: Gpu>(
+    (gpu, scratch, deterministic): (&G, &mut Scratch<G>, bool),
+    out: &mut CudaBuf<G>,
+    qkv: &CudaBuf<G>,
+    (cache, layer): (&CudaKvCache<G>, usize),
+    step: &CudaStep<G>,
+    params: &AttentionParams,
+) -> Result<()> {
+    let shape = cache.shape();
+    let (keys, values) = cache.layer(OP, layer)?;
+    step.check_tables(OP, &shape)?;
+    check(OP, "query heads beyond a multiple of kv_heads", params.heads % shape.kv_heads, 0)?;
+    if params.heads == 0 || params.window == Some(0) {
+        return Err(shape_error(OP, "query heads or window", 0, 1));
+    }
+    let (tokens, head_dim) = (step.tokens, shape.head_dim);
+    let counts = HeadCounts { q: params.heads, kv: shape.kv_heads };
+    check_room(OP, "elements of qkv", product(&[tokens, qkv_width(counts, head_dim)]), qkv.len())?;
+    check_room(OP, "elements of out", product(&[tokens, params.heads, head_dim]), out.len())?;
+    if tokens == 0 {
+        return Ok(());
+    }
+    let args = AttentionArgs {
+        out: out.address(),
+        partial: 0,
+        qkv: qkv.address(),
+        keys,
+        values,
+        rows: 0,
+        positions: step.address(Part::Positions),
+        seq_of: step.address(Part::SeqOf),
+        block_offsets: step.address(Part::BlockOffsets),
+        block_tables: step.address(Part::BlockTables),
+        tokens: size(OP, "tokens", tokens)?,
+        heads: size(OP, "query heads", params.heads)?,
+        kv_heads: size(OP, "kv_heads", shape.kv_heads)?,
+        head_dim: size(OP, "head_dim", head_dim)?,
+        stride: size(OP, "head_dim", cache.stride())?,
+        block_size: size(OP, "block_size", shape.block_size)?,
+        window: params.window.unwrap_or(0),
+        splits: 0,
+        scale: params.scale,
+        softcap: params.softcap.unwrap_or(0.0),
+    };
+    let tiled = if deterministic { None } else { prefill_kernel(shape.dtype, head_dim) };
+    let few = match tiled {
+        Some(_) => step.few(),
+        None => tokens,
+    };
+    if few > 0 {
+        let rows = if few < tokens { step.address(Part::Few) } else { 0 };
+        let args = AttentionArgs { rows, tokens: size(OP, "tokens", few)?, ..args };
+        one_by_one((gpu, scratch), shape.dtype, step.longest, args)?;
+    }
+    match tiled {
+        Some(kernel) if few < tokens => tile_by_tile(gpu, kernel, step, &args),
+        _ => Ok(()),
+    }
+}
+
+/// `args.tokens` tokens, each by itself.
+fn one_by_one<G: Gpu>(
+    (gpu, scratch): (&G, &mut Scratch<G>),
+    dtype: DType,
+    longest: usize,
+    args: AttentionArgs,
+) -> Result<()> {
+    let (tokens, heads, head_dim) = (args.tokens as usize, args.heads as usize, args.head_dim as usize);
+    let (kernel, together) = kernel(dtype, head_dim, (args.heads / args.kv_heads) as usize);
+    let tiles = (args.heads / args.kv_heads).div_ceil(together) * args.kv_heads;
+    let splits = splits(gpu, tokens * tiles as usize, longest);
+    let bytes = product(&[tokens, heads, splits, head_dim + 2, size_of::<f32>()]);
+    let partial = scratch.fit(gpu, "attention", bytes.max(16))?.address();
+    let args = AttentionArgs { partial, splits: size(OP, "splits", splits)?, ..args };
+    // SAFETY: the step's positions lie in its block tables, those in the cache, and all buffers are long enough: checked
+    // by `attention`, or sized above.
+    unsafe {
+        gpu.launch(kernel, Launch::grid(args.tokens, tiles, args.splits.max(1)), &args)?;
+        if splits > 0 {
+            gpu.launch(Kernel::AttendCombine, Launch::grid(args.tokens, args.heads, 1), &args)?;
+        }
+    }
+    Ok(())
+}
+
+/// The step's long stretches.
+fn tile_by_tile<G: Gpu>(
+    gpu: &G,
+    (kernel, shared): (Kernel, u32),
+    step: &CudaStep<G>,
+    args: &AttentionArgs,
+) -> Result<()> {
+    let group = args.heads / args.kv_heads;
+    // Four warps with sixteen tokens of a head each.
+    let heads_together = match group {
+        1 => 1,
+        2 | 3 => 2,
+        _ => 4,
+    };
+    let index = match heads_together {
+        1 => 2,
+        2 => 1,
+        _ => 0,
+    };
+    let (_, part) = TILES[index];
+    let tiles = PrefillArgs {
+        out: args.out,
+        qkv: args.qkv,
+        keys: args.keys,
+        values: args.values,
+        tiles: step.address(part),
+        positions: args.positions,
+        seq_of: args.seq_of,
+        block_offsets: args.block_offsets,
+        block_tables: args.block_tables,
+        heads: args.heads,
+        kv_heads: args.kv_heads,
+        head_dim: args.head_dim,
+        stride: args.stride,
+        block_size: args.block_size,
+        window: args.window,
+        heads_together,
+        scale: args.scale,
+        softcap: args.softcap,
+    };
+    let count = size(OP, "tiles", step.tile_count(index))?;
+    let launch = Launch::grid(count, group.div_ceil(heads_together) * args.kv_heads, 1).with_shared(shared);
+    // SAFETY: as for `one_by_one`; the tiles are stretches of the step's sequences.
+    unsafe { gpu.launch(kernel, launch, &tiles) }
+}
+
+/// The kernel for stretches of prompts and its shared memory: queries, and two stages of keys and values. Tensor cores
+/// take no f32.
+fn prefill_kernel(dtype: DType, head_dim: usize) -> Option<(Kernel, u32)> {
+    use Kernel::*;
+    let [small, middle, large, largest] = match dtype {
+        DType::F32 => return None,
+        DType::F16 => [PrefillF16x64, PrefillF16x96, PrefillF16x128, PrefillF16x256],
+        DType::BF16 => [PrefillBF16x64, PrefillBF16x96, PrefillBF16x128, PrefillBF16x256],
+    };
+    let (kernel, dims, keys) = match head_dim {
+        0..=64 => (small, 64, 64),
+        65..=96 => (middle, 96, 64),
+        97..=128 => (large, 128, 64),
+        _ => (largest, 256, 32),
+    };
+    Some((kernel, 2 * (dims + 8) * (64 + 2 * 2 * keys)))
+}
+
+/// Into how many blocks to spread a (token, heads) row: one (zero) if there are enough rows to keep the GPU busy.
+fn splits<G: Gpu>(gpu: &G, rows: usize, longest: usize) -> usize {
+    let splits = longest.div_ceil(SPLIT);
+    if splits <= 1 || rows >= 4 * gpu.info().multiprocessors as usize { 0 } else { splits }
+}
+
+/// The kernel for heads of `head_dim` elements of which `group` share a key head, and how many of them it takes at once.
+fn kernel(dtype: DType, head_dim: usize, group: usize) -> (Kernel, u32) {
+    use Kernel::*;
+    let kernels = match dtype {
+        DType::F32 => [
+            [AttendF32x64x1, AttendF32x64x4, AttendF32x64x8],
+            [AttendF32x128x1, AttendF32x128x4, AttendF32x128x8],
+            [AttendF32x256x1, AttendF32x256x4, AttendF32x256x8],
+        ],
+        DType::F16 => [
+            [AttendF16x64x1, AttendF16x64x4, AttendF16x64x8],
+            [AttendF16x128x1, AttendF16x128x4, AttendF16x128x8],
+            [AttendF16x256x1, AttendF16x256x4, AttendF16x256x8],
+        ],
+        DType::BF16 => [
+            [AttendBF16x64x1, AttendBF16x64x4, AttendBF16x64x8],
+            [AttendBF16x128x1, AttendBF16x128x4, AttendBF16x128x8],
+            [AttendBF16x256x1, AttendBF16x256x4, AttendBF16x256x8],
+        ],
+    };
+    let [small, middle, large] = kernels;
+    let [one, four, eight] = match head_dim {
+        0..=64 => small,
+        65..=128 => middle,
+        _ => large,
+    };
+    match group {
+        1 => (one, 1),
+        2..=4 => (four, 4),
+        _ => (eight, 8),
+    }
+}

@@ -1,0 +1,157 @@
+//! Products with weight matrices (`csrc/linear.cu`).
+#![allow(unsafe_code)]
+
+use super::blocks::{Blocks, Multiply};
+use super::gpu::{Gpu, GpuMemory, Launch};
+use super::kernel::Kernel;
+use super::matrix::{CudaMatrix, Data};
+use super::memory::{CudaBuf, Scratch, kernel_args, size};
+use crate::contract::{check, check_room, product};
+use crate::{DType, KernelError};
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+const OP: &str = "linear";
+/// Rows of weights that a block takes.
+const OUTPUTS: u32 = 16;
+
+kernel_args!(SplitArgs { x: u64, high: u64, low: u64, cols: u32, stride: u32 });
+kernel_args!(LinearArgs {
+    out: u64,
+    w: u64,
+    high: u64,
+    low: u64,
+    bias: u64,
+    rows: u32,
+    count: u32,
+    stride: u32,
+    width: u32,
+    first: u32,
+});
+
+kernel_args!(GemmArgs {
+    out: u64,
+    w: u64,
+    x: u64,
+    bias: u64,
+    rows: u32,
+    count: u32,
+    stride: u32,
+    width: u32,
+    first: u32,
+});
+
+/// From so many rows on a product is bound by arithmetic, and made in large tiles.
+const MANY_ROWS: u32 = 128;
+/// Both sides of such a tile, and the shared memory for its stages.
+const TILE: u32 = 128;
+const TILE_SHARED: u32 = 64 << 10;
+
+/// One call, its shapes checked.
+struct Product<'a, G: Gpu> {
+    gpu: &'a G,
+    /// Whether a row's product must not depend on how many rows there are.
+    deterministic: bool,
+    x: &'a CudaBuf<G>,
+    rows: u32,
+    cols: u32,
+}
+
+/// `out = x · wᵀ + bias`; `x` is `[rows, w.cols]`, `out` `[rows, w.rows]`, `bias` `[w.rows]`.
+pub(super) fn linear<G: Gpu>(
+    (gpu, scratch, deterministic): (&G, &mut Scratch<G>, bool),
+    out: &mut CudaBuf<G>,
+    x: &CudaBuf<G>,
+    w: &CudaMatrix<G>,
+    bias: Option<&CudaBuf<G>>,
+    rows: usize,
+) -> Result<()> {
+    let (width, cols) = (w.rows(), w.cols());
+    check_room(OP, "elements of x", product(&[rows, cols]), x.len())?;
+    check_room(OP, "elements of out", product(&[rows, width]), out.len())?;
+    if let Some(bias) = bias {
+        check(OP, "elements of bias", bias.len(), width)?;
+    }
+    if rows == 0 {
+        return Ok(());
+    }
+    let product =
+        Product { gpu, deterministic, x, rows: size(OP, "rows", rows)?, cols: size(OP, "columns", cols)? };
+    let mut first = 0;
+    for band in w.bands() {
+        let args = LinearArgs {
+            out: out.address(),
+            w: 0,
+            high: x.address(),
+            low: 0,
+            bias: bias.map_or(0, |bias| bias.address() + 4 * first as u64),
+            rows: product.rows,
+            count: size(OP, "rows of weights", band.rows)?,
+            stride: product.cols,
+            width: size(OP, "rows of weights", width)?,
+            first: size(OP, "rows of weights", first)?,
+        };
+        match &band.data {
+            Data::Floats { dtype: DType::F32, memory, .. } => {
+                product.floats(LinearArgs { w: memory.address(), ..args })?;
+            }
+            Data::Floats { dtype, memory, stride } => {
+                let stride = size(OP, "columns", *stride)?;
+                product.halves(scratch, *dtype, LinearArgs { w: memory.address(), stride, ..args })?;
+            }
+            Data::Blocks(blocks) => product.blocks(scratch, blocks, args)?,
+        }
+        first += band.rows;
+    }
+    Ok(())
+}
+
+impl<G: Gpu> Product<'_, G> {
+    fn floats(&self, args: LinearArgs) -> Result<()> {
+        let launch = Launch::grid(args.count.div_ceil(8), self.rows.div_ceil(8), 1);
+        // SAFETY: `linear` checked the buffers; the weights are `[count, stride]`.
+        unsafe { self.gpu.launch(Kernel::LinearF32, launch, &args) }
+    }
+
+    fn blocks(&self, scratch: &mut Scratch<G>, blocks: &Blocks<G>, args: LinearArgs) -> Result<()> {
+        let LinearArgs { out, bias, rows, count, width, first, .. } = args;
+        Multiply { gpu: self.gpu, x: self.x, out, bias, rows, count, width, first }.run(scratch, blocks)
+    }
+
+    fn halves(&self, scratch: &mut Scratch<G>, dtype: DType, args: LinearArgs) -> Result<()> {
+        let plane = product(&[self.rows as usize, args.stride as usize, dtype.size()]);
+        let planes = scratch.fit(self.gpu, "split activations", plane.saturating_mul(2))?;
+        let (high, low) = (planes.address(), planes.address() + plane as u64);
+        let split = SplitArgs { x: self.x.address(), high, low, cols: self.cols, stride: args.stride };
+        let args = LinearArgs { high, low, ..args };
+        let bf16 = dtype == DType::BF16;
+        let split_kernel = if bf16 { Kernel::SplitBF16 } else { Kernel::SplitF16 };
+        // SAFETY: both planes are `[rows, stride]`.
+        unsafe { self.gpu.launch(split_kernel, Launch::blocks(self.rows), &split)? };
+        if self.rows >= MANY_ROWS && !self.deterministic {
+            return self.many(bf16, args);
+        }
+        let (per_block, kernel) = match (self.rows, bf16) {
+            (..=8, true) => (8, Kernel::LinearBF16x8),
+            (..=8, false) => (8, Kernel::LinearF16x8),
+            (9..=16, true) => (16, Kernel::LinearBF16x16),
+            (9..=16, false) => (16, Kernel::LinearF16x16),
+            (17..=32, true) => (32, Kernel::LinearBF16x32),
+            (17..=32, false) => (32, Kernel::LinearF16x32),
+            (_, true) => (64, Kernel::LinearBF16x64),
+            (_, false) => (64, Kernel::LinearF16x64),
+        };
+        let launch = Launch::grid(args.count.div_ceil(OUTPUTS), self.rows.div_ceil(per_block), 1);
+        // SAFETY: `linear` checked the buffers; both planes are `[rows, stride]`, the weights `[count, stride]`.
+        unsafe { self.gpu.launch(kernel, launch, &args) }
+    }
+
+    fn many(&self, bf16: bool, args: LinearArgs) -> Result<()> {
+        let LinearArgs { out, w, high, bias, rows, count, stride, width, first, .. } = args;
+        let args = GemmArgs { out, w, x: high, bias, rows, count, stride, width, first };
+        let launch = Launch::grid(count.div_ceil(TILE), rows.div_ceil(TILE), 1).with_shared(TILE_SHARED);
+        let kernel = if bf16 { Kernel::GemmBF16 } else { Kernel::GemmF16 };
+        // SAFETY: as for few rows.
+        unsafe { self.gpu.launch(kernel, launch, &args) }
+    }
+}

@@ -1,0 +1,169 @@
+use weirgate_kernels::cuda::{CudaBackend, Emulator};
+use weirgate_kernels::{Backend, DType, KernelError};
+
+use crate::common::{DTYPES, Rng, assert_close, bits, buffer, values};
+use crate::device;
+use crate::paged::{Case, Inputs, Run};
+
+/// Every token by itself.
+fn exact() -> CudaBackend<Emulator> {
+    CudaBackend::deterministic(Emulator::new().unwrap())
+}
+
+/// The shapes of well-known models, then shapes nobody has; several splits, and heads that fill no tile.
+fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::new(14, 2, 64, 16, &[1, 60, 37]),
+        Case::new(8, 2, 128, 32, &[40, 5]),
+        Case::new(4, 4, 80, 16, &[37]),
+        Case::new(2, 1, 96, 16, &[20]),
+        Case::new(3, 1, 256, 64, &[26]),
+        Case::new(1, 1, 7, 5, &[40, 1, 1, 23]),
+        Case::new(4, 2, 33, 1, &[30]),
+        Case::new(10, 2, 24, 24, &[30, 29]),
+        Case::new(20, 1, 16, 8, &[20]),
+        Case::new(2, 1, 16, 16, &[530]),
+    ];
+    for window in [1, 5, 64, 260] {
+        let mut case = Case::new(4, 2, 16, 16, &[300, 3]);
+        case.params.window = Some(window);
+        cases.push(case);
+    }
+    let mut capped = Case::new(6, 2, 48, 8, &[60]);
+    capped.params.softcap = Some(1.5);
+    capped.params.window = Some(33);
+    cases.push(capped);
+    cases
+}
+
+/// The last token of each sequence in a step of its own: that is when blocks take splits.
+fn last_alone(case: &Case) -> Vec<Vec<usize>> {
+    let before = case.lens.iter().map(|&len| len - 1).collect();
+    vec![before, vec![1; case.lens.len()]]
+}
+
+#[test]
+fn matches_the_reference() {
+    for case in cases() {
+        for dtype in DTYPES {
+            let case = Case { dtype, ..case.clone() };
+            let want = case.reference();
+            let got = case.run(&mut exact(), &case.whole());
+            for (got, want) in got.iter().zip(&want) {
+                assert_close(got, want, 1e-5, &format!("{case:?}"));
+            }
+        }
+    }
+}
+
+/// Long stretches on tensor cores: queries and probabilities are rounded to the cache's type.
+#[test]
+fn stretches_match_the_reference() {
+    for case in cases() {
+        for (dtype, bound) in [(DType::F16, 4e-3), (DType::BF16, 3e-2)] {
+            let mut case = Case { dtype, ..case.clone() };
+            // Milder scores, so that a rounded query does not choose another key.
+            case.params.scale /= 4.0;
+            let want = case.reference();
+            for chunks in [case.whole(), case.random_chunks(&mut Rng::new(8))] {
+                let got = case.run(&mut device(), &chunks);
+                for (got, want) in got.iter().zip(&want) {
+                    assert_close(got, want, bound, &format!("{chunks:?} {case:?}"));
+                }
+            }
+        }
+    }
+}
+
+/// A stretch's tokens come out the same to the bit however it is cut, as long as the pieces are long.
+#[test]
+fn stretches_do_not_depend_on_the_cuts() {
+    for (heads, kv_heads, head_dim, window) in [(4, 1, 64, None), (2, 1, 80, Some(50)), (3, 3, 24, Some(100))]
+    {
+        let mut case = Case::new(heads, kv_heads, head_dim, 16, &[170, 60]);
+        (case.dtype, case.params.window) = (DType::BF16, window);
+        let want = case.run(&mut device(), &case.whole());
+        for chunks in [vec![vec![64, 0], vec![40, 60], vec![66, 0]], vec![vec![17, 33], vec![153, 27]]] {
+            let got = case.run(&mut device(), &chunks);
+            for (got, want) in got.iter().zip(&want) {
+                assert_eq!(bits(got), bits(want), "{chunks:?}, {case:?}");
+            }
+        }
+    }
+}
+
+/// In one piece or several, one split at a time or all in one block: the same bits.
+#[test]
+fn does_not_depend_on_the_chunks() {
+    for (index, case) in cases().into_iter().enumerate() {
+        let case = Case { dtype: DTYPES[index % 3], rotary_dim: case.head_dim / 2 * 2, ..case };
+        let want = case.run(&mut exact(), &case.whole());
+        for chunks in [last_alone(&case), case.random_chunks(&mut Rng::new(3))] {
+            let chunks: Vec<_> = chunks.into_iter().filter(|chunk| chunk.iter().any(|&n| n > 0)).collect();
+            let got = case.run(&mut exact(), &chunks);
+            for (got, want) in got.iter().zip(&want) {
+                assert_eq!(bits(got), bits(want), "{chunks:?}, {case:?}");
+            }
+        }
+    }
+}
+
+/// Queries and keys are rotated, the rest of each head and the values are not.
+#[test]
+fn rotates() {
+    for dtype in DTYPES {
+        let mut device = device();
+        let mut case = Case::new(3, 1, 24, 8, &[1]);
+        (case.rotary_dim, case.dtype) = (10, dtype);
+        let (d, half) = (case.head_dim, case.rotary_dim / 2);
+        let before = case.qkv(0);
+        let sin = [0.8, -0.8, 0.8, 0.8, -0.8].to_vec();
+        let mut inputs = Inputs { cos: vec![0.6_f32; half], sin: sin.clone(), ..Inputs::default() };
+        inputs.push(&[2], 8, 0, 1);
+        let mut cache = device.kv_cache(case.shape(1)).unwrap();
+        let mut step = device.step_buffers(1, 1, 1).unwrap();
+        inputs.upload(&mut device, &mut step);
+        let mut qkv = buffer(&device, &before);
+        device.rope_and_store(&mut qkv, &mut cache, &step, 0, 3, 0).unwrap();
+        let mut want: Vec<f64> = before.iter().map(|&v| f64::from(v)).collect();
+        for head in 0..4 {
+            for i in 0..half {
+                let (a, b) = (f64::from(before[head * d + i]), f64::from(before[head * d + half + i]));
+                want[head * d + i] = 0.6 * a - f64::from(sin[i]) * b;
+                want[head * d + half + i] = 0.6 * b + f64::from(sin[i]) * a;
+            }
+        }
+        assert_close(&values(&device, &qkv, before.len()), &want, 5e-7, "rotated");
+    }
+}
+
+/// A copied block serves as well as the original, in every layer.
+#[test]
+fn copies_blocks() {
+    for dtype in DTYPES {
+        let mut case = Case::new(4, 2, 24, 4, &[12]);
+        case.dtype = dtype;
+        let mut device = device();
+        let want = case.run(&mut device, &case.whole());
+        let mut run = Run::new(&case, &mut device);
+        run.step(&mut device, &[11]);
+        let used = run.tables[0].clone();
+        let free = (0..case.shape(1).blocks as u32).find(|block| !used.contains(block)).unwrap();
+        // The second pair overwrites the source of the first: copies happen in order.
+        device.copy_blocks(&mut run.cache, &[(used[1], free), (used[0], used[1])]).unwrap();
+        run.tables[0] = vec![used[1], free, used[2]];
+        run.step(&mut device, &[1]);
+        assert_eq!(bits(&run.out[0]), bits(&want[0]));
+    }
+}
+
+/// What the kernels cannot do is refused at allocation.
+#[test]
+fn heads_have_at_most_256_elements() {
+    let device = device();
+    for (head_dim, fine) in [(1, true), (72, true), (256, true), (257, false)] {
+        let cache = device.kv_cache(Case::new(2, 1, head_dim, 16, &[3]).shape(1));
+        assert_eq!(cache.is_ok(), fine, "{head_dim}");
+        assert!(matches!(cache.err(), None | Some(KernelError::Shape { op: "kv_cache", .. })));
+    }
+}

@@ -1,0 +1,157 @@
+use weirgate_kernels::cuda::{CudaBackend, Emulator};
+use weirgate_kernels::{Backend, DType, WeightView};
+
+use crate::common::{DTYPES, Rng, bits, buffer, encode, matrix, rounded, values};
+use crate::device;
+
+struct Case {
+    rows: usize,
+    cols: usize,
+    outputs: usize,
+    x: Vec<f32>,
+    w: Vec<f32>,
+    bias: Option<Vec<f32>>,
+}
+
+impl Case {
+    fn new(rows: usize, cols: usize, outputs: usize, with_bias: bool) -> Self {
+        let mut rng = Rng::new((rows * 1_000_000 + cols * 1000 + outputs) as u64);
+        let (x, w) = (rng.values(rows * cols), rng.values(outputs * cols));
+        let bias = with_bias.then(|| rng.values(outputs));
+        Self { rows, cols, outputs, x, w, bias }
+    }
+
+    /// The product of `rows` of x, over an output full of NaN.
+    fn run(&self, dtype: DType, from: usize, rows: usize) -> Vec<f32> {
+        self.run_on(&mut device(), dtype, from, rows)
+    }
+
+    fn run_on(&self, device: &mut CudaBackend<Emulator>, dtype: DType, from: usize, rows: usize) -> Vec<f32> {
+        let w = matrix(device, dtype, self.outputs, self.cols, &self.w);
+        let x = buffer(device, &self.x[from * self.cols..][..rows * self.cols]);
+        let bias = self.bias.as_ref().map(|bias| buffer(device, bias));
+        let mut out = buffer(device, &vec![f32::NAN; rows * self.outputs]);
+        device.linear(&mut out, &x, &w, bias.as_ref(), rows).unwrap();
+        values(device, &out, rows * self.outputs)
+    }
+
+    /// f64 loops, and how far off f32 sums of products of f32 activations may be.
+    fn check(&self, dtype: DType) {
+        let got = self.run(dtype, 0, self.rows);
+        for (i, &got) in got.iter().enumerate() {
+            let (r, o) = (i / self.outputs, i % self.outputs);
+            let products = (0..self.cols).map(|k| {
+                let w = rounded(dtype, self.w[o * self.cols + k]);
+                f64::from(self.x[r * self.cols + k]) * f64::from(w)
+            });
+            let bias = self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[o]));
+            let want = products.clone().sum::<f64>() + bias;
+            // A bf16 pair has 16 bits, or 17 by its rounding.
+            let precision = if dtype == DType::BF16 { 8e-6 } else { 1e-6 };
+            let tolerance = precision * (products.map(f64::abs).sum::<f64>() + bias.abs());
+            let error = (f64::from(got) - want).abs();
+            assert!(
+                error <= tolerance,
+                "{dtype:?} {} x {} x {}: row {r} output {o} is {got}, expected {want}",
+                self.rows,
+                self.cols,
+                self.outputs
+            );
+        }
+    }
+}
+
+#[test]
+fn matches_the_reference_at_odd_shapes() {
+    for dtype in DTYPES {
+        for (rows, cols, outputs) in [
+            (1, 1, 1),
+            (1, 3, 17),
+            (2, 600, 33),
+            (5, 256, 65),
+            (9, 17, 15),
+            (17, 1030, 20),
+            (40, 70, 33),
+            (70, 64, 16),
+        ] {
+            Case::new(rows, cols, outputs, rows % 2 == 0).check(dtype);
+        }
+    }
+}
+
+/// A row's product is the same to the bit, alone and among 70.
+#[test]
+fn does_not_depend_on_the_batch() {
+    for dtype in DTYPES {
+        let case = Case::new(70, 190, 21, true);
+        let want = bits(&case.run(dtype, 0, 70));
+        for (from, rows) in [(0, 1), (33, 1), (60, 9), (3, 20), (5, 64)] {
+            let got = bits(&case.run(dtype, from, rows));
+            assert_eq!(got, want[from * 21..][..rows * 21], "{dtype:?}: {rows} rows from {from} on");
+        }
+    }
+}
+
+/// Many rows, in large tiles: activations are rounded to the weights' type, and everything after that is f32.
+#[test]
+fn many_rows() {
+    for dtype in [DType::F16, DType::BF16] {
+        for (rows, cols, outputs) in [(128, 70, 33), (150, 200, 140)] {
+            let mut case = Case::new(rows, cols, outputs, true);
+            case.x.iter_mut().for_each(|x| *x = rounded(dtype, *x));
+            case.check(dtype);
+        }
+    }
+}
+
+/// Where the batch must not count, many rows are as exact as few, and the same to the bit.
+#[test]
+fn many_rows_like_few() {
+    let case = Case::new(130, 70, 20, true);
+    for dtype in DTYPES {
+        let few = bits(&case.run(dtype, 100, 3));
+        let mut device = CudaBackend::deterministic(Emulator::new().unwrap());
+        let many = case.run_on(&mut device, dtype, 0, 130);
+        assert_eq!(bits(&many)[2000..2060], few);
+    }
+}
+
+/// Parts of one matrix, each of its own type, write their own columns.
+#[test]
+fn bands_of_several_types() {
+    let case = Case::new(3, 100, 30, true);
+    let counts = [7, 20, 3];
+    let mut from = 0;
+    let mut rounded_w = Vec::new();
+    let encoded: Vec<(DType, usize, Vec<u8>)> = DTYPES
+        .into_iter()
+        .zip(counts)
+        .map(|(dtype, rows)| {
+            let part = &case.w[from * case.cols..][..rows * case.cols];
+            rounded_w.extend(part.iter().map(|&w| rounded(dtype, w)));
+            from += rows;
+            (dtype, rows, encode(dtype, part))
+        })
+        .collect();
+    let views: Vec<WeightView<'_>> = encoded
+        .iter()
+        .map(|(dtype, rows, bytes)| WeightView {
+            dtype: (*dtype).into(),
+            rows: *rows,
+            cols: case.cols,
+            bytes,
+        })
+        .collect();
+    let mut device = device();
+    let w = device.matrix(&views).unwrap();
+    let (x, bias) = (buffer(&device, &case.x), buffer(&device, case.bias.as_ref().unwrap()));
+    let mut out = buffer(&device, &[f32::NAN; 90]);
+    device.linear(&mut out, &x, &w, Some(&bias), 3).unwrap();
+    for (i, got) in values(&device, &out, 90).into_iter().enumerate() {
+        let (r, o) = (i / 30, i % 30);
+        let (x, w) = (&case.x[r * 100..][..100], &rounded_w[o * 100..][..100]);
+        let dot: f64 = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+        let want = dot + f64::from(case.bias.as_ref().unwrap()[o]);
+        assert!((f64::from(got) - want).abs() < 2e-4, "row {r} output {o} is {got}, expected {want}");
+    }
+}

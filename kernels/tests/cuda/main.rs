@@ -1,0 +1,25 @@
+//! Every kernel of the CUDA device, through the emulation, against the references of the CPU device's tests.
+
+// Helpers outside of `#[test]` functions, which clippy.toml does not see as tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod attention;
+mod blocks;
+#[path = "../shared/common.rs"]
+mod common;
+mod emulation;
+#[path = "../sampling/random.rs"]
+mod generators;
+mod linear;
+#[path = "../shared/paged.rs"]
+mod paged;
+#[path = "../shared/references.rs"]
+mod references;
+mod sample;
+mod small_ops;
+
+use weirgate_kernels::cuda::{CudaBackend, Emulator};
+
+fn device() -> CudaBackend<Emulator> {
+    CudaBackend::new(Emulator::new().unwrap())
+}
