@@ -25,7 +25,7 @@ fn requests(vocab: usize) -> Vec<GenerateRequest> {
         .map(|(len, id)| {
             let mut prompt = if id % 2 == 1 { shared.clone() } else { Vec::new() };
             prompt.extend(rng.tokens(len, vocab));
-            greedy(id, prompt, 12)
+            greedy(id, prompt, 16)
         })
         .collect();
     if let Some(last) = requests.last_mut() {
@@ -59,13 +59,17 @@ fn check(name: &str) {
     let cpu = Engine::start(&model, setup);
     let expected = cpu.run(&requests);
     cpu.finish();
+    // Activations in front of bf16 weights have 16 bits, or 17 by their rounding.
+    let bound = if name.ends_with("bf16") { 5e-3 } else { 1e-3 };
     let cuda = exact(&model, setup);
-    assert_parity(&expected, &cuda.run(&requests), name, 1e-3);
+    assert_parity(&expected, &cuda.run(&requests), name, bound);
     cuda.finish();
-    // With tensor cores for prompts, which round activations to 16 bits where weights have so many.
-    let cuda = Engine::start_on(CudaBackend::new(gpu()), &model, setup);
-    assert_parity(&expected, &cuda.run(&requests), name, 0.05);
-    cuda.finish();
+    if name.ends_with("16") {
+        // With tensor cores for prompts, which round activations where weights and cache have 16 bits.
+        let cuda = Engine::start_on(CudaBackend::new(gpu()), &model, setup);
+        assert_parity(&expected, &cuda.run(&requests), name, 0.05);
+        cuda.finish();
+    }
 }
 
 #[test]
@@ -120,7 +124,7 @@ fn batch_invariance() {
         alone.extend(engine.run(std::slice::from_ref(request)));
         engine.finish();
     }
-    let engine = exact(&model, Setup { blocks: 9, step_tokens: 20, ..Setup::default() });
+    let engine = exact(&model, Setup { blocks: 7, step_tokens: 48, ..Setup::default() });
     let together = engine.run(&requests);
     assert!(engine.finish().preemptions > 0, "nobody was preempted");
     for (key, sequence) in &alone {

@@ -44,8 +44,8 @@ struct BlocksArgs {
     u32 rows, count, width, first;
 };
 
-// What a unit adds to a row's product.
-template <class F> DEVICE float dot(const Unit& unit, const int (&x)[8], float x_scale, const int (&sums)[2]) {
+// The product of a unit with a row's codes. Sums and products are fused where this says so, and in every kernel alike.
+template <class F> DEVICE float dot(const Unit& unit, const int (&x)[8], const int (&sums)[2]) {
     float result = 0.0f;
     UNROLL
     for (u32 group = 0; group < F::GROUPS; ++group) {
@@ -57,7 +57,7 @@ template <class F> DEVICE float dot(const Unit& unit, const int (&x)[8], float x
         result = fmaf(unit.scales[group], static_cast<float>(products - F::BIAS * sum), result);
         if constexpr (F::MIN) result = fmaf(-unit.mins[group], static_cast<float>(sum), result);
     }
-    return result * x_scale;
+    return result;
 }
 
 template <class F, u32 ROWS> DEVICE void linear(const BlocksArgs& args) {
@@ -76,7 +76,7 @@ template <class F, u32 ROWS> DEVICE void linear(const BlocksArgs& args) {
                               static_cast<int>(low.w),  static_cast<int>(high.x), static_cast<int>(high.y),
                               static_cast<int>(high.z), static_cast<int>(high.w)};
             const int x_sums[2] = {args.sums[at * 2], args.sums[at * 2 + 1]};
-            sums[row] += dot<F>(weights, x, args.scales[at], x_sums);
+            sums[row] = fmaf(dot<F>(weights, x, x_sums), args.scales[at], sums[row]);
         }
     }
     UNROLL
@@ -117,8 +117,39 @@ template <class F> DEVICE void embed(const EmbedBlocksArgs& args) {
     }
 }
 
+struct UnpackArgs {
+    f16* out;       // [count, stride], zeros behind the columns
+    Planes planes;
+    u32 first, count, stride;
+};
+
+// Rows first .. first + count as f16, for the tiles of gemm.cu: a thread for each unit.
+template <class F> DEVICE void unpack(const UnpackArgs& args) {
+    const u32 per_row = args.stride / 32, index = blockIdx.x * 256 + threadIdx.x;
+    if (index >= args.count * per_row) return;
+    const u32 row = index / per_row, at = index % per_row;
+    f16* out = args.out + static_cast<size_t>(row) * args.stride + at * 32;
+    const bool present = at < args.planes.units;
+    Unit unit = {};
+    if (present) unit = load_unit<F>(args.planes, args.first + row, at);
+    UNROLL
+    for (u32 eight = 0; eight < 4; ++eight) {
+        Pack<f16> pack;
+        UNROLL
+        for (u32 j = 0; j < 8; ++j) {
+            const u32 group = F::GROUPS == 2 ? eight / 2 : 0;
+            const u8 byte = static_cast<u8>(unit.quads[2 * eight + j / 4] >> (8 * (j % 4)));
+            const int code = F::BITS == 8 || F::TABLE != Table::None ? static_cast<i8>(byte) : byte;
+            const float value = unit.scales[group] * static_cast<float>(code - F::BIAS) - unit.mins[group];
+            pack.values[j] = narrow<f16>(present ? value : 0.0f);
+        }
+        *reinterpret_cast<Pack<f16>*>(out + 8 * eight) = pack;
+    }
+}
+
 #define BLOCKS(name, F)                                                     \
     KERNEL(linear_##name##_1, 256, BlocksArgs) { linear<F, 1>(args); }      \
     KERNEL(linear_##name##_8, 256, BlocksArgs) { linear<F, 8>(args); }      \
-    KERNEL(embed_##name, 256, EmbedBlocksArgs) { embed<F>(args); }
+    KERNEL(embed_##name, 256, EmbedBlocksArgs) { embed<F>(args); }          \
+    KERNEL(unpack_##name, 256, UnpackArgs) { unpack<F>(args); }
 FOR_EACH_FORMAT(BLOCKS)

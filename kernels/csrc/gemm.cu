@@ -10,10 +10,11 @@
 #include "tile.h"
 
 struct GemmArgs {
-    float* out;         // [rows, width], of which columns first .. first + count are written
-    const void* w;      // [count, stride]
-    const void* x;      // [rows, stride]
-    const float* bias;  // [count], or null
+    float* out;           // [rows, width], of which columns first .. first + count are written
+    const void* w;        // [count, stride]
+    const void* x;        // [rows, stride]
+    const float* scales;  // [rows], of x
+    const float* bias;    // [count], or null
     u32 rows, count, stride, width, first;
 };
 
@@ -92,7 +93,8 @@ template <class T> DEVICE void gemm(const GemmArgs& args) {
                 for (u32 k = 0; k < 2; ++k) {
                     const u32 row = x_rows + warp_column + 8 * j + lane % 4 * 2 + k;
                     if (row >= args.rows) continue;
-                    args.out[static_cast<size_t>(row) * args.width + args.first + output] = sums[i][j][2 * part + k] + bias;
+                    args.out[static_cast<size_t>(row) * args.width + args.first + output] =
+                        fmaf(sums[i][j][2 * part + k], args.scales[row], bias);
                 }
             }
         }

@@ -16,15 +16,30 @@ struct SplitArgs {
     const float* x;  // [rows, cols]
     void* high;      // [rows, stride], zeros behind the columns
     void* low;
+    float* scales;   // [rows]
     u32 cols, stride;
 };
 
-// x = high + low, but for what is lost of low. One block for each row.
+// The power of two that a row is divided by, so that an f16 holds its numbers, and most of what is left of them in the low
+// plane is no subnormal number. A bf16 has the exponents of an f32.
+template <class T> DEVICE float row_scale(float largest) {
+    const bool usual = sizeof(T) == 2 && largest > 1e-30f && largest <= 1e30f;
+    // Between 2^13 and 2^14 afterwards.
+    return usual ? __uint_as_float(__float_as_uint(largest) & 0x7f800000) / 8192.0f : 1.0f;
+}
+template <> DEVICE float row_scale<bf16>(float) { return 1.0f; }
+
+// x = (high + low) * scale, but for what is lost of low. One block for each row.
 template <class T> DEVICE void split(const SplitArgs& args) {
+    SHARED(float[256 / WARP], room);
     const float* x = args.x + static_cast<size_t>(blockIdx.x) * args.cols;
     const size_t start = static_cast<size_t>(blockIdx.x) * args.stride;
+    float largest = 0.0f;
+    for (u32 col = threadIdx.x; col < args.cols; col += 256) largest = fmaxf(largest, fabsf(x[col]));
+    const float scale = row_scale<T>(block_max<256>(largest, room));
+    if (threadIdx.x == 0) args.scales[blockIdx.x] = scale;
     for (u32 col = threadIdx.x; col < args.stride; col += 256) {
-        const float value = col < args.cols ? x[col] : 0.0f;
+        const float value = col < args.cols ? x[col] / scale : 0.0f;
         const T high = narrow<T>(value);
         static_cast<T*>(args.high)[start + col] = high;
         static_cast<T*>(args.low)[start + col] = narrow<T>(value - widen(high));
@@ -35,11 +50,12 @@ KERNEL(split_f16, 256, SplitArgs) { split<f16>(args); }
 KERNEL(split_bf16, 256, SplitArgs) { split<bf16>(args); }
 
 struct LinearArgs {
-    float* out;         // [rows, width], of which columns first .. first + count are written
-    const void* w;      // [count, stride]
-    const void* high;   // [rows, stride]
-    const void* low;    // [rows, stride]
-    const float* bias;  // [count], or null
+    float* out;           // [rows, width], of which columns first .. first + count are written
+    const void* w;        // [count, stride]
+    const void* high;     // [rows, stride]
+    const void* low;      // [rows, stride]
+    const float* scales;  // [rows], of high and low
+    const float* bias;    // [count], or null
     u32 rows, count, stride, width, first;
 };
 
@@ -99,7 +115,7 @@ template <class T, u32 TILES> DEVICE void linear(const LinearArgs& args) {
         float sum = room.sums[0][i / 16][i % 16];
         UNROLL
         for (u32 warp = 1; warp < WARPS; ++warp) sum += room.sums[warp][i / 16][i % 16];
-        if (args.bias) sum += args.bias[output];
+        sum = fmaf(sum, args.scales[x], args.bias ? args.bias[output] : 0.0f);
         args.out[static_cast<size_t>(x) * args.width + args.first + output] = sum;
     }
 }

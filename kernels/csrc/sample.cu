@@ -3,8 +3,9 @@
 // Bit for bit the CPU device's choice (src/cpu/sample): weights are integers, so sums may be taken in any order; what is
 // compared are f64 distances from the maximum, each a single subtraction. One block of threads has one row. The filters
 // rank tokens by a key and keep the shortest prefix that holds some amount; here the last token of that prefix is found by
-// its key's digits, eight bits at a time, from a histogram of amounts. What is left is listed in the order of ids, so each
-// filter after the first looks at few tokens.
+// its key's digits, eight bits at a time, from a histogram of amounts. What is left is listed in the order of ids. Before the
+// first filter ranks anything, the tokens near the maximum are listed, as far as is needed, so that all this is about a few
+// hundred tokens; and a row without filters is never looked at whole, for scan.cu has its chunks' maxima and weights.
 #include "sample.h"
 #include "weights.h"
 
@@ -12,6 +13,8 @@ constexpr u32 THREADS = 512;
 constexpr u32 DIGITS = 256;
 // So many of the most likely tokens tell Mirostat the exponent of the distribution.
 constexpr u32 FITTED = 100;
+// By how many nats the search for enough weight widens at a time, and where it gives up and takes the whole row.
+constexpr double WIDEN = 3.0, WIDEST = 30.0;
 
 struct Shared {
     u64 sums[THREADS];
@@ -19,6 +22,7 @@ struct Shared {
     u32 counts[DIGITS];
     double keys[FITTED];
     float maxima[THREADS / WARP];
+    float reach;
     u32 lowest;
     u32 digit;
     u64 left;
@@ -48,6 +52,9 @@ struct Row {
     // How many tokens are left: the listed ones, or the whole row.
     u32 count;
     bool listed;
+    // Whether the chunks' weights are those of the row as it is, and what has been done to it since their maxima were found.
+    bool summed;
+    Temper tempered;
 
     DEVICE u32 id(u32 index) const { return listed ? list[index] : index; }
     DEVICE float logit(u32 index) const { return logits[id(index)]; }
@@ -104,8 +111,15 @@ struct Row {
         return block_max<THREADS>(own, shared.maxima);
     }
 
+    DEVICE u64 chunk_sum(u32 chunk) const { return args.sums[blockIdx.x * CHUNKS + chunk]; }
+    DEVICE float chunk_max(u32 chunk) const { return args.maxima[blockIdx.x * CHUNKS + chunk]; }
+
     DEVICE u64 total_weight() {
         u64 own = 0;
+        if (!listed && summed) {
+            for (u32 chunk = 0; chunk < CHUNKS; ++chunk) own += chunk_sum(chunk);
+            return own;
+        }
         for (u32 i = threadIdx.x; i < count; i += THREADS) own += weight(i);
         return total(own);
     }
@@ -159,6 +173,43 @@ struct Row {
         __syncthreads();
     }
 
+    // The first digit up to which the histogram holds what is left to be found, or the last there is. For the first warp.
+    DEVICE void find_digit() {
+        constexpr u32 OWN = DIGITS / WARP;
+        const u32 first = lane_id() * OWN;
+        const u64 left = shared.left;
+        u64 own = 0;
+        u32 last = NONE;
+        for (u32 i = first; i < first + OWN; ++i) {
+            own += shared.amounts[i];
+            if (shared.counts[i] > 0) last = i;
+        }
+        u64 through = own;
+        UNROLL
+        for (u32 step = 1; step < WARP; step *= 2) {
+            const u64 other = __shfl_up_sync(ALL_LANES, through, step);
+            if (lane_id() >= step) through += other;
+        }
+        u64 earlier = through - own;
+        u32 found = NONE;
+        for (u32 i = first; i < first + OWN && found == NONE; ++i) {
+            if (shared.counts[i] == 0) continue;
+            if (earlier + shared.amounts[i] >= left) found = i;
+            else earlier += shared.amounts[i];
+        }
+        const u32 enough = __ballot_sync(ALL_LANES, found != NONE), some = __ballot_sync(ALL_LANES, last != NONE);
+        const u32 chosen = enough ? __ffs(static_cast<int>(enough)) - 1 : 31 - __clz(static_cast<int>(some));
+        __syncwarp();
+        if (lane_id() != chosen) return;
+        const u32 digit = enough ? found : last;
+        // Where there is not enough, everything but the last digit has been counted.
+        if (!enough) earlier -= shared.amounts[last];
+        shared.left = left - earlier;
+        shared.digit = digit;
+        shared.amount = shared.amounts[digit];
+        shared.same = shared.counts[digit];
+    }
+
     // The last token of the shortest prefix, by key and id, whose amounts add up to `target`; the last of all if they do
     // not. There is a token.
     DEVICE Last last_needed(double centre, Amount amount, u64 target) {
@@ -167,22 +218,7 @@ struct Row {
         for (u32 shift = 64; shift > 0;) {
             shift -= 8;
             histogram(centre, amount, prefix, shift);
-            if (threadIdx.x == 0) {
-                u64 left = shared.left;
-                u32 digit = 0, next = 0;
-                for (; next < DIGITS; ++next) {
-                    if (shared.counts[next] == 0) continue;
-                    digit = next;
-                    if (shared.amounts[next] >= left) break;
-                    left -= shared.amounts[next];
-                }
-                // None had enough: all of the last one is wanted, and more.
-                if (next == DIGITS) left += shared.amounts[digit] + 1;
-                shared.left = left;
-                shared.digit = digit;
-                shared.amount = shared.amounts[digit];
-                shared.same = shared.counts[digit];
-            }
+            if (warp_id() == 0) find_digit();
             __syncthreads();
             prefix |= static_cast<u64>(shared.digit) << shift;
             __syncthreads();
@@ -212,7 +248,47 @@ struct Row {
         });
     }
 
+    // Lists the possible tokens whose distance is no further than `radius` from `centre`.
+    DEVICE void list_within(double centre, double radius) {
+        retain([&](u32 i) {
+            return possible(i) && fabs(__dsub_rn(distance(i), centre)) <= radius;
+        });
+    }
+
+    // Lists the nearest tokens, `n` of them at least, if the chunks can tell how far away they are: as many chunks have a
+    // maximum no smaller than the n-th largest.
+    DEVICE void list_nearest(u32 n) {
+        if (listed || n == 0 || n > CHUNKS) return;
+        __syncthreads();
+        if (threadIdx.x < CHUNKS) {
+            const float own = chunk_max(threadIdx.x);
+            u32 larger = 0;
+            for (u32 i = 0; i < CHUNKS; ++i) {
+                const float other = chunk_max(i);
+                larger += other > own || (other == own && i < threadIdx.x) ? 1 : 0;
+            }
+            if (larger == n - 1) shared.reach = tempered.of(own);
+        }
+        __syncthreads();
+        const float reach = shared.reach;
+        // Chunks without a possible token tell nothing.
+        if (reach > NEG_INFINITY) list_within(0.0, distance_from(peak, reach));
+    }
+
+    // Lists the tokens that rank best, with a weight of `target` at least.
+    DEVICE void list_weight(double centre, u64 target) {
+        if (listed) return;
+        for (double radius = WIDEN; radius <= WIDEST; radius += WIDEN) {
+            list_within(centre, radius);
+            const u64 held = total_weight();
+            if (held >= target) return;
+            listed = false;
+            count = args.vocab;
+        }
+    }
+
     DEVICE void top_k(u32 k) {
+        list_nearest(k);
         keep_to(last_needed(0.0, Amount::One, k), 0.0, true);
     }
 
@@ -223,6 +299,7 @@ struct Row {
 
     DEVICE void top_p(float p) {
         const u64 target = share(p);
+        list_weight(0.0, target);
         keep_to(last_needed(0.0, Amount::Weight, target), 0.0, false);
     }
 
@@ -237,6 +314,7 @@ struct Row {
         moments = total(moments);
         const double centre = __ddiv_rn(static_cast<double>(moments), static_cast<double>(weights));
         const u64 target = share(p);
+        list_weight(centre, target);
         keep_to(last_needed(centre, Amount::Weight, target), centre, true);
         // The most likely tokens may be gone. Weights that start from the best one left keep their precision.
         peak = largest();
@@ -249,17 +327,16 @@ struct Row {
         });
     }
 
-    // Divides by the temperature. Where that would overflow, the maximum is moved to 0 first.
     DEVICE void temper(float temperature) {
         if (temperature == 1.0f) return;
-        const float scaled = __fdiv_rn(peak, temperature);
-        const float shift = fabsf(scaled) <= 3.402823466e38f ? 0.0f : peak;
+        tempered = temper_by(temperature, peak);
         __syncthreads();
         for (u32 i = threadIdx.x; i < count; i += THREADS) {
             const u32 at = id(i);
-            logits[at] = __fdiv_rn(__fsub_rn(logits[at], shift), temperature);
+            logits[at] = tempered.of(logits[at]);
         }
-        peak = __fdiv_rn(__fsub_rn(peak, shift), temperature);
+        peak = tempered.of(peak);
+        summed = false;
         __syncthreads();
     }
 
@@ -405,7 +482,6 @@ struct Row {
 
     DEVICE void filter() {
         if (row.flags & (MIROSTAT_1 | MIROSTAT_2)) {
-            temper(row.temperature);
             if (row.flags & MIROSTAT_1) {
                 mirostat_1();
             } else {
@@ -414,7 +490,6 @@ struct Row {
             return;
         }
         const bool last = row.flags & TEMPERATURE_LAST;
-        if (!last) temper(row.temperature);
         shorten();
         if (last && row.typical_p < 1.0f) typical_p(row.typical_p);
         if (row.top_p < 1.0f) top_p(row.top_p);
@@ -423,11 +498,11 @@ struct Row {
         if (last) temper(row.temperature);
     }
 
-    // The first token, by id, at which the running sum of the weights exceeds its share of `weights`.
-    DEVICE u32 choose(u64 weights) {
-        const u64 sought = __umul64hi(uniform_bits(row.seed, row.draw), weights);
+    // The first of the tokens at indices `first .. end` at which the running sum of the weights exceeds `sought`.
+    DEVICE u32 choose_in(u32 first, u32 end, u64 sought) {
+        const u32 each = (end - first + THREADS - 1) / THREADS;
+        const u32 from = min(end, first + threadIdx.x * each), to = min(end, from + each);
         u64 own = 0;
-        const u32 from = chunk_start(), to = chunk_end();
         for (u32 i = from; i < to; ++i) own += weight(i);
         u64 sum = before(own);
         u32 found = NONE;
@@ -440,6 +515,38 @@ struct Row {
         return lowest(found);
     }
 
+    // The draw among what is left, which weighs `weights`.
+    DEVICE u32 choose(u64 weights) {
+        u64 sought = __umul64hi(uniform_bits(row.seed, row.draw), weights);
+        if (listed || !summed) return choose_in(0, count, sought);
+        u32 chunk = 0;
+        for (; chunk + 1 < CHUNKS && sought >= chunk_sum(chunk); ++chunk) sought -= chunk_sum(chunk);
+        const u32 start = min(count, chunk * chunk_length(count));
+        return choose_in(start, min(count, start + chunk_length(count)), sought);
+    }
+
+    // The most likely token, by id; of a row that nothing was done to.
+    DEVICE u32 most_likely() {
+        u32 chunk = 0;
+        while (chunk + 1 < CHUNKS && chunk_max(chunk) != peak) ++chunk;
+        const u32 start = min(args.vocab, chunk * chunk_length(args.vocab));
+        const u32 end = min(args.vocab, start + chunk_length(args.vocab));
+        u32 own = NONE;
+        for (u32 i = start + threadIdx.x; i < end && own == NONE; i += THREADS) {
+            if (logits[i] == peak) own = i;
+        }
+        return lowest(own);
+    }
+
+    // The same of what the filters left.
+    DEVICE u32 most_likely_left() {
+        u32 own = NONE;
+        for (u32 i = threadIdx.x; i < count && own == NONE; i += THREADS) {
+            if (logit(i) == peak) own = id(i);
+        }
+        return lowest(own);
+    }
+
     DEVICE float logprob(float logit, double log_total) const {
         const double relative = __dsub_rn(static_cast<double>(logit), static_cast<double>(peak));
         return static_cast<float>(__dsub_rn(relative, log_total));
@@ -447,6 +554,7 @@ struct Row {
 
     DEVICE u32 write_top(double log_total) {
         if (row.top_n == 0) return 0;
+        list_nearest(row.top_n);
         const u32 found = gather_top(row.top_n);
         for (u32 i = threadIdx.x; i < found; i += THREADS) {
             const u32 token = static_cast<u32>(order[i]);
@@ -477,23 +585,23 @@ struct Row {
     }
 
     DEVICE void draw() {
-        for (u32 i = threadIdx.x; i < args.vocab; i += THREADS) {
-            if (!(logits[i] > NEG_INFINITY)) logits[i] = NEG_INFINITY;
-        }
-        __syncthreads();
-        peak = largest();
+        for (u32 chunk = 0; chunk < CHUNKS; ++chunk) peak = fmaxf(peak, chunk_max(chunk));
         if (!(fabsf(peak) <= 3.402823466e38f)) return no_distribution();
-        if (row.flags & RANDOM) filter();
+        if (tempers_first(row)) {
+            tempered = temper_by(row.temperature, peak);
+            peak = tempered.of(peak);
+        }
+        u32 token = NONE;
+        if (row.flags & RANDOM) {
+            filter();
+        } else {
+            token = most_likely();
+        }
         const u64 weights = total_weight();
         __syncthreads();
-        u32 token = NONE;
-        if (row.flags & RANDOM) token = choose(weights);
-        if (token == NONE) {
-            u32 own = NONE;
-            for (u32 i = threadIdx.x; i < count && own == NONE; i += THREADS) {
-                if (logit(i) == peak) own = id(i);
-            }
-            token = lowest(own);
+        if (row.flags & RANDOM) {
+            token = choose(weights);
+            if (token == NONE) token = most_likely_left();
         }
         const double log_total = log_of(weights);
         __syncthreads();
@@ -507,7 +615,7 @@ KERNEL(sample_draw, THREADS, SampleArgs) {
     const size_t start = static_cast<size_t>(blockIdx.x) * args.vocab;
     u64* order = args.order ? args.order + static_cast<size_t>(blockIdx.x) * args.order_len : nullptr;
     u32* list = args.list ? args.list + start : nullptr;
-    Row row = {args,  args.rows[blockIdx.x], shared,     args.logits + start, list,
-               order, NEG_INFINITY,          args.vocab, false};
+    Row row = {args,         args.rows[blockIdx.x], shared, args.logits + start, list,        order,
+               NEG_INFINITY, args.vocab,            false,  true,                {0.0f, 1.0f}};
     row.draw();
 }

@@ -45,6 +45,11 @@ struct Drawn {
     u32 unused;
 };
 
+// A row falls into so many chunks of about the same length, whose maxima and weights are found by as many blocks.
+constexpr u32 CHUNKS = 64;
+
+DEVICE u32 chunk_length(u32 vocab) { return (vocab + CHUNKS * WARP - 1) / (CHUNKS * WARP) * WARP; }
+
 struct SampleArgs {
     float* logits;  // [rows, vocab]
     const SampleRow* rows;
@@ -52,9 +57,30 @@ struct SampleArgs {
     u32* counts;    // [rows, vocab], zero between uses
     u32* list;      // [rows, vocab], the tokens that the filters left
     u64* order;     // [rows, order_len]
+    float* maxima;  // [rows, CHUNKS], before the temperature
+    u64* sums;      // [rows, CHUNKS], the weights of chunks after it, where it comes first
     Drawn* drawn;   // [rows]
     TopToken* top;
     u32 vocab, order_len, scale;
     // The sides of the watermark's square.
     u32 square_a, square_b;
 };
+
+// What a division by the temperature does to logits. Where it would overflow, the maximum is moved to 0 first.
+struct Temper {
+    float shift, divisor;
+
+    DEVICE float of(float logit) const {
+        return divisor == 1.0f ? logit : __fdiv_rn(__fsub_rn(logit, shift), divisor);
+    }
+};
+
+DEVICE Temper temper_by(float temperature, float peak) {
+    const bool fits = fabsf(__fdiv_rn(peak, temperature)) <= 3.402823466e38f;
+    return {fits ? 0.0f : peak, temperature};
+}
+
+// Whether the temperature comes before everything else.
+DEVICE bool tempers_first(const SampleRow& row) {
+    return (row.flags & RANDOM) && (!(row.flags & TEMPERATURE_LAST) || (row.flags & (MIROSTAT_1 | MIROSTAT_2)));
+}

@@ -45,6 +45,8 @@ kernel_args!(BlocksArgs {
 });
 kernel_args!(EmbedBlocksArgs { out: u64, ids: u64, planes: Planes, first: u32, count: u32, scale: f32 });
 
+kernel_args!(UnpackArgs { out: u64, planes: Planes, first: u32, count: u32, stride: u32 });
+
 /// Bytes of each plane, for one row, in the order of [`Planes`].
 type RowBytes = [usize; 6];
 
@@ -102,6 +104,21 @@ impl<G: Gpu> Blocks<G> {
             }
         }
         Ok(Self { memory, blocks, offsets, units: cols / UNIT })
+    }
+
+    /// Columns.
+    pub(super) fn cols(&self) -> usize {
+        self.units * UNIT
+    }
+
+    /// Rows `first..first + count` as f16, into `out` `[count, stride]`; `stride` is a multiple of the unit.
+    pub(super) fn unpack(&self, gpu: &G, out: u64, (first, count): (u32, u32), stride: u32) -> Result<()> {
+        let args = UnpackArgs { out, planes: self.planes()?, first, count, stride };
+        let kernel = BlockKernels::of(self.blocks).unpack;
+        let units = product(&[count as usize, stride as usize / UNIT]);
+        let launch = Launch::blocks(size(OP, "weights", units)?.div_ceil(kernel.threads()));
+        // SAFETY: rows of this band, and room for them, by the caller.
+        unsafe { gpu.launch(kernel, launch, &args) }
     }
 
     fn planes(&self) -> Result<Planes> {

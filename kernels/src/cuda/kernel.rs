@@ -92,42 +92,55 @@ kernels! {
     LinearQ8x0By1 = "linear_q8_0_1", 256;
     LinearQ8x0By8 = "linear_q8_0_8", 256;
     EmbedQ8x0 = "embed_q8_0", 256;
+    UnpackQ8x0 = "unpack_q8_0", 256;
     LinearQ4x0By1 = "linear_q4_0_1", 256;
     LinearQ4x0By8 = "linear_q4_0_8", 256;
     EmbedQ4x0 = "embed_q4_0", 256;
+    UnpackQ4x0 = "unpack_q4_0", 256;
     LinearQ4x1By1 = "linear_q4_1_1", 256;
     LinearQ4x1By8 = "linear_q4_1_8", 256;
     EmbedQ4x1 = "embed_q4_1", 256;
+    UnpackQ4x1 = "unpack_q4_1", 256;
     LinearQ5x0By1 = "linear_q5_0_1", 256;
     LinearQ5x0By8 = "linear_q5_0_8", 256;
     EmbedQ5x0 = "embed_q5_0", 256;
+    UnpackQ5x0 = "unpack_q5_0", 256;
     LinearQ5x1By1 = "linear_q5_1_1", 256;
     LinearQ5x1By8 = "linear_q5_1_8", 256;
     EmbedQ5x1 = "embed_q5_1", 256;
+    UnpackQ5x1 = "unpack_q5_1", 256;
     LinearQ2KBy1 = "linear_q2k_1", 256;
     LinearQ2KBy8 = "linear_q2k_8", 256;
     EmbedQ2K = "embed_q2k", 256;
+    UnpackQ2K = "unpack_q2k", 256;
     LinearQ3KBy1 = "linear_q3k_1", 256;
     LinearQ3KBy8 = "linear_q3k_8", 256;
     EmbedQ3K = "embed_q3k", 256;
+    UnpackQ3K = "unpack_q3k", 256;
     LinearQ4KBy1 = "linear_q4k_1", 256;
     LinearQ4KBy8 = "linear_q4k_8", 256;
     EmbedQ4K = "embed_q4k", 256;
+    UnpackQ4K = "unpack_q4k", 256;
     LinearQ5KBy1 = "linear_q5k_1", 256;
     LinearQ5KBy8 = "linear_q5k_8", 256;
     EmbedQ5K = "embed_q5k", 256;
+    UnpackQ5K = "unpack_q5k", 256;
     LinearQ6KBy1 = "linear_q6k_1", 256;
     LinearQ6KBy8 = "linear_q6k_8", 256;
     EmbedQ6K = "embed_q6k", 256;
+    UnpackQ6K = "unpack_q6k", 256;
     LinearIq4NlBy1 = "linear_iq4nl_1", 256;
     LinearIq4NlBy8 = "linear_iq4nl_8", 256;
     EmbedIq4Nl = "embed_iq4nl", 256;
+    UnpackIq4Nl = "unpack_iq4nl", 256;
     LinearIq4XsBy1 = "linear_iq4xs_1", 256;
     LinearIq4XsBy8 = "linear_iq4xs_8", 256;
     EmbedIq4Xs = "embed_iq4xs", 256;
+    UnpackIq4Xs = "unpack_iq4xs", 256;
     LinearMxfp4By1 = "linear_mxfp4_1", 256;
     LinearMxfp4By8 = "linear_mxfp4_8", 256;
     EmbedMxfp4 = "embed_mxfp4", 256;
+    UnpackMxfp4 = "unpack_mxfp4", 256;
     // attention.cu
     AttendCombine = "attend_combine", 64;
     AttendF32x64x1 = "attend_f32_64_1", 128;
@@ -170,6 +183,9 @@ kernels! {
     Score = "score", 256;
     // adjust.cu
     SampleAdjust = "sample_adjust", 256;
+    // scan.cu
+    SampleScan = "sample_scan", 256;
+    SampleWeigh = "sample_weigh", 256;
     // sample.cu
     SampleDraw = "sample_draw", 512;
 }
@@ -180,26 +196,28 @@ pub(super) struct BlockKernels {
     pub(super) one: Kernel,
     pub(super) eight: Kernel,
     pub(super) embed: Kernel,
+    /// Rows as f16.
+    pub(super) unpack: Kernel,
 }
 
 impl BlockKernels {
     pub(super) fn of(blocks: BlockType) -> Self {
         use Kernel::*;
-        let (one, eight, embed) = match blocks {
-            BlockType::Q8_0 => (LinearQ8x0By1, LinearQ8x0By8, EmbedQ8x0),
-            BlockType::Q4_0 => (LinearQ4x0By1, LinearQ4x0By8, EmbedQ4x0),
-            BlockType::Q4_1 => (LinearQ4x1By1, LinearQ4x1By8, EmbedQ4x1),
-            BlockType::Q5_0 => (LinearQ5x0By1, LinearQ5x0By8, EmbedQ5x0),
-            BlockType::Q5_1 => (LinearQ5x1By1, LinearQ5x1By8, EmbedQ5x1),
-            BlockType::Q2K => (LinearQ2KBy1, LinearQ2KBy8, EmbedQ2K),
-            BlockType::Q3K => (LinearQ3KBy1, LinearQ3KBy8, EmbedQ3K),
-            BlockType::Q4K => (LinearQ4KBy1, LinearQ4KBy8, EmbedQ4K),
-            BlockType::Q5K => (LinearQ5KBy1, LinearQ5KBy8, EmbedQ5K),
-            BlockType::Q6K => (LinearQ6KBy1, LinearQ6KBy8, EmbedQ6K),
-            BlockType::Iq4Nl => (LinearIq4NlBy1, LinearIq4NlBy8, EmbedIq4Nl),
-            BlockType::Iq4Xs => (LinearIq4XsBy1, LinearIq4XsBy8, EmbedIq4Xs),
-            BlockType::Mxfp4 => (LinearMxfp4By1, LinearMxfp4By8, EmbedMxfp4),
+        let [one, eight, embed, unpack] = match blocks {
+            BlockType::Q8_0 => [LinearQ8x0By1, LinearQ8x0By8, EmbedQ8x0, UnpackQ8x0],
+            BlockType::Q4_0 => [LinearQ4x0By1, LinearQ4x0By8, EmbedQ4x0, UnpackQ4x0],
+            BlockType::Q4_1 => [LinearQ4x1By1, LinearQ4x1By8, EmbedQ4x1, UnpackQ4x1],
+            BlockType::Q5_0 => [LinearQ5x0By1, LinearQ5x0By8, EmbedQ5x0, UnpackQ5x0],
+            BlockType::Q5_1 => [LinearQ5x1By1, LinearQ5x1By8, EmbedQ5x1, UnpackQ5x1],
+            BlockType::Q2K => [LinearQ2KBy1, LinearQ2KBy8, EmbedQ2K, UnpackQ2K],
+            BlockType::Q3K => [LinearQ3KBy1, LinearQ3KBy8, EmbedQ3K, UnpackQ3K],
+            BlockType::Q4K => [LinearQ4KBy1, LinearQ4KBy8, EmbedQ4K, UnpackQ4K],
+            BlockType::Q5K => [LinearQ5KBy1, LinearQ5KBy8, EmbedQ5K, UnpackQ5K],
+            BlockType::Q6K => [LinearQ6KBy1, LinearQ6KBy8, EmbedQ6K, UnpackQ6K],
+            BlockType::Iq4Nl => [LinearIq4NlBy1, LinearIq4NlBy8, EmbedIq4Nl, UnpackIq4Nl],
+            BlockType::Iq4Xs => [LinearIq4XsBy1, LinearIq4XsBy8, EmbedIq4Xs, UnpackIq4Xs],
+            BlockType::Mxfp4 => [LinearMxfp4By1, LinearMxfp4By8, EmbedMxfp4, UnpackMxfp4],
         };
-        Self { one, eight, embed }
+        Self { one, eight, embed, unpack }
     }
 }

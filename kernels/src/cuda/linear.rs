@@ -4,7 +4,7 @@
 use super::blocks::{Blocks, Multiply};
 use super::gpu::{Gpu, GpuMemory, Launch};
 use super::kernel::Kernel;
-use super::matrix::{CudaMatrix, Data};
+use super::matrix::{COLUMNS, CudaMatrix, Data};
 use super::memory::{CudaBuf, Scratch, kernel_args, size};
 use crate::contract::{check, check_room, product};
 use crate::{DType, KernelError};
@@ -15,12 +15,13 @@ const OP: &str = "linear";
 /// Rows of weights that a block takes.
 const OUTPUTS: u32 = 16;
 
-kernel_args!(SplitArgs { x: u64, high: u64, low: u64, cols: u32, stride: u32 });
+kernel_args!(SplitArgs { x: u64, high: u64, low: u64, scales: u64, cols: u32, stride: u32 });
 kernel_args!(LinearArgs {
     out: u64,
     w: u64,
     high: u64,
     low: u64,
+    scales: u64,
     bias: u64,
     rows: u32,
     count: u32,
@@ -33,6 +34,7 @@ kernel_args!(GemmArgs {
     out: u64,
     w: u64,
     x: u64,
+    scales: u64,
     bias: u64,
     rows: u32,
     count: u32,
@@ -47,6 +49,17 @@ const MANY_ROWS: u32 = 128;
 const TILE: u32 = 128;
 const TILE_SHARED: u32 = 64 << 10;
 
+/// Bytes of unpacked weights at a time: little enough to stay in the cache of a large GPU.
+const UNPACKED: usize = 32 << 20;
+
+/// Work space of products.
+pub(super) struct Planes<'a, G: Gpu> {
+    /// Activations as the product at hand wants them.
+    pub(super) activations: &'a mut Scratch<G>,
+    /// Unpacked weights.
+    pub(super) weights: &'a mut Scratch<G>,
+}
+
 /// One call, its shapes checked.
 struct Product<'a, G: Gpu> {
     gpu: &'a G,
@@ -59,7 +72,7 @@ struct Product<'a, G: Gpu> {
 
 /// `out = x · wᵀ + bias`; `x` is `[rows, w.cols]`, `out` `[rows, w.rows]`, `bias` `[w.rows]`.
 pub(super) fn linear<G: Gpu>(
-    (gpu, scratch, deterministic): (&G, &mut Scratch<G>, bool),
+    (gpu, mut scratch, deterministic): (&G, Planes<'_, G>, bool),
     out: &mut CudaBuf<G>,
     x: &CudaBuf<G>,
     w: &CudaMatrix<G>,
@@ -84,6 +97,7 @@ pub(super) fn linear<G: Gpu>(
             w: 0,
             high: x.address(),
             low: 0,
+            scales: 0,
             bias: bias.map_or(0, |bias| bias.address() + 4 * first as u64),
             rows: product.rows,
             count: size(OP, "rows of weights", band.rows)?,
@@ -97,9 +111,13 @@ pub(super) fn linear<G: Gpu>(
             }
             Data::Floats { dtype, memory, stride } => {
                 let stride = size(OP, "columns", *stride)?;
-                product.halves(scratch, *dtype, LinearArgs { w: memory.address(), stride, ..args })?;
+                product.halves(
+                    scratch.activations,
+                    *dtype,
+                    LinearArgs { w: memory.address(), stride, ..args },
+                )?;
             }
-            Data::Blocks(blocks) => product.blocks(scratch, blocks, args)?,
+            Data::Blocks(blocks) => product.blocks(&mut scratch, blocks, args)?,
         }
         first += band.rows;
     }
@@ -113,22 +131,54 @@ impl<G: Gpu> Product<'_, G> {
         unsafe { self.gpu.launch(Kernel::LinearF32, launch, &args) }
     }
 
-    fn blocks(&self, scratch: &mut Scratch<G>, blocks: &Blocks<G>, args: LinearArgs) -> Result<()> {
+    fn blocks(&self, scratch: &mut Planes<'_, G>, blocks: &Blocks<G>, args: LinearArgs) -> Result<()> {
+        if self.is_many() {
+            return self.many_blocks(scratch, blocks, args);
+        }
         let LinearArgs { out, bias, rows, count, width, first, .. } = args;
-        Multiply { gpu: self.gpu, x: self.x, out, bias, rows, count, width, first }.run(scratch, blocks)
+        let multiply = Multiply { gpu: self.gpu, x: self.x, out, bias, rows, count, width, first };
+        multiply.run(scratch.activations, blocks)
+    }
+
+    /// Unpacks as many rows of weights at a time as a cache holds, and multiplies them in large tiles.
+    fn many_blocks(&self, scratch: &mut Planes<'_, G>, blocks: &Blocks<G>, args: LinearArgs) -> Result<()> {
+        let stride = blocks.cols().next_multiple_of(COLUMNS);
+        let args = LinearArgs { stride: size(OP, "columns", stride)?, ..args };
+        let args = self.split(scratch.activations, DType::F16, args)?;
+        let per_piece = size(OP, "rows of weights", (UNPACKED / (2 * stride)).max(1))?.next_multiple_of(TILE);
+        let bytes = product(&[per_piece.min(args.count) as usize, stride, 2]);
+        let unpacked = scratch.weights.fit(self.gpu, "unpacked weights", bytes)?.address();
+        for from in (0..args.count).step_by(per_piece as usize) {
+            let count = per_piece.min(args.count - from);
+            blocks.unpack(self.gpu, unpacked, (from, count), args.stride)?;
+            let bias = if args.bias == 0 { 0 } else { args.bias + 4 * u64::from(from) };
+            self.many(false, LinearArgs { w: unpacked, bias, count, first: args.first + from, ..args })?;
+        }
+        Ok(())
+    }
+
+    fn is_many(&self) -> bool {
+        self.rows >= MANY_ROWS && !self.deterministic
+    }
+
+    /// The activations as two planes of `dtype`, and what they were divided by.
+    fn split(&self, scratch: &mut Scratch<G>, dtype: DType, args: LinearArgs) -> Result<LinearArgs> {
+        let plane = product(&[self.rows as usize, args.stride as usize, dtype.size()]);
+        let bytes = plane.saturating_mul(2).saturating_add(product(&[self.rows as usize, 4]));
+        let high = scratch.fit(self.gpu, "split activations", bytes)?.address();
+        let (low, scales) = (high + plane as u64, high + 2 * plane as u64);
+        let split =
+            SplitArgs { x: self.x.address(), high, low, scales, cols: self.cols, stride: args.stride };
+        let kernel = if dtype == DType::BF16 { Kernel::SplitBF16 } else { Kernel::SplitF16 };
+        // SAFETY: both planes are `[rows, stride]`, with a scale for each row behind them.
+        unsafe { self.gpu.launch(kernel, Launch::blocks(self.rows), &split)? };
+        Ok(LinearArgs { high, low, scales, ..args })
     }
 
     fn halves(&self, scratch: &mut Scratch<G>, dtype: DType, args: LinearArgs) -> Result<()> {
-        let plane = product(&[self.rows as usize, args.stride as usize, dtype.size()]);
-        let planes = scratch.fit(self.gpu, "split activations", plane.saturating_mul(2))?;
-        let (high, low) = (planes.address(), planes.address() + plane as u64);
-        let split = SplitArgs { x: self.x.address(), high, low, cols: self.cols, stride: args.stride };
-        let args = LinearArgs { high, low, ..args };
+        let args = self.split(scratch, dtype, args)?;
         let bf16 = dtype == DType::BF16;
-        let split_kernel = if bf16 { Kernel::SplitBF16 } else { Kernel::SplitF16 };
-        // SAFETY: both planes are `[rows, stride]`.
-        unsafe { self.gpu.launch(split_kernel, Launch::blocks(self.rows), &split)? };
-        if self.rows >= MANY_ROWS && !self.deterministic {
+        if self.is_many() {
             return self.many(bf16, args);
         }
         let (per_block, kernel) = match (self.rows, bf16) {
@@ -147,8 +197,8 @@ impl<G: Gpu> Product<'_, G> {
     }
 
     fn many(&self, bf16: bool, args: LinearArgs) -> Result<()> {
-        let LinearArgs { out, w, high, bias, rows, count, stride, width, first, .. } = args;
-        let args = GemmArgs { out, w, x: high, bias, rows, count, stride, width, first };
+        let LinearArgs { out, w, high, scales, bias, rows, count, stride, width, first, .. } = args;
+        let args = GemmArgs { out, w, x: high, scales, bias, rows, count, stride, width, first };
         let launch = Launch::grid(count.div_ceil(TILE), rows.div_ceil(TILE), 1).with_shared(TILE_SHARED);
         let kernel = if bf16 { Kernel::GemmBF16 } else { Kernel::GemmF16 };
         // SAFETY: as for few rows.

@@ -48,6 +48,8 @@ pub struct CudaBackend<G: Gpu> {
     scores: Scratch<G>,
     /// Activations as the product at hand wants them.
     planes: Scratch<G>,
+    /// Weights of many rows' product, unpacked piece by piece.
+    unpacked: Scratch<G>,
     /// What the splits of the attention at hand found.
     partial: Scratch<G>,
     sampling: SampleScratch<G>,
@@ -61,6 +63,7 @@ impl<G: Gpu> CudaBackend<G> {
             indices: Scratch::default(),
             scores: Scratch::default(),
             planes: Scratch::default(),
+            unpacked: Scratch::default(),
             partial: Scratch::default(),
             sampling: SampleScratch::default(),
         }
@@ -147,7 +150,8 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         bias: Option<&CudaBuf<G>>,
         rows: usize,
     ) -> Result<()> {
-        linear::linear((&self.gpu, &mut self.planes, self.deterministic), out, x, w, bias, rows)
+        let planes = linear::Planes { activations: &mut self.planes, weights: &mut self.unpacked };
+        linear::linear((&self.gpu, planes, self.deterministic), out, x, w, bias, rows)
     }
 
     fn norm_heads(

@@ -24,6 +24,8 @@ const PENALIZED: u32 = 128;
 const NONE: u32 = u32::MAX;
 /// Tokens that Mirostat's first version looks at.
 const FITTED: usize = 100;
+/// Pieces of a row that are looked at by blocks of their own.
+const CHUNKS: usize = 64;
 /// The most bits of a weight, as on the CPU device.
 const MAX_SCALE_BITS: u32 = 44;
 
@@ -79,6 +81,8 @@ kernel_args!(SampleArgs {
     counts: u64,
     list: u64,
     order: u64,
+    maxima: u64,
+    sums: u64,
     drawn: u64,
     top: u64,
     vocab: u32,
@@ -97,6 +101,8 @@ pub(super) struct SampleScratch<G: Gpu> {
     counts: Scratch<G>,
     list: Scratch<G>,
     order: Scratch<G>,
+    /// The chunks' weights, then their maxima.
+    chunks: Scratch<G>,
     rows: Vec<u32>,
     words: Vec<u32>,
     drawn: Vec<u32>,
@@ -110,6 +116,7 @@ impl<G: Gpu> Default for SampleScratch<G> {
             counts: Scratch::default(),
             list: Scratch::default(),
             order: Scratch::default(),
+            chunks: Scratch::default(),
             rows: Vec::new(),
             words: Vec::new(),
             drawn: Vec::new(),
@@ -139,6 +146,9 @@ pub(super) fn sample<G: Gpu>(
         if adjusted {
             gpu.launch(Kernel::SampleAdjust, launch, &args)?;
         }
+        let chunks = Launch::grid(CHUNKS as u32, launch.grid[0], 1);
+        gpu.launch(Kernel::SampleScan, chunks, &args)?;
+        gpu.launch(Kernel::SampleWeigh, chunks, &args)?;
         gpu.launch(Kernel::SampleDraw, launch, &args)?;
     }
     scratch.collect(gpu, rows.len(), words, out)
@@ -261,6 +271,7 @@ impl<G: Gpu> SampleScratch<G> {
         let list = self.list.fit(gpu, "candidates", per_token)?.address();
         let sorted = self.order.fit(gpu, "candidates in order", product(&[rows, order.max(1), 8]))?.address();
         let outputs = self.outputs.fit(gpu, "drawn tokens", 4 * outputs)?.address();
+        let sums = self.chunks.fit(gpu, "chunks", product(&[rows, CHUNKS, 12]))?.address();
         let square_a = (vocab as f64).sqrt().ceil() as u32;
         let vocab = size(OP, "vocabulary", vocab)?;
         Ok(SampleArgs {
@@ -270,6 +281,8 @@ impl<G: Gpu> SampleScratch<G> {
             counts,
             list,
             order: sorted,
+            maxima: sums + (8 * CHUNKS * rows) as u64,
+            sums,
             drawn: outputs,
             top: outputs + (4 * DRAWN_WORDS * rows) as u64,
             vocab,

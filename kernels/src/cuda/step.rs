@@ -66,8 +66,10 @@ pub(super) const TILES: [(usize, Part); 3] = [(16, Part::Tiles16), (32, Part::Ti
 impl Capacity {
     /// Where a part starts: a multiple of sixteen bytes.
     fn offset(&self, part: Part) -> usize {
+        let tiles = |len: usize| (self.tokens / len).saturating_add(self.seqs).saturating_mul(2);
+        let (tokens, seqs) = (self.tokens, self.seqs.saturating_add(1));
         let sizes =
-            [self.tokens, self.tokens, self.tokens, self.tokens, self.seqs.saturating_add(1), self.blocks];
+            [tokens, tokens, tokens, tokens, seqs, self.blocks, tokens, tiles(16), tiles(32), tiles(64)];
         let before = sizes.iter().take(part as usize);
         before.fold(0, |sum, &len| {
             let bytes = len.saturating_mul(4).checked_next_multiple_of(16).unwrap_or(usize::MAX);

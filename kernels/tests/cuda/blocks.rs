@@ -110,6 +110,36 @@ fn products_are_the_cpu_devices() {
     }
 }
 
+/// Many rows go through unpacked f16 weights, and activations rounded to f16 once.
+#[test]
+fn products_of_many_rows() {
+    for blocks in BlockType::ALL {
+        let cols = blocks.elements() * 3;
+        let mut rng = Rng::new(blocks as u64);
+        let bytes = random_blocks(blocks, 21 * cols, &mut rng);
+        let views = [view(blocks, 21, cols, &bytes)];
+        let ids: Vec<u32> = (0..21).collect();
+        let weights = embedded(&mut CpuBackend::new(1), &views, &ids);
+        // Large and small rows: f16 alone would not hold them.
+        let mut x = rng.values(130 * cols);
+        x[..cols].iter_mut().for_each(|x| *x *= 1e9);
+        x[cols..2 * cols].iter_mut().for_each(|x| *x *= 1e-9);
+        let got = product(&mut device(), &views, &x, &[0.0; 21]);
+        for (i, &got) in got.iter().enumerate() {
+            let (x, w) = (&x[i / 21 * cols..][..cols], &weights[i % 21 * cols..][..cols]);
+            let products = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w) / 1.5);
+            let (want, size) = (products.clone().sum::<f64>(), products.map(f64::abs).sum::<f64>());
+            let error = (f64::from(got) - want).abs();
+            assert!(
+                error <= 5e-4 * size,
+                "{blocks:?}, row {} output {}: {got} against {want}",
+                i / 21,
+                i % 21
+            );
+        }
+    }
+}
+
 /// Several types in one matrix, as mixes of llama.cpp have them.
 #[test]
 fn bands_of_several_types() {
