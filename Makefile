@@ -6,7 +6,7 @@ PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
         prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-constrained-load \
-        prove-maskbench prove-schemas prove-fuzz-grammar prove-http prove-templates prove-image openapi bench-peer \
+        prove-maskbench prove-cuda-emulated prove-schemas prove-fuzz-grammar prove-http prove-templates prove-image openapi bench-peer \
         cuda-toolchain
 
 help: ## this list
@@ -50,6 +50,9 @@ prove-parity: setup-prove ## logits and greedy tokens against transformers
 
 prove-invariance: ## the batch-invariance and cache tests at full length
 	tools/prove/invariance.sh
+
+prove-cuda-emulated: ## every CUDA kernel and the engine on the emulated GPU, the sampler on 10,000 draws
+	tools/prove/cuda_emulated.sh
 
 prove-quantization: build setup ## perplexity and logits of every quantization
 	tools/prove/quantization.sh

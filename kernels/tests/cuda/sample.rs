@@ -28,8 +28,13 @@ fn draw(logits: &[f32], rows: &[SampleRow<'_>]) -> Vec<Sampled> {
     out
 }
 
+/// How many random draws to compare; `WEIRGATE_SAMPLER_CASES` sets another number.
+fn cases() -> u32 {
+    std::env::var("WEIRGATE_SAMPLER_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_settings_any_logits(
