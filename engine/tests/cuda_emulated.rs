@@ -16,7 +16,7 @@ fn exact(model: &Model, setup: Setup) -> Engine {
 }
 
 /// Prompts of several lengths, two of which share their start; greedy, and one drawn.
-fn requests(vocab: usize) -> Vec<GenerateRequest> {
+fn requests(vocab: usize, max_new_tokens: u32) -> Vec<GenerateRequest> {
     let mut rng = Rng(41);
     let shared = rng.tokens(18, vocab);
     let mut requests: Vec<GenerateRequest> = [1, 5, 40, 23]
@@ -25,7 +25,7 @@ fn requests(vocab: usize) -> Vec<GenerateRequest> {
         .map(|(len, id)| {
             let mut prompt = if id % 2 == 1 { shared.clone() } else { Vec::new() };
             prompt.extend(rng.tokens(len, vocab));
-            greedy(id, prompt, 16)
+            greedy(id, prompt, max_new_tokens)
         })
         .collect();
     if let Some(last) = requests.last_mut() {
@@ -53,7 +53,7 @@ fn assert_parity(expected: &Results, found: &Results, what: &str, bound: f32) {
 
 fn check(name: &str) {
     let model = Model::tiny(name);
-    let requests = requests(model.spec.vocab_size);
+    let requests = requests(model.spec.vocab_size, 16);
     // Small steps, so that prompts are cut; few blocks, so that somebody is preempted.
     let setup = Setup { threads: 1, blocks: 64, step_tokens: 24, ..Setup::default() };
     let cpu = Engine::start(&model, setup);
@@ -116,7 +116,8 @@ fn qk_norm() {
 #[test]
 fn batch_invariance() {
     let model = Model::tiny("llama-bf16");
-    let requests = requests(model.spec.vocab_size);
+    // Long enough for more blocks than there are.
+    let requests = requests(model.spec.vocab_size, 36);
     let mut alone = Results::new();
     for request in &requests {
         let engine =
