@@ -1,6 +1,8 @@
 //! The whole engine (scheduler, cache, decoder, sampler) on the CUDA device, whose kernels run on the emulated GPU: its
 //! tokens are the CPU device's.
 
+#![allow(clippy::expect_used)]
+
 mod real;
 
 use real::{Engine, Generated, Model, Results, Rng, Setup, greedy};
