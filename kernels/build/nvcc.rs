@@ -170,9 +170,9 @@ fn generated(nvcc: Option<&Nvcc>, sources: &Sources, out: &Path) -> Result<Strin
         let image = out.join(file_name(source)).with_extension("fatbin");
         writeln!(text, "static IMAGE_{n}: &Aligned<[u8]> = &Aligned(*include_bytes!({image:?}));")?;
     }
-    writeln!(text, "pub(super) static IMAGES: &[Image] = &[")?;
-    for (n, source) in images.iter().enumerate() {
-        writeln!(text, "    Image {{ name: {:?}, bytes: &IMAGE_{n}.0 }},", file_name(source))?;
+    writeln!(text, "pub(super) static IMAGES: &[&[u8]] = &[")?;
+    for n in 0..images.len() {
+        writeln!(text, "    &IMAGE_{n}.0,")?;
     }
     writeln!(text, "];")?;
     for (table, files) in [("SOURCES", &sources.kernels), ("HEADERS", &sources.headers)] {

@@ -6,6 +6,7 @@
 
 mod attention;
 mod blocks;
+pub mod driver;
 mod elementwise;
 pub mod emulator;
 mod gpu;

@@ -1,0 +1,13 @@
+//! The kernels as they lie in the binary. `build.rs` writes the tables.
+
+/// A file of `csrc` as text.
+pub(super) struct Source {
+    pub name: &'static str,
+    pub text: &'static str,
+}
+
+/// The driver reads images in words.
+#[repr(align(16))]
+struct Aligned<T: ?Sized>(T);
+
+include!(concat!(env!("OUT_DIR"), "/cuda/images.rs"));

@@ -1,0 +1,20 @@
+//! NVIDIA's driver: which GPUs there are, and one of them as a [`Gpu`](super::Gpu). Nothing is linked; where there is no
+//! driver, that is an answer, not an error.
+
+#![allow(unsafe_code)]
+
+mod cache;
+mod error;
+mod images;
+mod libraries;
+mod memory;
+mod modules;
+mod nvidia;
+mod nvrtc;
+mod probe;
+
+pub use error::{DeviceError, Version};
+pub use memory::{NvidiaEvent, NvidiaMemory};
+pub use modules::{CompileSettings, Compiled, KernelOrigin, compile_kernels, embedded_toolkit};
+pub use nvidia::{NvidiaGpu, NvidiaGraph};
+pub use probe::{CudaDevice, Device, DeviceChoice};
