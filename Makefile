@@ -6,8 +6,8 @@ PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
         prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-constrained-load \
-        prove-maskbench prove-cuda-emulated prove-schemas prove-fuzz-grammar prove-http prove-templates prove-image openapi bench-peer \
-        cuda-toolchain
+        prove-maskbench prove-cuda-emulated prove-schemas prove-fuzz-grammar prove-http prove-templates prove-image openapi \
+        bench-peer cuda-toolchain cuda-check gpu-bundle gpu-check gpu-sanitize gpu-soak
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -91,6 +91,21 @@ bench-peer: ## our CPU kernels and server against llama.cpp, which it builds; re
 	$(CARGO) build --release -p weirgate -p weirgate-benchmark
 	@tools/setup --peer
 	.venv/peer/bin/python tools/bench/peer/bench.py $(ARGS)
+
+cuda-check: cuda-toolchain ## the CUDA kernels compile, by nvcc and by NVRTC, without unexpected spills
+	CI=true $(CARGO) test --release -p weirgate-kernels --test cuda_images
+
+gpu-bundle: cuda-toolchain ## out/gpu-bundle: all that the next three need on a host with a GPU; needs none itself
+	python3 tools/gpu/bundle.py
+
+gpu-check: ## on a GPU: the bundle's ops against references, CUDA against the CPU, figures into docs/benchmarks
+	python3 out/gpu-bundle/check.py --out docs/benchmarks
+
+gpu-sanitize: ## on a GPU: memcheck and racecheck over the bundle's op tests
+	python3 out/gpu-bundle/sanitize.py
+
+gpu-soak: ## on a GPU: nine minutes of mixed load
+	python3 out/gpu-bundle/soak.py
 
 prove-clean: ## a clean clone, as a new user would
 	tools/prove/clean_clone.sh

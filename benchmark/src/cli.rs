@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use weirgate_engine::DeviceChoice;
+use weirgate_models::QuantMix;
 use weirgate_types::{Frequency, SamplingParams, Selection, Watermark};
 
 use crate::load::{Api, Lengths, Objective};
@@ -124,6 +126,12 @@ pub struct EngineArgs {
     /// Most tokens in one step
     #[arg(long, default_value_t = 2048)]
     pub max_batch_prefill_tokens: usize,
+    /// What to compute on: cpu, or cuda:<number>
+    #[arg(long, default_value = "cpu", value_parser = device)]
+    pub device: DeviceChoice,
+    /// Quantize the weights while they are loaded, e.g. to q4_0
+    #[arg(long, value_parser = mix)]
+    pub quantize: Option<QuantMix>,
     /// Worker threads [default: all processors]
     #[arg(long)]
     pub threads: Option<usize>,
@@ -155,6 +163,21 @@ pub struct EngineArgs {
 pub struct TgiCli {
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    let number = match text {
+        "cpu" => return Ok(DeviceChoice::Cpu),
+        "cuda" => Some(0),
+        other => other.strip_prefix("cuda:").and_then(|number| number.parse().ok()),
+    };
+    number.map(DeviceChoice::Cuda).ok_or_else(|| "expected cpu, cuda or cuda:<number>".to_owned())
+}
+
+fn mix(text: &str) -> Result<QuantMix, String> {
+    let all = [QuantMix::Q8_0, QuantMix::Q4_0, QuantMix::Q4KM, QuantMix::Q5KM, QuantMix::Q6K];
+    let found = all.into_iter().find(|mix| mix.name().eq_ignore_ascii_case(text));
+    found.ok_or_else(|| format!("expected one of {}", all.map(QuantMix::name).join(", ").to_lowercase()))
 }
 
 impl EngineArgs {

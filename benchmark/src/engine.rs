@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use weirgate_engine::{
-    Batch, Executor, LoadOptions, RopeRule, Scheduler, SchedulerConfig, StepResult, ValidRequest, load_cpu,
+    Batch, CompileSettings, Device, DeviceChoice, Executor, LoadOptions, RopeRule, Scheduler,
+    SchedulerConfig, StepResult, ValidRequest, load_cpu, load_cuda,
 };
-use weirgate_models::{ModelFiles, open_tensors, read_spec};
+use weirgate_models::{ModelFiles, QuantMix, Quantized, TensorSource, open_tensors, read_spec};
 use weirgate_types::{GenerateRequest, Logprobs, RequestId, SamplingParams, SeqUpdate, StopRules};
 
 use crate::load::token_ids;
@@ -32,6 +33,9 @@ pub struct Plan {
     pub decode_length: usize,
     pub runs: usize,
     pub warmups: usize,
+    pub device: DeviceChoice,
+    /// Weights are quantized while they are loaded.
+    pub quantize: Option<QuantMix>,
     pub threads: usize,
     /// Most tokens in one step.
     pub max_step_tokens: usize,
@@ -66,7 +70,15 @@ impl Model {
             None => ModelFiles::embedded(weirgate_demo_model::FILES),
         };
         let spec = read_spec(&files)?;
-        let tensors = open_tensors(&files)?;
+        let stored = open_tensors(&files)?;
+        let quantized;
+        let tensors: &dyn TensorSource = match plan.quantize {
+            Some(mix) => {
+                quantized = Quantized::new(&spec, stored.as_ref(), mix)?;
+                &quantized
+            }
+            None => stored.as_ref(),
+        };
         let length = plan.sequence_length + plan.decode_length;
         if length > spec.max_positions {
             bail!("{length} tokens are more than the model's {} positions", spec.max_positions);
@@ -81,7 +93,14 @@ impl Model {
             max_seq_len: length,
             kv_dtype: None,
         };
-        Ok(Self { executor: load_cpu(&spec, tensors.as_ref(), &options)?, rope: RopeRule::of(&spec) })
+        let executor = match Device::choose(plan.device)? {
+            Device::Cpu { .. } => load_cpu(&spec, tensors, &options)?,
+            Device::Cuda(device) => {
+                let model = load_cuda(&spec, tensors, &options, &device, &CompileSettings::default())?;
+                model.with_cache(options.blocks, options.max_seq_len)?
+            }
+        };
+        Ok(Self { executor, rope: RopeRule::of(&spec) })
     }
 
     /// Measures every batch size.
@@ -276,6 +295,8 @@ mod tests {
             decode_length: 5,
             runs: 2,
             warmups: 1,
+            device: DeviceChoice::Cpu,
+            quantize: None,
             threads: 1,
             // Less than three prompts: the prefill takes several steps.
             max_step_tokens: 32,
@@ -308,6 +329,8 @@ mod tests {
             decode_length: 5,
             runs: 1,
             warmups: 0,
+            device: DeviceChoice::Cpu,
+            quantize: None,
             threads: 1,
             max_step_tokens: 32,
             sampling: SamplingParams::default(),

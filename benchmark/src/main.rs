@@ -110,6 +110,8 @@ async fn time_engine(args: EngineArgs) -> Result<()> {
         decode_length: args.decode_length,
         runs: args.runs,
         warmups: args.warmups,
+        device: args.device,
+        quantize: args.quantize,
         threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         max_step_tokens: args.max_batch_prefill_tokens,
         sampling: args.sampling(),

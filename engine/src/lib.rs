@@ -6,6 +6,7 @@
 mod batch;
 mod block_pool;
 mod constraint;
+mod cuda_model;
 mod deadlines;
 mod decoder;
 mod drafter;
@@ -28,6 +29,7 @@ pub use block_pool::{
     Parent, Prefix, RopeClass,
 };
 pub use constraint::{MaskAnswer, MaskJob};
+pub use cuda_model::{CudaModel, load_cuda};
 pub use decoder::{Decoder, DecoderConfig, LoadError};
 pub use engine::{EngineConfig, spawn};
 pub use executor::{Executor, ExecutorError, ExecutorLimits, StepResult};
@@ -37,3 +39,4 @@ pub use model_executor::{LoadOptions, kv_block_bytes, load, load_cpu};
 pub use scheduler::{Plan, RopeRule, Scheduler, SchedulerConfig, SchedulerStats};
 pub use stats::EngineStats;
 pub use validate::ValidRequest;
+pub use weirgate_kernels::cuda::driver::{CompileSettings, CudaDevice, Device, DeviceChoice, DeviceError};

@@ -10,7 +10,7 @@ use crate::{Batch, Executor, ExecutorError, ExecutorLimits, RopeRule, StepResult
 /// How a model is brought onto a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Worker threads, at least 1.
+    /// Worker threads of the CPU, at least 1.
     pub threads: usize,
     /// Tokens per KV block.
     pub block_size: usize,
@@ -27,7 +27,7 @@ pub struct LoadOptions {
 
 /// Most rows of logits held at once: enough to read the head's weights once for a large decode batch, small enough
 /// that a 152k vocabulary costs 40 MB.
-const MAX_LOGIT_ROWS: usize = 64;
+pub(crate) const MAX_LOGIT_ROWS: usize = 64;
 
 /// Bytes of one KV block of `block_size` tokens over all layers, for sizing the pool before loading.
 pub fn kv_block_bytes(
@@ -47,7 +47,7 @@ pub fn kv_block_bytes(
 }
 
 /// The KV cache's element type for a checkpoint when none is asked for, judged by the embedding.
-fn default_kv_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<DType, LoadError> {
+pub(crate) fn default_kv_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<DType, LoadError> {
     Ok(match tensors.info(&spec.tensors.embedding)?.0 {
         weirgate_models::DType::F32 => DType::F32,
         _ => DType::F16,
@@ -94,13 +94,19 @@ pub fn load<B: Backend>(
         max_logit_rows: MAX_LOGIT_ROWS,
     };
     let decoder = Decoder::new(backend, spec, tensors, config)?;
-    Ok(Box::new(ModelExecutor { decoder, result: StepResult::default() }))
+    Ok(Box::new(ModelExecutor::new(decoder)))
 }
 
-/// Runs each step to its end in `launch`: the CPU has nothing to overlap with.
-struct ModelExecutor<B: Backend> {
-    decoder: Decoder<B>,
+/// Runs each step to its end in `launch`.
+pub(crate) struct ModelExecutor<B: Backend> {
+    pub decoder: Decoder<B>,
     result: StepResult,
+}
+
+impl<B: Backend> ModelExecutor<B> {
+    pub fn new(decoder: Decoder<B>) -> Self {
+        Self { decoder, result: StepResult::default() }
+    }
 }
 
 impl<B: Backend> Executor for ModelExecutor<B> {

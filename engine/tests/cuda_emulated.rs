@@ -1,136 +1,41 @@
 //! The whole engine (scheduler, cache, decoder, sampler) on the CUDA device, whose kernels run on the emulated GPU: its
 //! tokens are the CPU device's.
-
 #![allow(clippy::expect_used)]
 
+#[path = "cuda/parity.rs"]
+mod parity;
 mod real;
 
-use real::{Engine, Generated, Model, Results, Rng, Setup, greedy};
-use weirgate_kernels::cuda::{CudaBackend, Emulator};
-use weirgate_types::{GenerateRequest, Selection};
+use weirgate_engine::{CudaModel, LoadOptions};
+use weirgate_kernels::cuda::Emulator;
+use weirgate_testkit::{Definition, RandomCheckpoint};
 
 fn gpu() -> Emulator {
     Emulator::new().expect("an emulated GPU")
 }
 
-fn exact(model: &Model, setup: Setup) -> Engine {
-    Engine::start_on(CudaBackend::deterministic(gpu()), model, setup)
-}
-
-/// Prompts of several lengths, two of which share their start; greedy, and one drawn.
-fn requests(vocab: usize, max_new_tokens: u32) -> Vec<GenerateRequest> {
-    let mut rng = Rng(41);
-    let shared = rng.tokens(18, vocab);
-    let mut requests: Vec<GenerateRequest> = [1, 5, 40, 23]
-        .into_iter()
-        .zip(0..)
-        .map(|(len, id)| {
-            let mut prompt = if id % 2 == 1 { shared.clone() } else { Vec::new() };
-            prompt.extend(rng.tokens(len, vocab));
-            greedy(id, prompt, max_new_tokens)
-        })
-        .collect();
-    if let Some(last) = requests.last_mut() {
-        last.sampling.selection = Selection::Random { seed: 9 };
-        last.sampling.top_k = 30;
-        last.sampling.repetition_penalty = 1.2;
-    }
-    requests
-}
-
-/// The same tokens, and log-probabilities that rounding alone tells apart.
-fn assert_parity(expected: &Results, found: &Results, what: &str, bound: f32) {
-    assert_eq!(expected.len(), found.len(), "{what}");
-    for (key, Generated { tokens, finish, .. }) in expected {
-        let other = &found[key];
-        let ids = |tokens: &[(u32, u32)]| -> Vec<u32> { tokens.iter().map(|(token, _)| *token).collect() };
-        assert_eq!(ids(tokens), ids(&other.tokens), "{what}: request {key:?}");
-        assert_eq!(*finish, other.finish, "{what}: request {key:?}");
-        for (&(_, want), &(_, got)) in tokens.iter().zip(&other.tokens) {
-            let (want, got) = (f32::from_bits(want), f32::from_bits(got));
-            assert!((want - got).abs() < bound, "{what}: log-probability {got}, on the CPU {want}");
-        }
-    }
-}
-
-fn check(name: &str) {
-    let model = Model::tiny(name);
-    let requests = requests(model.spec.vocab_size, 16);
-    // Small steps, so that prompts are cut; few blocks, so that somebody is preempted.
-    let setup = Setup { threads: 1, blocks: 64, step_tokens: 24, ..Setup::default() };
-    let cpu = Engine::start(&model, setup);
-    let expected = cpu.run(&requests);
-    cpu.finish();
-    // Activations in front of bf16 weights have 16 bits, or 17 by their rounding.
-    let bound = if name.ends_with("bf16") { 5e-3 } else { 1e-3 };
-    let cuda = exact(&model, setup);
-    assert_parity(&expected, &cuda.run(&requests), name, bound);
-    cuda.finish();
-    if name.ends_with("16") {
-        // With tensor cores for prompts, which round activations where weights and cache have 16 bits.
-        let cuda = Engine::start_on(CudaBackend::new(gpu()), &model, setup);
-        assert_parity(&expected, &cuda.run(&requests), name, 0.05);
-        cuda.finish();
-    }
-}
-
+/// The emulated GPU says it has 1 GiB, all of it free; half of that is kept in reserve.
 #[test]
-fn llama() {
-    check("llama");
-}
-
-#[test]
-fn llama_in_bf16() {
-    check("llama-bf16");
-}
-
-#[test]
-fn llama_in_f16() {
-    check("llama-f16");
-}
-
-#[test]
-fn sliding_windows_and_qk_norm() {
-    check("gemma3");
-}
-
-#[test]
-fn soft_caps() {
-    check("gemma2");
-}
-
-#[test]
-fn biases_in_bf16() {
-    check("qwen2-bf16");
-}
-
-#[test]
-fn rotary_tables_that_depend_on_length() {
-    check("phi3-longrope");
-}
-
-#[test]
-fn qk_norm() {
-    check("qwen3");
-}
-
-/// Alone, together and preempted, in bits: the batch changes nothing.
-#[test]
-fn batch_invariance() {
-    let model = Model::tiny("llama-bf16");
-    // Long enough for more blocks than there are.
-    let requests = requests(model.spec.vocab_size, 36);
-    let mut alone = Results::new();
-    for request in &requests {
-        let engine =
-            exact(&model, Setup { blocks: 64, step_tokens: 64, prefix_cache: false, ..Setup::default() });
-        alone.extend(engine.run(std::slice::from_ref(request)));
-        engine.finish();
-    }
-    let engine = exact(&model, Setup { blocks: 7, step_tokens: 48, ..Setup::default() });
-    let together = engine.run(&requests);
-    assert!(engine.finish().preemptions > 0, "nobody was preempted");
-    for (key, sequence) in &alone {
-        assert_eq!(sequence.tokens, together[key].tokens, "request {key:?}");
-    }
+fn the_cache_is_sized_after_the_largest_steps() {
+    let definition = Definition::named("llama").expect("a testkit checkpoint");
+    let checkpoint = RandomCheckpoint::new(&definition).expect("its config");
+    let options = LoadOptions {
+        threads: 1,
+        block_size: 16,
+        blocks: 0,
+        max_step_tokens: 40,
+        max_seqs: 5,
+        max_seq_len: 300,
+        kv_dtype: None,
+    };
+    let model = CudaModel::load(gpu(), "emulated".into(), checkpoint.spec(), &checkpoint, &options)
+        .expect("it loads");
+    let free = model.free_bytes(1.0).expect("an answer");
+    assert!((512 << 20..600 << 20).contains(&free), "{free}");
+    assert!(model.free_bytes(0.25).expect("an answer") < 16 << 20);
+    let limits = model.with_cache(77, 200).expect("room").limits();
+    assert_eq!(
+        (limits.blocks, limits.max_seq_len, limits.max_seqs, limits.max_step_tokens),
+        (77, 200, 5, 40)
+    );
 }

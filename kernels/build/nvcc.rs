@@ -23,7 +23,7 @@ const TARGETS: &[&str] = &[
     "-gencode=arch=compute_100a,code=sm_100a",
 ];
 /// `-v` of the assembler is what the test of registers and stack frames reads.
-const FLAGS: &[&str] = &["-std=c++17", "-O3", "-lineinfo", "-fatbin", "-Xptxas=-v"];
+const FLAGS: &[&str] = &["-std=c++17", "-O3", "-fatbin", "-compress-mode=size", "-Xptxas=-v"];
 /// Files compiled at a time.
 const JOBS: usize = 2;
 

@@ -159,7 +159,7 @@ pub struct LowArgs {
     #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
     pub disable_custom_kernels: bool,
 
-    /// Share of GPU memory to use. Without effect on the CPU.
+    /// Share of a GPU's memory to use, above 0 and at most 1. Without effect on the CPU.
     #[arg(long, env, default_value_t = 1.0)]
     pub cuda_memory_fraction: f32,
 
@@ -271,8 +271,8 @@ pub struct LowArgs {
     #[arg(long, env, value_enum, default_value_t = Profile::OpenAi)]
     pub profile: Profile,
 
-    /// Device to compute on.
-    #[arg(long, env, value_enum, default_value_t = Device::Auto)]
+    /// Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, or `cuda:<number>`.
+    #[arg(long, env, default_value = "auto")]
     pub device: Device,
 
     /// Threads to compute with. Default: every processor this process may use.
@@ -371,7 +371,6 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("master_addr", "there are no Python shards"),
     ("master_port", "there are no Python shards"),
     ("disable_custom_kernels", "there are no Python kernels"),
-    ("cuda_memory_fraction", "the CPU has no GPU memory"),
 ];
 
 /// A flag that was given and changes nothing.

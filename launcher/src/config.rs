@@ -256,7 +256,15 @@ fn engine_settings(
                 true
             }
         };
+    if !(args.cuda_memory_fraction > 0.0 && args.cuda_memory_fraction <= 1.0) {
+        let value = f64::from(args.cuda_memory_fraction);
+        let condition = "> 0 and <= 1";
+        return Err(ArgumentError::OutOfRange { flag: "cuda_memory_fraction", condition, value });
+    }
     Ok(EngineSettings {
+        device: args.device.0,
+        cuda_memory_fraction: args.cuda_memory_fraction,
+        kernel_cache: kernel_cache(env),
         threads: args.threads,
         max_batch_prefill_tokens: args.max_batch_prefill_tokens,
         max_batch_total_tokens: args.max_batch_total_tokens,
@@ -266,6 +274,13 @@ fn engine_settings(
         rope_scaling: rope_override(args.rope_scaling, args.rope_factor)?,
         quantize: args.quantize.and_then(Quantization::mix),
     })
+}
+
+/// Beside the other caches of this user's.
+fn kernel_cache(env: Env) -> Option<PathBuf> {
+    let folder = |name: &str| env(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+    let caches = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("weirgate/kernels"))
 }
 
 /// A factor alone means linear scaling, a scaling alone factor 1.

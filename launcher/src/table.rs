@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 
 use weirgate_models::QuantMix;
-use weirgate_router::{EngineSettings, Limits, RouterConfig};
+use weirgate_router::{DeviceSetting, EngineSettings, Limits, RouterConfig};
 
 /// One setting a line, under the names of the flags. Secrets are not shown.
 pub fn settings_table(config: &RouterConfig) -> String {
@@ -19,6 +19,10 @@ pub fn settings_table(config: &RouterConfig) -> String {
         max_total_tokens,
     } = &config.limits;
     let EngineSettings {
+        device,
+        cuda_memory_fraction,
+        // Of interest only where kernels are compiled at start.
+        kernel_cache: _,
         threads,
         max_batch_prefill_tokens,
         max_batch_total_tokens,
@@ -39,6 +43,8 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ("max_batch_prefill_tokens", or(max_batch_prefill_tokens, "chosen for the device")),
         ("max_batch_total_tokens", or(max_batch_total_tokens, "from free memory")),
         ("max_batch_size", or(max_batch_size, "chosen for the device")),
+        ("device", device_name(*device)),
+        ("cuda_memory_fraction", cuda_memory_fraction.to_string()),
         ("threads", or(threads, "every usable processor")),
         ("prefix_caching", prefix_caching.to_string()),
         ("speculate", speculate.to_string()),
@@ -74,6 +80,14 @@ pub fn settings_table(config: &RouterConfig) -> String {
         let _ = write!(table, "\n  {name:width$}  {value}");
     }
     table
+}
+
+fn device_name(device: DeviceSetting) -> String {
+    match device {
+        DeviceSetting::Auto => "auto".to_owned(),
+        DeviceSetting::Cpu => "cpu".to_owned(),
+        DeviceSetting::Cuda(number) => format!("cuda:{number}"),
+    }
 }
 
 fn or(value: &Option<impl Display>, otherwise: &str) -> String {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use weirgate_models::QuantMix;
+use weirgate_router::DeviceSetting;
 
 /// Reads a boolean the ways people write one in an environment file, in any case. Empty is false.
 pub fn parse_bool(text: &str) -> Result<bool, String> {
@@ -116,10 +117,22 @@ pub enum UsageStats {
     NoStack,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    Auto,
-    Cpu,
+/// `auto`, `cpu`, `cuda` or `cuda:<number>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device(pub DeviceSetting);
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let setting = match text.to_ascii_lowercase().as_str() {
+            "auto" => Some(DeviceSetting::Auto),
+            "cpu" => Some(DeviceSetting::Cpu),
+            "cuda" => Some(DeviceSetting::Cuda(0)),
+            other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(DeviceSetting::Cuda),
+        };
+        setting.map(Self).ok_or_else(|| "expected auto, cpu, cuda or cuda:<number>".to_owned())
+    }
 }
 
 /// What compiles grammars, as it is typed.

@@ -15,7 +15,7 @@ use crate::load::Loaded;
 use crate::metrics::Metrics;
 use crate::residency::Model;
 use crate::service::{Dispatcher, Grammars, Health, Service, Validator, Vocabulary, WorkerPool};
-use crate::sizing::{BLOCK_SIZE, MIXED_PREFILL_TOKENS};
+use crate::sizing::BLOCK_SIZE;
 use crate::telemetry::Tracer;
 use crate::tools::ModelForms;
 
@@ -37,7 +37,7 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         max_seqs: sizing.max_seqs,
         prefix_cache: config.engine.prefix_caching,
         speculate: config.engine.speculate,
-        mixed_prefill_tokens: MIXED_PREFILL_TOKENS,
+        mixed_prefill_tokens: sizing.device.mixed_prefill_tokens(),
         rope,
         stall_after_steps: config.fault_stall_after_steps,
         ..EngineConfig::default()

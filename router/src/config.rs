@@ -122,6 +122,11 @@ pub struct Limits {
 /// How the engine is built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EngineSettings {
+    pub device: DeviceSetting,
+    /// Share of a GPU's memory that this process may take, 0 to 1.
+    pub cuda_memory_fraction: f32,
+    /// Where kernels are kept that had to be compiled at start; `None`: nowhere.
+    pub kernel_cache: Option<PathBuf>,
     /// Worker threads; `None`: all processors this process may use.
     pub threads: Option<usize>,
     /// Tokens per step; `None`: chosen for the device.
@@ -137,6 +142,16 @@ pub struct EngineSettings {
     pub rope_scaling: Option<RopeOverride>,
     /// Float weights are quantized while they are loaded.
     pub quantize: Option<QuantMix>,
+}
+
+/// What to compute on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceSetting {
+    /// The first GPU that can be used, else the CPU.
+    Auto,
+    Cpu,
+    /// The GPU of this number, as the driver counts them.
+    Cuda(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use weirgate_engine::LoadError;
+use weirgate_engine::{DeviceError, LoadError};
 use weirgate_models::ModelError;
 
 /// Why the router did not start, or did not end in order.
@@ -10,6 +10,8 @@ pub enum RouterError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Load(#[from] LoadError),
+    #[error("`device`: {0}")]
+    Device(#[from] DeviceError),
     /// A file beside the weights (tokenizer, its configuration).
     #[error("{file}: {message}")]
     File { file: String, message: String },

@@ -6,6 +6,7 @@
 mod api;
 mod assemble;
 mod config;
+mod device;
 mod error;
 mod load;
 mod logging;
@@ -29,8 +30,8 @@ use std::time::Duration;
 
 pub use api::docs::openapi_json;
 pub use config::{
-    EngineSettings, GrammarBackend, GrammarWhitespace, Library, Limits, LogSettings, ModelLocation, Profile,
-    RopeOverride, RouterConfig, VertexRoutes,
+    DeviceSetting, EngineSettings, GrammarBackend, GrammarWhitespace, Library, Limits, LogSettings,
+    ModelLocation, Profile, RopeOverride, RouterConfig, VertexRoutes,
 };
 pub use error::RouterError;
 pub use residency::{KeepAlive, Residency};

@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
-use weirgate_engine::{Executor, LoadOptions, RopeRule, kv_block_bytes, load_cpu};
+use weirgate_engine::{
+    CompileSettings, CudaDevice, Device, Executor, LoadOptions, RopeRule, kv_block_bytes, load_cpu, load_cuda,
+};
 use weirgate_models::{
     GenerationConfig, ModelFiles, ModelSpec, Quantized, TensorSource, open_tensors, read_spec,
 };
 use weirgate_types::TokenId;
 
 use crate::config::{ModelLocation, RopeOverride, RouterConfig};
+use crate::device;
 use crate::error::RouterError;
 use crate::memory;
 use crate::residency::Card;
 use crate::service::ChatTemplate;
-use crate::sizing::{BLOCK_SIZE, Measured, Sizing};
+use crate::sizing::{self, BLOCK_SIZE, DeviceKind, Measured, Sizing};
 
 /// A tokenizer that says its limit is this or more says it has none (transformers writes 1e30).
 const NO_LIMIT: f64 = 1e9;
@@ -75,8 +78,25 @@ pub(crate) fn load_files(config: &RouterConfig, files: &ModelFiles) -> Result<Lo
         }
         None => stored.as_ref(),
     };
-    let sizing = Sizing::resolve(&config.limits, &config.engine, measure(&spec, tensors, &text)?)?;
-    tracing::info!("{}", sizing.table(kv_dtype(&spec, tensors)?));
+    let (executor, sizing) = match device::choose(&config.engine)? {
+        Device::Cpu { .. } => on_cpu(config, &spec, tensors, &text)?,
+        Device::Cuda(device) => on_gpu(config, &device, &spec, tensors, &text)?,
+    };
+    let card = Card::describe(files, &spec, tensors);
+    Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing, card })
+}
+
+/// Sizes come first: the weights will take what they take in the file.
+fn on_cpu(
+    config: &RouterConfig,
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    text: &TextModel,
+) -> Result<(Box<dyn Executor>, Sizing), RouterError> {
+    let free_bytes = memory::free_bytes().map(|free| free.saturating_sub(tensors.total_bytes()));
+    let measured = measure(spec, tensors, text, (DeviceKind::Cpu, free_bytes))?;
+    let sizing = Sizing::resolve(&config.limits, &config.engine, measured)?;
+    tracing::info!("{}", sizing.table(kv_dtype(spec, tensors)?));
     let options = LoadOptions {
         threads: sizing.threads,
         block_size: BLOCK_SIZE,
@@ -86,17 +106,54 @@ pub(crate) fn load_files(config: &RouterConfig, files: &ModelFiles) -> Result<Lo
         max_seq_len: sizing.max_total_tokens,
         kv_dtype: None,
     };
-    let executor = load_cpu(&spec, tensors, &options)?;
-    let card = Card::describe(files, &spec, tensors);
-    Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing, card })
+    Ok((load_cpu(spec, tensors, &options)?, sizing))
 }
 
-fn measure(spec: &ModelSpec, tensors: &dyn TensorSource, text: &TextModel) -> Result<Measured, RouterError> {
-    let weights = tensors.total_bytes();
+/// Sizes come last: what is free for the KV cache is known once the weights are there and the largest step was taken.
+fn on_gpu(
+    config: &RouterConfig,
+    device: &CudaDevice,
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    text: &TextModel,
+) -> Result<(Box<dyn Executor>, Sizing), RouterError> {
+    let engine = &config.engine;
+    let max_step_tokens = DeviceKind::Cuda.step_tokens(engine);
+    let options = LoadOptions {
+        threads: 1,
+        block_size: BLOCK_SIZE,
+        blocks: 0,
+        max_step_tokens,
+        max_seqs: sizing::max_seqs(engine).min(max_step_tokens),
+        max_seq_len: config.limits.max_total_tokens.unwrap_or(model_tokens(spec, text)),
+        kv_dtype: None,
+    };
+    let compile = CompileSettings { libraries: Vec::new(), cache: engine.kernel_cache.clone() };
+    let model = load_cuda(spec, tensors, &options, device, &compile)?;
+    tracing::info!("{}", model.description());
+    let free_bytes = model.free_bytes(engine.cuda_memory_fraction)?;
+    let measured = measure(spec, tensors, text, (DeviceKind::Cuda, Some(free_bytes)))?;
+    let sizing = Sizing::resolve(&config.limits, engine, measured)?;
+    tracing::info!("{}", sizing.table(kv_dtype(spec, tensors)?));
+    Ok((model.with_cache(sizing.blocks, sizing.max_total_tokens)?, sizing))
+}
+
+/// The longest sequence the checkpoint and its tokenizer allow.
+fn model_tokens(spec: &ModelSpec, text: &TextModel) -> usize {
+    text.max_length.map_or(spec.max_positions, |limit| limit.min(spec.max_positions))
+}
+
+fn measure(
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    text: &TextModel,
+    (device, free_bytes): (DeviceKind, Option<u64>),
+) -> Result<Measured, RouterError> {
     Ok(Measured {
-        model_tokens: text.max_length.map_or(spec.max_positions, |limit| limit.min(spec.max_positions)),
+        model_tokens: model_tokens(spec, text),
         block_bytes: kv_block_bytes(spec, tensors, BLOCK_SIZE)?,
-        free_bytes: memory::free_bytes().map(|free| free.saturating_sub(weights)),
+        free_bytes,
+        device,
         processors: std::thread::available_parallelism().map_or(1, usize::from),
     })
 }

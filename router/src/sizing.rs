@@ -13,10 +13,14 @@ const MEMORY_PERCENT: u64 = 50;
 const MAX_POOL_BYTES: u64 = 2 << 30;
 /// Requests are this many times shorter than the longest on average; the engine preempts when they are not.
 const LENGTH_RATIO: usize = 4;
+/// A step's default token budget on a GPU: enough to keep the tensor cores busy for milliseconds.
+const CUDA_STEP_TOKENS: usize = 4096;
+/// Tokens of prompts beside decoding sequences on a GPU: they take about as long as reading the weights a few times.
+const CUDA_MIXED_PREFILL_TOKENS: usize = 512;
 /// A step's default token budget on the CPU: beyond it prefill gains nothing and running sequences wait longer.
 const STEP_TOKENS: usize = 256;
 /// Tokens of prompts beside a few decoding sequences on the CPU: there a step takes as long as all its tokens.
-pub(crate) const MIXED_PREFILL_TOKENS: usize = 32;
+const MIXED_PREFILL_TOKENS: usize = 32;
 /// Default for sequences in one step.
 const MAX_SEQS: usize = 256;
 
@@ -26,9 +30,42 @@ pub(crate) struct Measured {
     /// The longest sequence the checkpoint and its tokenizer allow.
     pub model_tokens: usize,
     pub block_bytes: usize,
-    /// Free memory less what the weights will take; `None` if unknown.
+    /// What the device has left beside the weights; `None` if unknown.
     pub free_bytes: Option<u64>,
+    pub device: DeviceKind,
     pub processors: usize,
+}
+
+/// Where the KV cache is, and so what it may take and what a step may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeviceKind {
+    /// Shares its memory with everything else.
+    Cpu,
+    /// What is free is there for the KV cache, and longer steps pay.
+    Cuda,
+}
+
+impl DeviceKind {
+    /// Most tokens in a step, if the settings do not say.
+    pub fn step_tokens(self, engine: &EngineSettings) -> usize {
+        let default = match self {
+            Self::Cpu => STEP_TOKENS,
+            Self::Cuda => CUDA_STEP_TOKENS,
+        };
+        engine.max_batch_prefill_tokens.unwrap_or(default).max(1)
+    }
+
+    pub fn mixed_prefill_tokens(self) -> usize {
+        match self {
+            Self::Cpu => MIXED_PREFILL_TOKENS,
+            Self::Cuda => CUDA_MIXED_PREFILL_TOKENS,
+        }
+    }
+}
+
+/// Most sequences in a step.
+pub(crate) fn max_seqs(engine: &EngineSettings) -> usize {
+    engine.max_batch_size.unwrap_or(MAX_SEQS).max(1)
 }
 
 /// Everything resolved.
@@ -41,6 +78,7 @@ pub(crate) struct Sizing {
     pub max_step_tokens: usize,
     pub max_seqs: usize,
     pub threads: usize,
+    pub device: DeviceKind,
 }
 
 impl Sizing {
@@ -82,9 +120,10 @@ impl Sizing {
             max_total_tokens,
             blocks,
             block_bytes: measured.block_bytes,
-            max_step_tokens: engine.max_batch_prefill_tokens.unwrap_or(STEP_TOKENS).max(1),
-            max_seqs: engine.max_batch_size.unwrap_or(MAX_SEQS).max(1),
+            max_step_tokens: measured.device.step_tokens(engine),
+            max_seqs: max_seqs(engine),
             threads: engine.threads.unwrap_or(measured.processors).max(1),
+            device: measured.device,
         })
     }
 
@@ -111,13 +150,17 @@ impl Sizing {
     }
 }
 
-/// What all admitted requests use at their average length, but at least one request at full length, and no more than
-/// half the free memory and [`MAX_POOL_BYTES`] (or one request at full length, where that is more).
+/// On the CPU what all admitted requests use at their average length, but at least one request at full length, and no
+/// more than half the free memory and [`MAX_POOL_BYTES`] (or one request at full length, where that is more). On a GPU
+/// all that is free: what no request needs keeps prefixes.
 fn blocks_from_memory(total_tokens: usize, requests: usize, measured: Measured) -> usize {
     let longest = total_tokens.div_ceil(BLOCK_SIZE);
     let Some(free) = measured.free_bytes else { return longest };
     let blocks =
         |bytes: u64| usize::try_from(bytes / measured.block_bytes.max(1) as u64).unwrap_or(usize::MAX);
+    if measured.device == DeviceKind::Cuda {
+        return blocks(free);
+    }
     let useful = longest.saturating_mul(requests.max(1)) / LENGTH_RATIO;
     useful.min(blocks(MAX_POOL_BYTES)).max(longest).min(blocks(free / 100 * MEMORY_PERCENT))
 }
@@ -125,6 +168,7 @@ fn blocks_from_memory(total_tokens: usize, requests: usize, measured: Measured) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::DeviceSetting;
 
     fn limits() -> Limits {
         Limits {
@@ -142,6 +186,9 @@ mod tests {
 
     fn engine() -> EngineSettings {
         EngineSettings {
+            device: DeviceSetting::Cpu,
+            cuda_memory_fraction: 1.0,
+            kernel_cache: None,
             threads: None,
             max_batch_prefill_tokens: None,
             max_batch_total_tokens: None,
@@ -153,8 +200,13 @@ mod tests {
         }
     }
 
-    const MEASURED: Measured =
-        Measured { model_tokens: 100, block_bytes: 1000, free_bytes: Some(1_000_000), processors: 3 };
+    const MEASURED: Measured = Measured {
+        model_tokens: 100,
+        block_bytes: 1000,
+        free_bytes: Some(1_000_000),
+        processors: 3,
+        device: DeviceKind::Cpu,
+    };
 
     #[test]
     fn plenty_of_memory_serves_every_request_at_average_length() {
@@ -168,11 +220,25 @@ mod tests {
     fn one_request_at_full_length_always_has_room() {
         let few = Limits { max_concurrent_requests: 1, ..limits() };
         assert_eq!(Sizing::resolve(&few, &engine(), MEASURED).unwrap().blocks, 7);
-        let vast =
-            Measured { model_tokens: 160, block_bytes: 1 << 30, free_bytes: Some(1 << 40), processors: 1 };
+        let vast = Measured {
+            model_tokens: 160,
+            block_bytes: 1 << 30,
+            free_bytes: Some(1 << 40),
+            processors: 1,
+            ..MEASURED
+        };
         assert_eq!(Sizing::resolve(&limits(), &engine(), vast).unwrap().blocks, 10);
         let short = Measured { model_tokens: 16, ..vast };
         assert_eq!(Sizing::resolve(&limits(), &engine(), short).unwrap().blocks, 2);
+    }
+
+    #[test]
+    fn a_gpu_gives_all_that_is_free_and_takes_longer_steps() {
+        let gpu = Measured { free_bytes: Some(70_500), device: DeviceKind::Cuda, ..MEASURED };
+        let sizing = Sizing::resolve(&limits(), &engine(), gpu).unwrap();
+        assert_eq!((sizing.blocks, sizing.max_total_tokens, sizing.max_step_tokens), (70, 100, 4096));
+        let short = Measured { free_bytes: Some(2_500), ..gpu };
+        assert_eq!(Sizing::resolve(&limits(), &engine(), short).unwrap().max_total_tokens, 32);
     }
 
     #[test]

@@ -100,13 +100,14 @@ def byte_characters() -> list[str]:
     return [chr(byte) if byte in printable else chr(0x100 + rest.index(byte)) for byte in range(256)]
 
 
-def tokenizer() -> dict:
-    """Byte-level BPE without merges: any text can be encoded, byte by byte, and every id can be decoded."""
+def tokenizer(first_special: int = FIRST_SPECIAL) -> dict:
+    """Byte-level BPE without merges: any text can be encoded, byte by byte, and every id up to the special tokens, which
+    begin at `first_special`, can be decoded."""
     vocabulary = {character: byte for byte, character in enumerate(byte_characters())}
-    for token in range(256, FIRST_SPECIAL):
+    for token in range(256, first_special):
         vocabulary[f"Ġw{token}"] = token
     added = [
-        {"id": FIRST_SPECIAL + n, "content": text, "single_word": False, "lstrip": False, "rstrip": False}
+        {"id": first_special + n, "content": text, "single_word": False, "lstrip": False, "rstrip": False}
         | {"normalized": False, "special": True}
         for n, text in enumerate(SPECIAL)
     ]

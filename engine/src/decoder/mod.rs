@@ -101,14 +101,7 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<Self, LoadError> {
         spec.check_tensors(tensors)?;
         let weights = Weights::load(&backend, spec, tensors)?;
-        let cache = backend.kv_cache(KvShape {
-            layers: spec.layers.len(),
-            blocks: config.blocks,
-            block_size: config.block_size,
-            kv_heads: spec.kv_heads,
-            head_dim: spec.head_dim,
-            dtype: config.kv_dtype,
-        })?;
+        let cache = backend.kv_cache(kv_shape(spec, &config))?;
         let table_entries = config.max_seqs * config.max_seq_len.div_ceil(config.block_size);
         let step = backend.step_buffers(config.max_step_tokens, config.max_seqs, table_entries)?;
         let buffers = Buffers::new(&backend, spec, &config)?;
@@ -118,6 +111,26 @@ impl<B: Backend> Decoder<B> {
             .map(|rope| RopeTable { rope: Rope::new(rope), cos: Vec::new(), sin: Vec::new() })
             .collect();
         Ok(Self { backend, spec: spec.clone(), config, weights, ropes, cache, step, buffers })
+    }
+
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// What the KV cache takes.
+    pub fn cache_bytes(&self) -> usize {
+        self.config.blocks * kv_shape(&self.spec, &self.config).bytes_per_block()
+    }
+
+    /// A new KV cache in place of the one there is, and no longer sequences than `max_seq_len`, which is at most what
+    /// the decoder was made for.
+    pub fn resize_cache(&mut self, blocks: usize, max_seq_len: usize) -> Result<(), LoadError> {
+        // The old one goes first: there may be no room for both.
+        self.cache = self.backend.kv_cache(KvShape { blocks: 1, ..kv_shape(&self.spec, &self.config) })?;
+        self.config.blocks = blocks;
+        self.config.max_seq_len = max_seq_len.min(self.config.max_seq_len);
+        self.cache = self.backend.kv_cache(kv_shape(&self.spec, &self.config))?;
+        Ok(())
     }
 
     pub fn spec(&self) -> &ModelSpec {
@@ -265,6 +278,17 @@ impl<B: Backend> Decoder<B> {
             backend.softcap(&mut b.logits, cap, rows.len() * spec.vocab_size)?;
         }
         Ok(())
+    }
+}
+
+fn kv_shape(spec: &ModelSpec, config: &DecoderConfig) -> KvShape {
+    KvShape {
+        layers: spec.layers.len(),
+        blocks: config.blocks,
+        block_size: config.block_size,
+        kv_heads: spec.kv_heads,
+        head_dim: spec.head_dim,
+        dtype: config.kv_dtype,
     }
 }
 

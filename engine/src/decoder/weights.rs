@@ -1,5 +1,6 @@
 //! From named tensors to a device's matrices and vectors.
 
+use weirgate_kernels::cuda::driver::DeviceError;
 use weirgate_kernels::{Backend, BlockType, DType, KernelError, WeightType, WeightView};
 use weirgate_models::{LayerTensors, ModelError, ModelSpec, TensorSource, TensorView};
 
@@ -10,6 +11,10 @@ pub enum LoadError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error("the first step failed: {0}")]
+    WarmUp(String),
 }
 
 /// One layer's parameters on the device.

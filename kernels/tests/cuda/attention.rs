@@ -1,4 +1,4 @@
-use weirgate_kernels::cuda::{CudaBackend, Emulator};
+use weirgate_kernels::cuda::CudaBackend;
 use weirgate_kernels::{Backend, DType, KernelError};
 
 use crate::common::{DTYPES, Rng, assert_close, bits, buffer, values};
@@ -6,8 +6,8 @@ use crate::device;
 use crate::paged::{Case, Inputs, Run};
 
 /// Every token by itself.
-fn exact() -> CudaBackend<Emulator> {
-    CudaBackend::deterministic(Emulator::new().unwrap())
+fn exact() -> CudaBackend<crate::TestGpu> {
+    CudaBackend::deterministic(crate::gpu())
 }
 
 /// The shapes of well-known models, then shapes nobody has; several splits, and heads that fill no tile.

@@ -1,4 +1,4 @@
-use weirgate_kernels::cuda::{CudaBackend, Emulator};
+use weirgate_kernels::cuda::CudaBackend;
 use weirgate_kernels::{Backend, DType, WeightView};
 
 use crate::common::{DTYPES, Rng, bits, buffer, encode, matrix, rounded, values};
@@ -26,7 +26,13 @@ impl Case {
         self.run_on(&mut device(), dtype, from, rows)
     }
 
-    fn run_on(&self, device: &mut CudaBackend<Emulator>, dtype: DType, from: usize, rows: usize) -> Vec<f32> {
+    fn run_on(
+        &self,
+        device: &mut CudaBackend<crate::TestGpu>,
+        dtype: DType,
+        from: usize,
+        rows: usize,
+    ) -> Vec<f32> {
         let w = matrix(device, dtype, self.outputs, self.cols, &self.w);
         let x = buffer(device, &self.x[from * self.cols..][..rows * self.cols]);
         let bias = self.bias.as_ref().map(|bias| buffer(device, bias));
@@ -110,7 +116,7 @@ fn many_rows_like_few() {
     let case = Case::new(130, 70, 20, true);
     for dtype in DTYPES {
         let few = bits(&case.run(dtype, 100, 3));
-        let mut device = CudaBackend::deterministic(Emulator::new().unwrap());
+        let mut device = CudaBackend::deterministic(crate::gpu());
         let many = case.run_on(&mut device, dtype, 0, 130);
         assert_eq!(bits(&many)[2000..2060], few);
     }

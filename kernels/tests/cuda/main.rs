@@ -20,6 +20,12 @@ mod small_ops;
 
 use weirgate_kernels::cuda::{CudaBackend, Emulator};
 
-fn device() -> CudaBackend<Emulator> {
-    CudaBackend::new(Emulator::new().unwrap())
+type TestGpu = Emulator;
+
+fn gpu() -> TestGpu {
+    Emulator::new().unwrap()
+}
+
+fn device() -> CudaBackend<TestGpu> {
+    CudaBackend::new(gpu())
 }

@@ -9,7 +9,7 @@ fn poisoned(device: &impl Fn(&[f32]) -> Buf, len: usize) -> Buf {
     device(&vec![f32::NAN; len])
 }
 
-type Buf = weirgate_kernels::cuda::CudaBuf<weirgate_kernels::cuda::Emulator>;
+type Buf = weirgate_kernels::cuda::CudaBuf<crate::TestGpu>;
 
 #[test]
 fn rms_norm() {

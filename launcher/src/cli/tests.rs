@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use weirgate_router::DeviceSetting;
+
 use super::*;
 
 /// One row of text-generation-inference's table of launcher flags.
@@ -272,5 +274,17 @@ fn booleans_are_read_generously() {
     }
     for text in ["2", "y", "enable", "truee"] {
         assert!(parse_bool(text).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn devices_are_counted_as_the_driver_does() {
+    let device = |text: &str| text.parse::<Device>().map(|device| device.0);
+    assert_eq!(device("auto"), Ok(DeviceSetting::Auto));
+    assert_eq!(device("CPU"), Ok(DeviceSetting::Cpu));
+    assert_eq!(device("cuda"), Ok(DeviceSetting::Cuda(0)));
+    assert_eq!(device("cuda:3"), Ok(DeviceSetting::Cuda(3)));
+    for text in ["gpu", "cuda:", "cuda:-1", "cuda:x", "3", ""] {
+        assert!(device(text).is_err(), "{text:?}");
     }
 }

@@ -24,14 +24,14 @@ use weirgate_engine::RopeRule;
 use crate::api::AppState;
 use crate::assemble::{Assembled, assemble};
 use crate::config::{
-    EngineSettings, GrammarBackend, GrammarWhitespace, Limits, LogSettings, ModelLocation, Profile,
-    RouterConfig, VertexRoutes,
+    DeviceSetting, EngineSettings, GrammarBackend, GrammarWhitespace, Limits, LogSettings, ModelLocation,
+    Profile, RouterConfig, VertexRoutes,
 };
 use crate::load::{Loaded, TextModel};
 use crate::residency::{Card, Models};
 use crate::server;
 use crate::service::ChatTemplate;
-use crate::sizing::{BLOCK_SIZE, Sizing};
+use crate::sizing::{BLOCK_SIZE, DeviceKind, Sizing};
 use crate::test_tokenizers::byte_level;
 use device::{Device, Gate};
 
@@ -66,6 +66,9 @@ fn config() -> RouterConfig {
             max_total_tokens: None,
         },
         engine: EngineSettings {
+            device: DeviceSetting::Cpu,
+            cuda_memory_fraction: 1.0,
+            kernel_cache: None,
             threads: None,
             max_batch_prefill_tokens: None,
             max_batch_total_tokens: None,
@@ -217,6 +220,7 @@ fn loaded(script: &str, template: &str, config: &RouterConfig, gate: Gate) -> Lo
         max_step_tokens: 64,
         max_seqs: 16,
         threads: 1,
+        device: DeviceKind::Cpu,
     };
     let (executor, rope) = (Box::new(device), RopeRule::default());
     Loaded { text, executor, rope, sizing, card: Card::default() }

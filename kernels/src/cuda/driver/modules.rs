@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_void};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::CudaContext;
 use cudarc::driver::result::{self, DriverError};
@@ -46,9 +46,11 @@ pub struct CompileSettings {
 
 /// All modules, loaded into a context; unloaded when dropped.
 pub(super) struct Modules {
-    /// By [`Kernel`]'s number.
-    functions: Vec<Function>,
-    _modules: Vec<Module>,
+    /// By [`Kernel`]'s number, found when first used: the driver loads a kernel's code then.
+    functions: Vec<OnceLock<Function>>,
+    modules: Vec<Module>,
+    /// Most shared memory of a block, in bytes.
+    shared: i32,
     origin: KernelOrigin,
 }
 
@@ -71,7 +73,7 @@ unsafe impl Sync for Module {}
 unsafe impl Sync for Function {}
 
 impl Modules {
-    /// Loads all kernels; `shared` is the most shared memory of a block, in bytes.
+    /// Loads all images; `shared` is the most shared memory of a block, in bytes.
     pub fn load(
         context: &Arc<CudaContext>,
         device: &CudaDevice,
@@ -86,8 +88,8 @@ impl Modules {
             },
             None => compile_all(context, device, settings)?,
         };
-        let functions = Kernel::ALL.iter().map(|kernel| find(&modules, *kernel, shared));
-        Ok(Self { functions: functions.collect::<Result<_, _>>()?, _modules: modules, origin })
+        let functions = Kernel::ALL.iter().map(|_| OnceLock::new()).collect();
+        Ok(Self { functions, modules, shared, origin })
     }
 
     pub fn origin(&self) -> KernelOrigin {
@@ -96,11 +98,13 @@ impl Modules {
 
     /// Valid as long as these modules are.
     pub fn function(&self, kernel: Kernel) -> Result<sys::CUfunction, DeviceError> {
-        let found = self
-            .functions
-            .get(kernel as usize)
-            .ok_or_else(|| DeviceError::NoKernel(kernel.name().to_owned()));
-        found.map(|function| function.0)
+        let missing = || DeviceError::NoKernel(kernel.name().to_owned());
+        let place = self.functions.get(kernel as usize).ok_or_else(missing)?;
+        if let Some(function) = place.get() {
+            return Ok(function.0);
+        }
+        let found = find(&self.modules, kernel, self.shared)?;
+        Ok(place.get_or_init(|| found).0)
     }
 }
 

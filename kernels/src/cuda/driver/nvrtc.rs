@@ -93,8 +93,7 @@ impl Nvrtc {
     pub fn compile(&self, source: &Source, headers: &[Source], target: &str) -> Result<Vec<u8>, DeviceError> {
         let failed = |log: String| self.failed(source, target, log);
         let program = self.program(source, headers).map_err(&failed)?;
-        let mut options =
-            vec![format!("--gpu-architecture={target}"), "--std=c++17".into(), "-lineinfo".into()];
+        let mut options = vec![format!("--gpu-architecture={target}"), "--std=c++17".into()];
         options.extend(self.includes.iter().map(|folder| format!("--include-path={}", folder.display())));
         let options = strings(options.iter().map(String::as_str)).map_err(&failed)?;
         let pointers = pointers(&options);

@@ -1,0 +1,213 @@
+//! How a model is brought onto a GPU: weights and buffers first, then a step as large as any can be, then the KV cache,
+//! as large as what that left allows. So serving never runs out of the device's memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use weirgate_kernels::cuda::driver::{CompileSettings, CudaDevice, NvidiaGpu};
+use weirgate_kernels::cuda::{CudaBackend, Gpu};
+use weirgate_kernels::{Backend, SampleParams};
+use weirgate_models::{ModelSpec, TensorSource};
+
+use crate::decoder::{Decoder, DecoderConfig, LoadError};
+use crate::model_executor::{MAX_LOGIT_ROWS, ModelExecutor, default_kv_dtype};
+use crate::{Batch, Executor, ExecutorError, LoadOptions, Sample, StepResult};
+
+/// Bytes left free: the driver takes some for itself as kernels are first used, and the kernels' scratch memory may grow a
+/// little between the sizes that were tried.
+const RESERVE: usize = 512 << 20;
+
+/// A model on a GPU that has no KV cache to serve from yet.
+pub struct CudaModel<G: Gpu> {
+    executor: ModelExecutor<CudaBackend<G>>,
+    description: String,
+}
+
+/// Takes a GPU into use and loads a checkpoint onto it. `options.blocks` and `threads` are not looked at;
+/// `options.max_seq_len` is the most that will be asked for.
+///
+/// # Errors
+/// When the device, a tensor or the memory is not as it must be.
+pub fn load_cuda(
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    options: &LoadOptions,
+    device: &CudaDevice,
+    compile: &CompileSettings,
+) -> Result<CudaModel<NvidiaGpu>, LoadError> {
+    let gpu = NvidiaGpu::new(device, compile)?;
+    let description = format!("{} (cuda:{}), {}", device.name, device.ordinal, gpu.origin());
+    CudaModel::load(gpu, description, spec, tensors, options)
+}
+
+impl<G: Gpu> CudaModel<G> {
+    /// Loads a checkpoint onto `gpu` and takes the largest step there can be.
+    ///
+    /// # Errors
+    /// As [`load_cuda`].
+    pub fn load(
+        gpu: G,
+        description: String,
+        spec: &ModelSpec,
+        tensors: &dyn TensorSource,
+        options: &LoadOptions,
+    ) -> Result<Self, LoadError> {
+        let config = DecoderConfig {
+            blocks: warm_up_blocks(options),
+            block_size: options.block_size,
+            kv_dtype: options.kv_dtype.map_or_else(|| default_kv_dtype(spec, tensors), Ok)?,
+            max_step_tokens: options.max_step_tokens,
+            max_seqs: options.max_seqs,
+            max_seq_len: options.max_seq_len,
+            max_logit_rows: MAX_LOGIT_ROWS,
+        };
+        let decoder = Decoder::new(CudaBackend::new(gpu), spec, tensors, config)?;
+        let mut executor = ModelExecutor::new(decoder);
+        for step in largest_steps(options) {
+            take(&mut executor, &step)?;
+        }
+        executor.decoder.backend().gpu().synchronize()?;
+        Ok(Self { executor, description })
+    }
+
+    /// The device and where its kernels came from, for people.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// Bytes that the KV cache may take when all of this process may have `fraction` of the device's memory.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    pub fn free_bytes(&self, fraction: f32) -> Result<u64, LoadError> {
+        let memory = self.executor.decoder.backend().gpu().memory_info()?;
+        let allowed = (memory.total as f64 * f64::from(fraction.clamp(0.0, 1.0))) as usize;
+        let used = memory.total.saturating_sub(memory.free);
+        // The cache of the largest step goes when the other comes.
+        let own = self.executor.decoder.cache_bytes();
+        let free =
+            (allowed + own).saturating_sub(used + RESERVE).min((memory.free + own).saturating_sub(RESERVE));
+        Ok(free as u64)
+    }
+
+    /// Allocates the KV cache.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn with_cache(mut self, blocks: usize, max_seq_len: usize) -> Result<Box<dyn Executor>, LoadError> {
+        self.executor.decoder.resize_cache(blocks, max_seq_len)?;
+        Ok(Box::new(self.executor))
+    }
+}
+
+/// Each sequence of the largest step has blocks of its own.
+fn warm_up_blocks(options: &LoadOptions) -> usize {
+    options.max_step_tokens.div_ceil(options.block_size) + options.max_seqs
+}
+
+fn take<B: Backend>(executor: &mut ModelExecutor<B>, step: &Batch) -> Result<(), LoadError> {
+    let mut result = StepResult::default();
+    executor.launch(step).and_then(|()| executor.collect(&mut result)).map_err(|error| match error {
+        ExecutorError::Kernel(error) => LoadError::Kernel(error),
+        ExecutorError::Batch(message) => LoadError::WarmUp(message),
+    })
+}
+
+/// What may need most memory: a step full of prompts, and steps of many and of few sequences as long as any.
+fn largest_steps(options: &LoadOptions) -> impl Iterator<Item = Batch> {
+    let most = options.max_seqs.clamp(1, options.max_step_tokens.max(1));
+    let counts = std::iter::successors(Some(most), |count| (*count > 1).then_some(count / 2));
+    std::iter::once(prompts(options)).chain(counts.map(|count| decodes(options, count)))
+}
+
+/// As many tokens as a step may have, of as many sequences, a token drawn for each.
+fn prompts(options: &LoadOptions) -> Batch {
+    let tokens = options.max_step_tokens;
+    let seqs = options.max_seqs.clamp(1, tokens.max(1));
+    let mut batch = Batch { cu_q: vec![0], block_offsets: vec![0], ..Batch::default() };
+    for seq in 0..seqs {
+        push_prompt(&mut batch, tokens / seqs + usize::from(seq < tokens % seqs), options.block_size);
+    }
+    batch
+}
+
+/// The last token of `count` sequences of the greatest length. All of their blocks are the first one: what is read does
+/// not matter.
+fn decodes(options: &LoadOptions, count: usize) -> Batch {
+    let last = options.max_seq_len.saturating_sub(1);
+    let blocks = options.max_seq_len.div_ceil(options.block_size).max(1);
+    let mut batch = Batch { cu_q: vec![0], block_offsets: vec![0], ..Batch::default() };
+    for _ in 0..count {
+        batch.ids.push(0);
+        batch.positions.push(last as u32);
+        batch.slots.push((last % options.block_size) as u32);
+        batch.rope_len.push(last as u32 + 1);
+        batch.block_tables.resize(batch.block_tables.len() + blocks, 0);
+        end_sequence(&mut batch, last + 1);
+    }
+    batch
+}
+
+/// Closes the sequence whose tokens and blocks were pushed, and draws a token for it.
+fn end_sequence(batch: &mut Batch, kv_len: usize) {
+    let params = SampleParams { seed: Some(0), top_n: 1, ..SampleParams::default() };
+    batch.block_offsets.push(batch.block_tables.len() as u32);
+    batch.cu_q.push(batch.ids.len() as u32);
+    batch.kv_len.push(kv_len as u32);
+    batch.samples.push(Sample {
+        row: batch.ids.len().saturating_sub(1) as u32,
+        params: Arc::new(params),
+        history: Range::default(),
+        prompt_len: kv_len,
+        draw: 0,
+        surprise: 0.0,
+        banned: None,
+        mask: None,
+    });
+}
+
+/// Appends a prompt of `len` tokens in blocks of its own.
+fn push_prompt(batch: &mut Batch, len: usize, block_size: usize) {
+    let first_block = batch.block_tables.len();
+    for position in 0..len as u32 {
+        batch.ids.push(0);
+        batch.positions.push(position);
+        batch.slots.push((first_block * block_size) as u32 + position);
+        batch.rope_len.push(position + 1);
+    }
+    let blocks = first_block..first_block + len.div_ceil(block_size);
+    batch.block_tables.extend(blocks.map(|block| block as u32));
+    end_sequence(batch, len);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_step_fills_every_limit_and_its_blocks_suffice() {
+        for (tokens, seqs) in [(64, 16), (70, 16), (5, 16), (33, 1)] {
+            let options = LoadOptions {
+                threads: 1,
+                block_size: 16,
+                blocks: 0,
+                max_step_tokens: tokens,
+                max_seqs: seqs,
+                max_seq_len: 128,
+                kv_dtype: None,
+            };
+            let batch = prompts(&options);
+            assert_eq!((batch.tokens(), batch.seqs()), (tokens, seqs.min(tokens)));
+            assert_eq!(batch.samples.len(), batch.seqs());
+            assert!(batch.block_tables.len() <= warm_up_blocks(&options));
+            let mut slots = batch.slots.clone();
+            slots.sort_unstable();
+            slots.dedup();
+            assert_eq!(slots.len(), tokens, "no two tokens share a slot");
+            assert!(batch.samples.iter().zip(&batch.cu_q[1..]).all(|(sample, end)| sample.row + 1 == *end));
+            let counts: Vec<usize> = largest_steps(&options).skip(1).map(|step| step.seqs()).collect();
+            assert_eq!(counts.first(), Some(&seqs.min(tokens)));
+            assert_eq!(counts.last(), Some(&1));
+        }
+    }
+}

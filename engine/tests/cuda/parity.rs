@@ -1,0 +1,129 @@
+//! The engine on a CUDA device against the engine on the CPU.
+
+use weirgate_kernels::cuda::CudaBackend;
+use weirgate_types::{GenerateRequest, Selection};
+
+use crate::gpu;
+use crate::real::{Engine, Generated, Model, Results, Rng, Setup, greedy};
+
+fn exact(model: &Model, setup: Setup) -> Engine {
+    Engine::start_on(CudaBackend::deterministic(gpu()), model, setup)
+}
+
+/// Prompts of several lengths, two of which share their start; greedy, and one drawn.
+fn requests(vocab: usize, max_new_tokens: u32) -> Vec<GenerateRequest> {
+    let mut rng = Rng(41);
+    let shared = rng.tokens(18, vocab);
+    let mut requests: Vec<GenerateRequest> = [1, 5, 40, 23]
+        .into_iter()
+        .zip(0..)
+        .map(|(len, id)| {
+            let mut prompt = if id % 2 == 1 { shared.clone() } else { Vec::new() };
+            prompt.extend(rng.tokens(len, vocab));
+            greedy(id, prompt, max_new_tokens)
+        })
+        .collect();
+    if let Some(last) = requests.last_mut() {
+        last.sampling.selection = Selection::Random { seed: 9 };
+        last.sampling.top_k = 30;
+        last.sampling.repetition_penalty = 1.2;
+    }
+    requests
+}
+
+/// The same tokens, and log-probabilities that rounding alone tells apart.
+fn assert_parity(expected: &Results, found: &Results, what: &str, bound: f32) {
+    assert_eq!(expected.len(), found.len(), "{what}");
+    for (key, Generated { tokens, finish, .. }) in expected {
+        let other = &found[key];
+        let ids = |tokens: &[(u32, u32)]| -> Vec<u32> { tokens.iter().map(|(token, _)| *token).collect() };
+        assert_eq!(ids(tokens), ids(&other.tokens), "{what}: request {key:?}");
+        assert_eq!(*finish, other.finish, "{what}: request {key:?}");
+        for (&(_, want), &(_, got)) in tokens.iter().zip(&other.tokens) {
+            let (want, got) = (f32::from_bits(want), f32::from_bits(got));
+            assert!((want - got).abs() < bound, "{what}: log-probability {got}, on the CPU {want}");
+        }
+    }
+}
+
+fn check(name: &str) {
+    let model = Model::tiny(name);
+    let requests = requests(model.spec.vocab_size, 16);
+    // Small steps, so that prompts are cut; few blocks, so that somebody is preempted.
+    let setup = Setup { threads: 1, blocks: 64, step_tokens: 24, ..Setup::default() };
+    let cpu = Engine::start(&model, setup);
+    let expected = cpu.run(&requests);
+    cpu.finish();
+    // Activations in front of bf16 weights have 16 bits, or 17 by their rounding.
+    let bound = if name.ends_with("bf16") { 5e-3 } else { 1e-3 };
+    let cuda = exact(&model, setup);
+    assert_parity(&expected, &cuda.run(&requests), name, bound);
+    cuda.finish();
+    if name.ends_with("16") {
+        // With tensor cores for prompts, which round activations where weights and cache have 16 bits.
+        let cuda = Engine::start_on(CudaBackend::new(gpu()), &model, setup);
+        assert_parity(&expected, &cuda.run(&requests), name, 0.05);
+        cuda.finish();
+    }
+}
+
+#[test]
+fn llama() {
+    check("llama");
+}
+
+#[test]
+fn llama_in_bf16() {
+    check("llama-bf16");
+}
+
+#[test]
+fn llama_in_f16() {
+    check("llama-f16");
+}
+
+#[test]
+fn sliding_windows_and_qk_norm() {
+    check("gemma3");
+}
+
+#[test]
+fn soft_caps() {
+    check("gemma2");
+}
+
+#[test]
+fn biases_in_bf16() {
+    check("qwen2-bf16");
+}
+
+#[test]
+fn rotary_tables_that_depend_on_length() {
+    check("phi3-longrope");
+}
+
+#[test]
+fn qk_norm() {
+    check("qwen3");
+}
+
+/// Alone, together and preempted, in bits: the batch changes nothing.
+#[test]
+fn batch_invariance() {
+    let model = Model::tiny("llama-bf16");
+    // Long enough for more blocks than there are.
+    let requests = requests(model.spec.vocab_size, 36);
+    let mut alone = Results::new();
+    for request in &requests {
+        let engine =
+            exact(&model, Setup { blocks: 64, step_tokens: 64, prefix_cache: false, ..Setup::default() });
+        alone.extend(engine.run(std::slice::from_ref(request)));
+        engine.finish();
+    }
+    let engine = exact(&model, Setup { blocks: 7, step_tokens: 48, ..Setup::default() });
+    let together = engine.run(&requests);
+    assert!(engine.finish().preemptions > 0, "nobody was preempted");
+    for (key, sequence) in &alone {
+        assert_eq!(sequence.tokens, together[key].tokens, "request {key:?}");
+    }
+}

@@ -1,0 +1,14 @@
+//! The whole engine on a real GPU: its tokens are the CPU device's. No part of `cargo test`: it needs a GPU
+//! (`make gpu-check`).
+#![allow(clippy::panic)]
+
+#[path = "cuda/parity.rs"]
+mod parity;
+mod real;
+
+use weirgate_kernels::cuda::driver::{CompileSettings, Device, DeviceChoice, NvidiaGpu};
+
+fn gpu() -> NvidiaGpu {
+    let Ok(Device::Cuda(found)) = Device::choose(DeviceChoice::Cuda(0)) else { panic!("no GPU") };
+    NvidiaGpu::new(&found, &CompileSettings::default()).unwrap_or_else(|error| panic!("{error}"))
+}

@@ -1,0 +1,200 @@
+"""The steps of `check.py`: each returns what it found, or raises."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import model
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass
+class Context:
+    """What the steps share."""
+
+    device: str
+    work: Path
+    dry: bool
+    shape: model.Shape = field(init=False)
+
+    def __post_init__(self):
+        self.shape = model.TINY if self.dry else model.LLAMA_8B
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.work / "model"
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"HOME": str(self.work)}
+
+    def program(self, name: str) -> str:
+        return str(self.work / "bin" / name)
+
+    def run(self, command: list[str], timeout: float) -> str:
+        """Standard output; what else was said is part of the error."""
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=self.environment(), cwd=self.work
+        )
+        if run.returncode:
+            raise RuntimeError(f"{command[0]} ended with {run.returncode}:\n{(run.stdout + run.stderr)[-3000:]}")
+        return run.stdout
+
+
+def tests(context: Context, name: str, timeout: float) -> dict:
+    """A test program of ours, one test at a time: each takes the GPU."""
+    output = context.run([context.program(name), "--test-threads=1"], timeout)
+    line = next(line for line in output.splitlines() if line.startswith("test result:"))
+    words = line.replace(";", "").split()
+    return {"passed": int(words[words.index("passed") - 1]), "failed": int(words[words.index("failed") - 1])}
+
+
+def ops(context: Context) -> dict:
+    """Every op against float64 references."""
+    return {"skipped": "needs a GPU"} if context.dry else tests(context, "gpu-ops", 150)
+
+
+def parity(context: Context) -> dict:
+    """Greedy tokens of the engine on the GPU against the engine on the CPU."""
+    return {"skipped": "needs a GPU"} if context.dry else tests(context, "gpu-parity", 150)
+
+
+def ceilings(context: Context) -> dict:
+    tiny = ["--tiny"] if context.dry else []
+    return json.loads(context.run([sys.executable, str(HERE / "ceilings.py"), *tiny], 120))
+
+
+def speed(context: Context) -> dict:
+    """Our ops alone, by name."""
+    output = context.run([context.program("gpu-speed"), *(["--tiny"] if context.dry else [])], 120)
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    if not rows:
+        raise RuntimeError(f"nothing was measured: {output}")
+    return {row.pop("name"): row for row in rows}
+
+
+def checkpoint(context: Context) -> dict:
+    begun = time.perf_counter()
+    model.write(context.checkpoint, context.shape, "cpu" if context.dry else "cuda")
+    size = (context.checkpoint / "model.safetensors").stat().st_size
+    return {"bytes": size, "seconds": time.perf_counter() - begun}
+
+
+def engine(context: Context, prompt: int, output: int, extra: list[str]) -> dict:
+    """The engine itself: one sequence of `prompt` tokens, then `output` tokens."""
+    report = context.work / "engine.json"
+    command = [context.program("weirgate-benchmark"), "engine", "--model-id", str(context.checkpoint)]
+    command += ["--device", context.device, "-b", "1", "-s", str(prompt), "-d", str(output), "-r", "3", "-w", "1"]
+    context.run([*command, "--no-tui", "--json", str(report), *extra], 120)
+    return json.loads(report.read_text())[0]
+
+
+def decode(context: Context) -> dict:
+    prompt, output = (32, 4) if context.dry else (1024, 64)
+    found = engine(context, prompt, output, [])
+    return {"context": prompt, "step_s": found["decode_step_ms"]["p50"] / 1e3}
+
+
+def decode_4bit(context: Context) -> dict:
+    prompt, output = (32, 4) if context.dry else (1024, 64)
+    found = engine(context, prompt, output, ["--quantize", "q4_0"])
+    return {"context": prompt, "step_s": found["decode_step_ms"]["p50"] / 1e3}
+
+
+def prefill(context: Context) -> dict:
+    prompt = 64 if context.dry else 8192
+    found = engine(context, prompt, 2, ["--max-batch-prefill-tokens", str(prompt)])
+    return {"tokens": prompt, "seconds": found["prefill_ms"]["p50"] / 1e3}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@dataclass
+class Server:
+    url: str
+    # Of the launcher, whose child the router is.
+    pid: int
+    # Seconds from start to ready.
+    ready: float
+
+
+@contextmanager
+def server(context: Context, *flags: str):
+    """A running server."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [context.program("weirgate"), "--port", str(port), "--hostname", "127.0.0.1", "--device", context.device]
+    log = (context.work / "server.log").open("w")
+    begun = time.perf_counter()
+    process = subprocess.Popen([*command, *flags], stdout=log, stderr=log, env=context.environment(), cwd=context.work)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.perf_counter() - begun > 180:
+                    text = (context.work / "server.log").read_text()
+                    raise RuntimeError(f"the server did not start:\n{text[-3000:]}") from None
+                time.sleep(0.05)
+        yield Server(url, process.pid, time.perf_counter() - begun)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def metric(url: str, name: str) -> float:
+    text = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
+    values = [line.split()[-1] for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+    return sum(map(float, values))
+
+
+def load(context: Context, url: str, clients: int, requests: int, prompt: int, output: int) -> dict:
+    report = context.work / "load.json"
+    command = [context.program("weirgate-benchmark"), "load", "--url", url, "--no-tui", "--json", str(report)]
+    command += ["-c", str(clients), "-n", str(requests)]
+    command += ["--prompt-tokens", str(prompt), "--output-tokens", str(output)]
+    context.run(command, 180)
+    return json.loads(report.read_text())["stages"][0]
+
+
+def serve(context: Context) -> dict:
+    """Start to ready, and throughput through HTTP."""
+    clients, prompt, output = (4, 32, 8) if context.dry else (256, 1024, 512)
+    flags = ["--model-id", str(context.checkpoint), "--max-concurrent-requests", str(2 * clients)]
+    with server(context, *flags) as running:
+        stage = load(context, running.url, clients, clients, prompt, output)
+        time.sleep(0.5)
+        used = metric(running.url, "weirgate_kv_blocks_used")
+    kept = ("requests", "succeeded", "output_tokens_per_s", "prompt_tokens_per_s", "seconds", "ttft_ms", "itl_ms")
+    found = {name: stage[name] for name in kept}
+    if stage["succeeded"] != stage["requests"]:
+        raise RuntimeError(f"{stage['succeeded']} of {stage['requests']} requests succeeded: {stage['errors']}")
+    if used:
+        raise RuntimeError(f"{used:.0f} KV blocks are in use although no request is under way")
+    return found | {"ready_s": running.ready}
+
+
+def peer(context: Context) -> dict:
+    """transformers' continuous batching under the same load, given twice the time that four times slower would take."""
+    if context.dry:
+        return {"skipped": "needs a GPU"}
+    command = [sys.executable, str(HERE / "peer.py"), str(context.checkpoint)]
+    command += ["--requests", "256", "--prompt-tokens", "1024", "--output-tokens", "512"]
+    limit = 150
+    try:
+        return json.loads(context.run(command, limit).splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        # Loading counts in its favour here.
+        return {"output_tokens_per_s_below": 256 * 512 / limit}
