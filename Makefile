@@ -6,7 +6,7 @@ PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
         prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-constrained-load \
-        prove-maskbench prove-cuda-emulated prove-schemas prove-fuzz-grammar prove-http prove-templates prove-image openapi \
+        prove-maskbench prove-cuda-emulated prove-schemas prove-fuzz-grammar prove-lora prove-http prove-templates prove-image openapi \
         bench-peer cuda-toolchain cuda-check gpu-bundle gpu-check gpu-sanitize gpu-soak
 
 help: ## this list
@@ -43,7 +43,7 @@ cuda-toolchain: ## nvcc, into .cuda; builds that find it (or NVCC, CUDA_HOME, PA
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-quantization prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-http prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-http prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -80,6 +80,9 @@ prove-fuzz-grammar: ## schemas, regular expressions and Lark grammars under libF
 
 prove-maskbench: setup ## JSON Schema coverage and speed: MaskBench with 32k and 128k tokens
 	tools/prove/maskbench.sh
+
+prove-lora: build setup setup-prove ## 64 requests over 16 adapters in one batch: tokens and throughput
+	tools/prove/lora.sh
 
 prove-templates: build setup-prove ## chat templates against transformers
 	.venv/prove/bin/python tools/templates/prove.py

@@ -110,7 +110,6 @@ impl Model {
     pub fn measure(mut self, plan: &Plan, reporter: &Reporter) -> Result<Vec<BatchReport>> {
         let config = SchedulerConfig {
             limits: self.executor.limits(),
-            weights: 0,
             // Every run computes its prompts.
             prefix_cache: false,
             rope: self.rope,
@@ -175,6 +174,7 @@ impl Run {
                 deadline: None,
                 shift: None,
                 cache_salt: 0,
+                adapter: None,
             };
             let valid = ValidRequest::check(request, &limits);
             scheduler.submit(&valid.map_err(|reason| anyhow::anyhow!("the batch is refused: {reason:?}"))?);

@@ -94,6 +94,7 @@ fn request(id: usize, text: Text, prompt: &[TokenId], answer: &[TokenId]) -> Gen
         deadline: None,
         shift: None,
         cache_salt: 0,
+        adapter: None,
     }
 }
 

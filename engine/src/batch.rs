@@ -2,6 +2,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use weirgate_kernels::SampleParams;
+use weirgate_types::AdapterId;
 
 /// One step's work, as flat host vectors: all that crosses to the executor.
 ///
@@ -19,6 +20,8 @@ pub struct Batch {
     /// `max(base, position + 1)`, where the base is the prompt's length or, for a sequence recomputed because it
     /// grew into another table (LongRoPE), its length then; so it does not depend on how the tokens were cut into steps.
     pub rope_len: Vec<u32>,
+    /// `[S]` the adapter of each sequence.
+    pub adapters: Vec<Option<AdapterId>>,
     /// Whole blocks `(from, to)` to copy before anything else (copy-on-write).
     pub block_copies: Vec<(u32, u32)>,
     /// Tokens to draw.
@@ -76,6 +79,7 @@ impl Batch {
         self.block_tables.clear();
         self.block_offsets.clear();
         self.rope_len.clear();
+        self.adapters.clear();
         self.block_copies.clear();
         self.samples.clear();
         self.history.clear();

@@ -20,6 +20,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
+use weirgate_types::AdapterId;
+
 use crate::lru::LruList;
 
 /// Index of a block in the KV cache.
@@ -28,8 +30,8 @@ pub type BlockId = u32;
 /// Whose prefixes these are: blocks are shared inside a namespace only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Namespace {
-    /// Which weights computed the keys and values (model and adapter).
-    pub weights: u64,
+    /// Which adapter the keys and values were computed with.
+    pub adapter: Option<AdapterId>,
     /// The request's `cache_salt`.
     pub tenant: u64,
 }

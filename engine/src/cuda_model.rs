@@ -154,6 +154,7 @@ fn end_sequence(batch: &mut Batch, kv_len: usize) {
     batch.block_offsets.push(batch.block_tables.len() as u32);
     batch.cu_q.push(batch.ids.len() as u32);
     batch.kv_len.push(kv_len as u32);
+    batch.adapters.push(None);
     batch.samples.push(Sample {
         row: batch.ids.len().saturating_sub(1) as u32,
         params: Arc::new(params),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use weirgate_types::{Finish, RejectReason, StepOutputs, StepStats};
 
+use crate::adapters::Adapters;
 use crate::deadlines::Deadlines;
 use crate::handle::Message;
 use crate::mask_pool::MaskPool;
@@ -29,8 +30,6 @@ pub struct EngineConfig {
     pub max_seqs: usize,
     /// Most requests that wait to be scheduled; more are refused as [`RejectReason::Overloaded`].
     pub max_waiting: usize,
-    /// Names the weights in the prefix cache (model and adapter).
-    pub weights: u64,
     pub prefix_cache: bool,
     pub rope: RopeRule,
     /// Most tokens guessed ahead per sequence and step, from what the sequence itself said before; 0 for none. Changes
@@ -48,7 +47,6 @@ impl Default for EngineConfig {
             max_step_tokens: usize::MAX,
             max_seqs: usize::MAX,
             max_waiting: 4096,
-            weights: 0,
             prefix_cache: true,
             rope: RopeRule::default(),
             speculate: 0,
@@ -121,6 +119,7 @@ struct Engine {
     max_waiting: usize,
     stall_after_steps: Option<u64>,
     deadlines: Deadlines,
+    adapters: Adapters,
     batch: Batch,
     result: StepResult,
     /// Started with the first constrained request.
@@ -144,7 +143,6 @@ impl Engine {
     ) -> Self {
         let scheduler = Scheduler::new(SchedulerConfig {
             limits,
-            weights: config.weights,
             prefix_cache: config.prefix_cache,
             rope: config.rope,
             speculate: config.speculate,
@@ -158,6 +156,7 @@ impl Engine {
             max_waiting: config.max_waiting,
             stall_after_steps: config.stall_after_steps,
             deadlines: Deadlines::default(),
+            adapters: Adapters::default(),
             batch: Batch::default(),
             result: StepResult::default(),
             mask_pool: None,
@@ -197,6 +196,7 @@ impl Engine {
                 self.handle(message);
             }
             self.dispatch_masks();
+            self.adapters.retire(&self.scheduler, self.executor.as_mut());
             match self.mode {
                 Mode::Aborting => return false,
                 Mode::Stopping if self.scheduler.is_idle() => return false,
@@ -226,6 +226,10 @@ impl Engine {
                     self.scheduler.reject(request.id(), RejectReason::EngineStopped);
                     return;
                 }
+                if request.get().adapter.is_some_and(|adapter| !self.adapters.contains(adapter)) {
+                    self.scheduler.reject(request.id(), RejectReason::UnknownAdapter);
+                    return;
+                }
                 if let Some(deadline) = request.get().deadline {
                     let scheduler = &self.scheduler;
                     let live = scheduler.live_requests();
@@ -236,6 +240,7 @@ impl Engine {
                     None => self.scheduler.submit(&request),
                 }
             }
+            Message::Adapter(message) => self.adapters.handle(message, self.executor.as_mut()),
             Message::Mask(answer) => self.scheduler.take_mask(*answer),
             Message::Cancel(id) => self.scheduler.finish(id, Finish::Cancelled),
             Message::CancelSequence(id, index) => {

@@ -1,4 +1,6 @@
-use weirgate_kernels::Sampled;
+use weirgate_kernels::{KernelError, Sampled};
+use weirgate_models::Adapter;
+use weirgate_types::AdapterId;
 
 use crate::Batch;
 
@@ -13,7 +15,7 @@ pub struct StepResult {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ExecutorError {
     #[error(transparent)]
-    Kernel(#[from] weirgate_kernels::KernelError),
+    Kernel(#[from] KernelError),
     #[error("the batch is malformed: {0}")]
     Batch(String),
 }
@@ -41,4 +43,8 @@ pub trait Executor: Send {
     fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError>;
     /// Replaces the contents of `out`.
     fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError>;
+    /// Brings an adapter onto the device, for batches that name it. What fails changes nothing.
+    fn load_adapter(&mut self, id: AdapterId, adapter: &Adapter) -> Result<(), KernelError>;
+    /// Takes it off the device; no batch names it any more.
+    fn unload_adapter(&mut self, id: AdapterId);
 }

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use weirgate_types::{GenerateRequest, RejectReason, RequestId};
+use weirgate_kernels::KernelError;
+use weirgate_models::Adapter;
+use weirgate_types::{AdapterId, GenerateRequest, RejectReason, RequestId};
 
+use crate::adapters::{self, AdapterMessage};
 use crate::stats::Shared;
 use crate::{EngineStats, ExecutorLimits, GrammarSource, MaskAnswer, ValidRequest};
 
@@ -21,6 +24,7 @@ pub(crate) enum Message {
     Mask(Box<MaskAnswer>),
     Cancel(RequestId),
     CancelSequence(RequestId, u32),
+    Adapter(AdapterMessage),
     /// Finish what was accepted, then end.
     Stop,
     /// End everything now.
@@ -84,6 +88,22 @@ impl EngineHandle {
             return Err(RejectReason::EngineStopped);
         }
         Ok(Ticket { id, inbox: self.inbox.clone() })
+    }
+
+    /// Brings an adapter of the engine's model onto its device; requests may name it from the answer on. A channel that
+    /// closes without one: the engine has stopped.
+    pub fn load_adapter(&self, adapter: Arc<Adapter>) -> flume::Receiver<Result<AdapterId, KernelError>> {
+        let (answer, loaded) = flume::bounded(1);
+        self.send(Message::Adapter(AdapterMessage::Load(adapters::next_id(), adapter, answer)));
+        loaded
+    }
+
+    /// No request may name the adapter from now on; the answer comes when those that did have ended and its memory is
+    /// free.
+    pub fn unload_adapter(&self, id: AdapterId) -> flume::Receiver<()> {
+        let (answer, gone) = flume::bounded(1);
+        self.send(Message::Adapter(AdapterMessage::Unload(id, answer)));
+        gone
     }
 
     /// What the engine can hold and do; `max_seq_len` is the longest prompt plus `max_new_tokens` it accepts.

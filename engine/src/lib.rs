@@ -3,6 +3,7 @@
 //! It takes token ids and gives token ids; it knows nothing of HTTP, text or JSON. One engine thread per model:
 //! inbox → [`Scheduler`] → [`Batch`] → [`Executor`] → [`weirgate_types::StepOutputs`].
 
+mod adapters;
 mod batch;
 mod block_pool;
 mod constraint;
@@ -39,4 +40,5 @@ pub use model_executor::{LoadOptions, kv_block_bytes, load, load_cpu};
 pub use scheduler::{Plan, RopeRule, Scheduler, SchedulerConfig, SchedulerStats};
 pub use stats::EngineStats;
 pub use validate::ValidRequest;
+pub use weirgate_kernels::KernelError;
 pub use weirgate_kernels::cuda::driver::{CompileSettings, CudaDevice, Device, DeviceChoice, DeviceError};

@@ -1,8 +1,9 @@
 //! The executor that runs a [`Decoder`], and how a model is loaded into one.
 
 use weirgate_kernels::cpu::CpuBackend;
-use weirgate_kernels::{Backend, DType, KvShape, SampleRow};
-use weirgate_models::{ModelSpec, RopeScaling, TensorSource};
+use weirgate_kernels::{Backend, DType, KernelError, KvShape, SampleRow};
+use weirgate_models::{Adapter, ModelSpec, RopeScaling, TensorSource};
+use weirgate_types::AdapterId;
 
 use crate::decoder::{Decoder, DecoderConfig, LoadError};
 use crate::{Batch, Executor, ExecutorError, ExecutorLimits, RopeRule, StepResult};
@@ -150,5 +151,13 @@ impl<B: Backend> Executor for ModelExecutor<B> {
     fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError> {
         std::mem::swap(out, &mut self.result);
         Ok(())
+    }
+
+    fn load_adapter(&mut self, id: AdapterId, adapter: &Adapter) -> Result<(), KernelError> {
+        self.decoder.load_adapter(id, adapter)
+    }
+
+    fn unload_adapter(&mut self, id: AdapterId) {
+        self.decoder.unload_adapter(id);
     }
 }

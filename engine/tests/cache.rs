@@ -7,7 +7,7 @@ use support::{Rig, Rotary, cached_of, config, expected, limits, request, tokens_
 use weirgate_engine::{
     BlockKey, BlockPool, BlockTable, ExecutorLimits, Namespace, Prefix, RopeClass, Scheduler,
 };
-use weirgate_types::{Finish, GenerateRequest, RequestId};
+use weirgate_types::{AdapterId, Finish, GenerateRequest, RequestId};
 
 const VOCAB: usize = 1000;
 
@@ -130,6 +130,21 @@ fn tenants_do_not_share() {
 }
 
 #[test]
+fn adapters_do_not_share() {
+    let mut rig = rig(16, 4);
+    let known = [AdapterId(1), AdapterId(2)];
+    rig.device.adapters.extend(known);
+    let mut lookup = |id: u64, adapter: Option<AdapterId>| {
+        rig.submit(GenerateRequest { adapter, ..request(id, &prompt(9, 0), 2) });
+        cached_of(&rig.run(), id)
+    };
+    let [one, other] = known.map(Some);
+    let cold = [lookup(0, None), lookup(1, one), lookup(2, other)];
+    let warm = [lookup(3, other), lookup(4, one), lookup(5, None)];
+    assert_eq!((cold, warm), ([Some(0); 3], [Some(8); 3]));
+}
+
+#[test]
 fn blocks_of_different_rotary_tables_are_not_shared() {
     // Beyond 6 tokens every length has its own table; a prompt is computed under its full length.
     let mut rig = Rig::new(limits(64, 4), Rotary::Dynamic(6));
@@ -164,7 +179,7 @@ fn one_class(_: usize) -> RopeClass {
     RopeClass { class: 0, mixed: 0 }
 }
 
-const HOUSE: Namespace = Namespace { weights: 0, tenant: 0 };
+const HOUSE: Namespace = Namespace { adapter: None, tenant: 0 };
 
 fn prefix(namespace: Namespace, tokens: &[u32]) -> Prefix<'_> {
     Prefix { namespace, tokens, class: &one_class }
@@ -192,7 +207,7 @@ fn a_block_is_found_under_its_own_parent_only() {
     assert_eq!(hit(&mut pool, HOUSE, &[1, 2, 3, 4]), 4);
     assert_eq!(hit(&mut pool, HOUSE, &[3, 4, 1, 2]), 0, "both blocks exist, at other places");
     assert_eq!(hit(&mut pool, HOUSE, &[2, 1, 3, 4]), 0, "equal hash, other tokens");
-    for other in [Namespace { weights: 1, ..HOUSE }, Namespace { tenant: 1, ..HOUSE }] {
+    for other in [Namespace { adapter: Some(AdapterId(1)), ..HOUSE }, Namespace { tenant: 1, ..HOUSE }] {
         assert_eq!(hit(&mut pool, other, &[1, 2, 3, 4]), 0);
     }
     pool.release(&mut table);

@@ -19,7 +19,8 @@ fn expected(request: &GenerateRequest, vocab: usize) -> Vec<u32> {
     let mut context = request.prompt.to_vec();
     let mut generated = Vec::new();
     for draw in 0..u64::from(request.stop.max_new_tokens) {
-        let last = *fingerprints(&context, request.prompt.len(), Rotary::Fixed).last().expect("a token");
+        let last =
+            *fingerprints(&context, request.prompt.len(), Rotary::Fixed, None).last().expect("a token");
         let token = next_token(last, Taste::of(request), draw, &[], vocab);
         generated.push(token);
         if request.stop.stop_tokens.contains(&token) {

@@ -4,13 +4,18 @@
 mod support;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{FakeDevice, Rotary, expected, finish_of, limits, request, tokens_of};
+use support::{FakeDevice, MAX_ADAPTERS, Rotary, expected, finish_of, limits, request, tokens_of};
 use weirgate_engine::{
     Batch, EngineConfig, EngineHandle, Executor, ExecutorError, ExecutorLimits, StepResult, Ticket, spawn,
 };
-use weirgate_types::{Finish, GenerateRequest, RejectReason, RequestId, SeqOutput, SeqUpdate, StepOutputs};
+use weirgate_kernels::KernelError;
+use weirgate_models::Adapter;
+use weirgate_types::{
+    AdapterId, Finish, GenerateRequest, RejectReason, RequestId, SeqOutput, SeqUpdate, StepOutputs,
+};
 
 const VOCAB: usize = 1000;
 /// Far beyond what anything here takes; reaching it is a failure.
@@ -42,6 +47,14 @@ impl Executor for Gated {
 
     fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError> {
         self.device.collect(out)
+    }
+
+    fn load_adapter(&mut self, id: AdapterId, adapter: &Adapter) -> Result<(), KernelError> {
+        self.device.load_adapter(id, adapter)
+    }
+
+    fn unload_adapter(&mut self, id: AdapterId) {
+        self.device.unload_adapter(id);
     }
 }
 
@@ -464,4 +477,71 @@ fn no_request_is_lost_between_submit_and_stop() {
         assert!(accepted.iter().all(|id| ends.get(id) == Some(&1)));
         assert_eq!(handle.stats().live_requests, 0);
     }
+}
+
+fn load(handle: &EngineHandle) -> Result<AdapterId, KernelError> {
+    handle.load_adapter(Arc::new(Adapter::default())).recv_timeout(PATIENCE).expect("an answer")
+}
+
+#[test]
+fn requests_with_adapters_are_answered_with_their_own_and_unknown_ones_refused() {
+    let (handle, outputs) = start(EngineConfig::default());
+    let known = load(&handle).expect("room");
+    let asked: Vec<_> = [None, Some(known)]
+        .into_iter()
+        .map(|adapter| GenerateRequest { adapter, ..ask(&handle, 9, 5) })
+        .collect();
+    for asked in &asked {
+        let ticket = submit(&handle, asked);
+        let seen = until_ends(&outputs, 1);
+        drop(ticket);
+        let (tokens, _) = expected(asked, Rotary::Fixed, VOCAB);
+        assert_eq!(tokens_of(&seen, asked.id.0, 0), tokens);
+    }
+    let strange = GenerateRequest { adapter: Some(AdapterId(u64::MAX)), ..ask(&handle, 9, 5) };
+    let ticket = submit(&handle, &strange);
+    let seen = until_ends(&outputs, 1);
+    assert!(
+        matches!(&seen[..], [SeqOutput { update: SeqUpdate::Rejected(RejectReason::UnknownAdapter), .. }]),
+        "{seen:?}"
+    );
+    drop(ticket);
+}
+
+#[test]
+fn an_adapter_in_use_leaves_with_its_last_sequence() {
+    let (handle, outputs, gate) = start_gated(EngineConfig::default(), false);
+    let id = load(&handle).expect("room");
+    let asked = GenerateRequest { adapter: Some(id), n: 2, ..ask(&handle, 5, 6) };
+    let ticket = submit(&handle, &asked);
+    gate.wait_for_step();
+    let gone = handle.unload_adapter(id);
+    let late = GenerateRequest { adapter: Some(id), ..ask(&handle, 5, 6) };
+    let _refused = submit(&handle, &late);
+    gate.let_one_pass();
+    gate.wait_for_step();
+    assert!(gone.try_recv().is_err(), "the adapter is in use");
+    gate.open();
+    let seen = until_ends(&outputs, 3);
+    gone.recv_timeout(PATIENCE).expect("an answer");
+    let (tokens, _) = expected(&asked, Rotary::Fixed, VOCAB);
+    assert_eq!([0, 1].map(|index| tokens_of(&seen, asked.id.0, index)), [tokens.clone(), tokens]);
+    let rejected = seen.iter().find(|output| output.request == late.id).map(|output| &output.update);
+    assert!(matches!(rejected, Some(SeqUpdate::Rejected(RejectReason::UnknownAdapter))), "{rejected:?}");
+    drop(ticket);
+}
+
+#[test]
+fn a_device_without_room_refuses_an_adapter_and_goes_on() {
+    let (handle, outputs) = start(EngineConfig::default());
+    let ids: Vec<_> = (0..MAX_ADAPTERS).map(|_| load(&handle).expect("room")).collect();
+    assert!(matches!(load(&handle), Err(KernelError::OutOfMemory { .. })));
+    handle.unload_adapter(ids[0]).recv_timeout(PATIENCE).expect("an answer");
+    let next = load(&handle).expect("room again");
+    assert!(!ids.contains(&next), "no id comes back");
+    let asked = GenerateRequest { adapter: Some(next), ..ask(&handle, 9, 5) };
+    let ticket = submit(&handle, &asked);
+    let seen = until_ends(&outputs, 1);
+    assert_eq!(tokens_of(&seen, asked.id.0, 0), expected(&asked, Rotary::Fixed, VOCAB).0);
+    drop(ticket);
 }

@@ -83,6 +83,7 @@ impl Runner {
             batch.block_tables.extend((0..blocks).map(|index| Self::block(piece.seq, index)));
             batch.cu_q.push(batch.ids.len() as u32);
             batch.kv_len.push(piece.tokens.len() as u32);
+            batch.adapters.push(None);
             batch.block_offsets.push(batch.block_tables.len() as u32);
         }
         self.decoder.forward(&batch).unwrap();

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use support::{Rig, Rng, Rotary, config, expected, expected_scores, request};
 use weirgate_engine::{BlockPool, ExecutorLimits, Scheduler, SchedulerConfig};
-use weirgate_types::{Finish, GenerateRequest, Logprobs, Selection, SeqOutput, SeqUpdate, StopRules};
+use weirgate_types::{
+    AdapterId, Finish, GenerateRequest, Logprobs, Selection, SeqOutput, SeqUpdate, StopRules,
+};
 
 const TRACES: u64 = 40_000;
 
@@ -59,6 +61,9 @@ struct Trace {
     mixed_prefill_tokens: usize,
     arrivals: Vec<Arrival>,
 }
+
+/// Of the requests; some have none.
+const ADAPTERS: [AdapterId; 2] = [AdapterId(1), AdapterId(2)];
 
 fn random_trace(seed: u64) -> Trace {
     let rng = &mut Rng(seed);
@@ -123,6 +128,7 @@ fn random_request(id: u64, roots: &[Vec<u32>], longest: usize, rng: &mut Rng) ->
     request.stop = StopRules { max_new_tokens, min_new_tokens: rng.range(0, 4) as u32, stop_tokens };
     request.logprobs = Logprobs { top_n: 0, prompt: rng.chance(15) };
     request.cache_salt = u64::from(rng.chance(15));
+    request.adapter = ADAPTERS.get(rng.range(0, 3)).copied();
     request
 }
 
@@ -160,7 +166,8 @@ impl<'a> Run<'a> {
                 Box::new(|key| u64::from(key.tokens.iter().sum::<u32>() % 4)),
             ),
         };
-        let rig = Rig::with(trace.limits, trace.rotary, Scheduler::with_pool(config, pool));
+        let mut rig = Rig::with(trace.limits, trace.rotary, Scheduler::with_pool(config, pool));
+        rig.device.adapters.extend(ADAPTERS);
         Self { trace, rig, seen: HashMap::new(), step: 0, abandoned: 0 }
     }
 

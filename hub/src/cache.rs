@@ -20,6 +20,7 @@ use crate::Snapshot;
 use crate::client::Etag;
 use crate::error::HubError;
 use crate::id::{Commit, FileName, ModelId, Revision};
+use crate::select::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 
 /// The part of the cache that belongs to one model.
 pub(crate) struct RepoCache {
@@ -142,6 +143,9 @@ impl RepoCache {
 /// The first file that a server needs and `folder` lacks. Interrupted downloads leave such folders behind.
 fn missing_file(folder: &Path) -> Result<Option<String>, HubError> {
     let has = |name: &str| folder.join(name).is_file();
+    if !has("config.json") && has(ADAPTER_CONFIG) {
+        return Ok((!has(ADAPTER_WEIGHTS)).then(|| ADAPTER_WEIGHTS.to_owned()));
+    }
     if !has("config.json") {
         return Ok(Some("config.json".to_owned()));
     }

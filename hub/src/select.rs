@@ -5,6 +5,10 @@ use serde::Deserialize;
 use crate::error::HubError;
 use crate::id::{FileName, ModelId};
 
+/// What a repository of a LoRA adapter has in place of a model's files.
+pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+
 /// One entry of the hub's listing.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Sibling {
@@ -19,12 +23,16 @@ pub(crate) struct Wanted {
     pub size: Option<u64>,
 }
 
-/// Settings, tokenizer, templates and safetensors at the top of the repository; weights last, as they take longest.
+/// Settings, tokenizer, templates and safetensors at the top of the repository; weights last, as they take longest. Of an
+/// adapter, its two files.
 ///
 /// # Errors
 /// [`HubError::MissingFile`] without a config.json, [`HubError::NoWeights`] without safetensors.
 pub(crate) fn wanted_files(id: &ModelId, siblings: &[Sibling]) -> Result<Vec<Wanted>, HubError> {
     let names: Vec<&str> = siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
+    if !names.contains(&"config.json") && names.contains(&ADAPTER_CONFIG) {
+        return adapter_files(id, siblings, &names);
+    }
     if !names.contains(&"config.json") {
         return Err(HubError::MissingFile { id: id.clone(), file: "config.json" });
     }
@@ -48,6 +56,18 @@ pub(crate) fn wanted_files(id: &ModelId, siblings: &[Sibling]) -> Result<Vec<Wan
         return Err(HubError::NoWeights { id: id.clone(), found: other_weights(&names) });
     }
     Ok(files)
+}
+
+/// The two files of an adapter, in the order in which a model's come.
+fn adapter_files(id: &ModelId, siblings: &[Sibling], names: &[&str]) -> Result<Vec<Wanted>, HubError> {
+    if !names.contains(&ADAPTER_WEIGHTS) {
+        return Err(HubError::NoWeights { id: id.clone(), found: other_weights(names) });
+    }
+    let of = |name: &str| {
+        let sibling = siblings.iter().find(|sibling| sibling.rfilename == name)?;
+        Some(Wanted { name: FileName::parse(name)?, size: sibling.size })
+    };
+    Ok([ADAPTER_CONFIG, ADAPTER_WEIGHTS].into_iter().filter_map(of).collect())
 }
 
 enum Kind {

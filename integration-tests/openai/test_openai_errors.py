@@ -36,7 +36,7 @@ CASES = {
     "batch": (TEXT, {"prompt": ["a"] * 5}, 422, 400, "batch size exceeded", "prompt", None,
               "Number of prompts exceeds the maximum allowed batch size of 4"),
     "adapter": (TEXT, {"prompt": "a", "adapter_id": "x"}, 422, 400, "validation", "adapter_id", None,
-                "Input validation error: adapter_id: adapter \"x\" is not loaded"),
+                "Input validation error: `adapter_id` \"x\" is not loaded"),
 }
 
 

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use weirgate_kernels::cpu::{CpuBackend, CpuBuf, Isa, KvCache, Matrix, Step};
 use weirgate_kernels::{
-    Activation, AttentionParams, Backend, BlockType, DType, KvShape, StepInputs, WeightType, WeightView,
+    Activation, AttentionParams, Backend, BlockType, DType, KvShape, NO_ADAPTER, StepInputs, WeightType,
+    WeightView,
 };
 
 const HIDDEN: usize = 896;
@@ -179,6 +180,7 @@ fn sequences(device: &mut CpuBackend, seqs: usize, queries: usize, context: usiz
         block_tables: &(0..shape.blocks as u32).collect::<Vec<_>>(),
         block_offsets: &(0..=seqs).map(|s| (s * per_seq) as u32).collect::<Vec<_>>(),
         rope: &[],
+        adapters: &vec![NO_ADAPTER; seqs],
     };
     device.upload(&mut step, &inputs).unwrap();
     (device.kv_cache(shape).unwrap(), step)

@@ -11,7 +11,7 @@ use half::bf16;
 use weirgate_kernels::cuda::driver::{CompileSettings, Device, DeviceChoice, NvidiaGpu};
 use weirgate_kernels::cuda::{CudaBackend, Emulator, Gpu};
 use weirgate_kernels::{
-    AttentionParams, Backend, BlockType, DType, KvShape, StepInputs, WeightType, WeightView,
+    AttentionParams, Backend, BlockType, DType, KvShape, NO_ADAPTER, StepInputs, WeightType, WeightView,
 };
 
 /// Timed runs of each op.
@@ -221,6 +221,7 @@ fn attention<G: Timed>(
             block_tables: &tables,
             block_offsets: &offsets,
             rope: &[(&angles[..seqs * now * head_dim / 2], &zeros[..seqs * now * head_dim / 2])],
+            adapters: &vec![NO_ADAPTER; seqs],
         };
         device.upload(&mut step, &inputs).unwrap();
         let mut qkv = buffer(device, 3, seqs * now * width);

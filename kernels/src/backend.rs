@@ -22,6 +22,23 @@ pub struct StepInputs<'a> {
     pub block_offsets: &'a [u32],
     /// One `(cos, sin)` pair per rotary table of the model, each `[T, rotary_dim / 2]`, already scaled.
     pub rope: &'a [(&'a [f32], &'a [f32])],
+    /// `[S]` the slot of each sequence's adapter; [`NO_ADAPTER`] where it has none.
+    pub adapters: &'a [u32],
+}
+
+/// The slot of a sequence without an adapter.
+pub const NO_ADAPTER: u32 = u32::MAX;
+
+/// What an adapter adds to some rows of a matrix: `scale · b · a`.
+#[derive(Debug, Clone, Copy)]
+pub struct LowRankView<'a> {
+    /// The first of the rows; there are as many as `b` has.
+    pub first: usize,
+    pub scale: f32,
+    /// `[rank, cols]`, of floats.
+    pub a: WeightView<'a>,
+    /// `[rows, rank]`, of floats.
+    pub b: WeightView<'a>,
 }
 
 /// Shape of a paged KV cache. Keys and values of one layer are each `[blocks, kv_heads, block_size, head_dim]`.
@@ -86,6 +103,8 @@ pub trait Backend: Send + 'static {
     type KvCache: Send;
     /// One step's [`StepInputs`] on the device.
     type Step: Send;
+    /// What adapters add to one matrix, by slot.
+    type LowRanks: Send;
 
     /// A zeroed activation buffer of `len` elements.
     fn buffer(&self, len: usize) -> Result<Self::Buf>;
@@ -96,6 +115,17 @@ pub trait Backend: Send + 'static {
     fn kv_cache(&self, shape: KvShape) -> Result<Self::KvCache>;
     /// Room for the inputs of a step of up to `tokens` tokens, `seqs` sequences and `blocks` block-table entries.
     fn step_buffers(&self, tokens: usize, seqs: usize, blocks: usize) -> Result<Self::Step>;
+
+    /// No adapter's additions yet to a matrix of `rows` rows and `cols` columns.
+    fn low_ranks(&self, rows: usize, cols: usize) -> Result<Self::LowRanks>;
+    /// Replaces what the adapter in slot `slot` adds by `parts`, which are in the order of their rows and share none; no
+    /// parts: nothing. What fails changes nothing.
+    fn set_low_rank(
+        &mut self,
+        changes: &mut Self::LowRanks,
+        slot: usize,
+        parts: &[LowRankView<'_>],
+    ) -> Result<()>;
 
     /// Brings one step's inputs to the device.
     fn upload(&mut self, step: &mut Self::Step, inputs: &StepInputs<'_>) -> Result<()>;
@@ -130,6 +160,15 @@ pub trait Backend: Send + 'static {
         w: &Self::Matrix,
         bias: Option<&Self::Buf>,
         rows: usize,
+    ) -> Result<()>;
+    /// `out[t] += scale · b · (a · x[t])` for each part of what the adapter of token `t`'s sequence adds to the matrix
+    /// behind `changes`; nothing where it has none. `x` `[T, cols]`, `out` `[T, rows]`, both of that matrix.
+    fn add_low_rank(
+        &mut self,
+        out: &mut Self::Buf,
+        x: &Self::Buf,
+        changes: &Self::LowRanks,
+        step: &Self::Step,
     ) -> Result<()>;
     /// RMSNorm of each head in place, for the query heads with `q_weight` and the key heads with `k_weight`
     /// (`[head_dim]` each), in `qkv` `[T, (q + 2 kv) * head_dim]`.

@@ -35,6 +35,7 @@ pub(crate) fn check_inputs(op: &'static str, inputs: &StepInputs<'_>) -> Result<
     check(op, "slots", inputs.slots.len(), tokens)?;
     check(op, "cu_q", inputs.cu_q.len(), seqs + 1)?;
     check(op, "block_offsets", inputs.block_offsets.len(), seqs + 1)?;
+    check(op, "adapters", inputs.adapters.len(), seqs)?;
     check(op, "first of cu_q", inputs.cu_q[0] as usize, 0)?;
     check(op, "last of cu_q", inputs.cu_q[seqs] as usize, tokens)?;
     check(op, "first of block_offsets", inputs.block_offsets[0] as usize, 0)?;

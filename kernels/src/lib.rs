@@ -11,7 +11,9 @@ mod dtype;
 mod error;
 mod sample;
 
-pub use backend::{Activation, AttentionParams, Backend, HeadCounts, KvShape, StepInputs};
+pub use backend::{
+    Activation, AttentionParams, Backend, HeadCounts, KvShape, LowRankView, NO_ADAPTER, StepInputs,
+};
 pub use dtype::{BlockType, DType, WeightType, WeightView};
 pub use error::KernelError;
 pub use sample::{FilterOrder, FrequencyPenalty, Mirostat, SampleParams, SampleRow, Sampled};

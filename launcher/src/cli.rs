@@ -235,7 +235,7 @@ pub struct LowArgs {
     #[arg(long, env, default_value_t = 4)]
     pub max_client_batch_size: usize,
 
-    /// LoRA adapters to load at start. Not supported yet.
+    /// LoRA adapters to load at start, separated by commas: `id`, `id@revision`, `name=path` or `name=id@revision`; hub ids, folders of PEFT's or .gguf files. Requests name them as `adapter_id` or `model`.
     #[arg(long, env)]
     pub lora_adapters: Option<String>,
 

@@ -10,6 +10,7 @@ use weirgate_router::{
     TraceSettings,
 };
 
+use crate::adapters::{self, AdapterSource};
 use crate::cli::LowArgs;
 use crate::error::{ArgumentError, LauncherError};
 use crate::keys::api_keys;
@@ -32,8 +33,9 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 #[derive(Debug)]
 pub struct Config {
     pub model: ModelSource,
+    pub adapters: Vec<AdapterSource>,
     pub hub: HubSettings,
-    /// For the router; its model location is filled in once the model was found.
+    /// For the router; where its model and its adapters are is filled in once they were found.
     pub router: RouterConfig,
     /// To be logged once logging works.
     pub warnings: Vec<String>,
@@ -68,6 +70,7 @@ impl Config {
         let (watermark_gamma, watermark_delta) = watermark(&args)?;
         check_positive(&args)?;
         let model = model_source(&args)?;
+        let adapters = adapters::sources(args.lora_adapters.as_deref().unwrap_or_default())?;
         let port = vertex::port(env)?.unwrap_or(args.port);
         let compute_type = env("COMPUTE_TYPE").filter(|text| !text.is_empty());
         let residency = Residency {
@@ -102,12 +105,13 @@ impl Config {
             grammar_backend: args.grammar_backend.into(),
             grammar_whitespace: args.grammar_whitespace.into(),
             enable_prefill_logprobs: args.enable_prefill_logprobs,
+            lora_adapters: Vec::new(),
             library: library(args.model_store, args.ollama_models, residency),
             graceful_termination_seconds: args.graceful_termination_timeout,
             watchdog_seconds: args.watchdog_timeout,
             fault_stall_after_steps: args.fault_stall_after_steps,
         };
-        Ok(Self { model, hub, router, warnings })
+        Ok(Self { model, adapters, hub, router, warnings })
     }
 }
 
@@ -124,13 +128,6 @@ fn check_support(args: &LowArgs) -> Result<(), ArgumentError> {
             (None, _) => ArgumentError::NgrokWithoutToken,
             (_, None) => ArgumentError::NgrokWithoutEdge,
             _ => ArgumentError::Ngrok,
-        });
-    }
-    if let Some(adapters) = &args.lora_adapters {
-        let malformed = adapters.split(',').map(str::trim).find(|adapter| adapter.matches('@').count() > 1);
-        return Err(match malformed {
-            Some(adapter) => ArgumentError::LoraFormat { adapter: adapter.to_owned() },
-            None => ArgumentError::Lora,
         });
     }
     let sharded = args.num_shard.is_some_and(|n| n > 1);

@@ -93,8 +93,10 @@ pub enum ArgumentError {
     Ngrok,
     #[error("Invalid LoRA adapter format: {adapter}")]
     LoraFormat { adapter: String },
-    #[error("`lora_adapters` is set, but LoRA adapters are not supported yet")]
-    Lora,
+    #[error("`lora_adapters`: {adapter}: {error}")]
+    LoraId { adapter: String, error: weirgate_hub::IdError },
+    #[error("`lora_adapters`: {} is neither a folder nor a .gguf file", path.display())]
+    LoraPath { path: PathBuf },
     #[error("`{flag}` is `{value}`, which is not supported on the CPU yet; leave `{flag}` out")]
     NotOnCpu { flag: &'static str, value: String },
     #[error("`api_key` cannot be empty")]

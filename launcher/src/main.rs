@@ -1,5 +1,6 @@
 //! `weirgate`: the command people type. It finds the model and keeps the router process alive.
 
+mod adapters;
 mod child;
 mod cli;
 mod config;
@@ -82,7 +83,7 @@ fn serve(typed: Typed) -> Result<u8, LauncherError> {
     if typed.args.env {
         tracing::info!("{}", runtime_info::describe());
     }
-    let Config { model, hub, mut router, warnings } = Config::resolve(typed.args, &variable)?;
+    let Config { model, adapters, hub, mut router, warnings } = Config::resolve(typed.args, &variable)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -93,6 +94,7 @@ fn serve(typed: Typed) -> Result<u8, LauncherError> {
     }
     tracing::info!("{}", table::settings_table(&router));
     check_address(router.listen)?;
+    router.lora_adapters = adapters::locate(adapters, &hub)?;
     let found = model::locate(model, hub)?;
     router.model = found.location;
     router.model_sha = found.sha;

@@ -202,8 +202,8 @@ fn start_up_checks_exit_1_with_the_message_of_the_reference() {
         ),
         (&["--lora-adapters", "a@b@c"], "Invalid argument: Invalid LoRA adapter format: a@b@c"),
         (
-            &["--lora-adapters", "a"],
-            "Invalid argument: `lora_adapters` is set, but LoRA adapters are not supported yet",
+            &["--lora-adapters", "a=./nowhere"],
+            "Invalid argument: `lora_adapters`: ./nowhere is neither a folder nor a .gguf file",
         ),
         (
             &["--quantize", "awq"],

@@ -1,6 +1,7 @@
 //! What a checkpoint is: its architecture as data ([`ModelSpec`]), its tensors ([`TensorSource`]) and its files
 //! ([`ModelFiles`]). No device, no async, no requests.
 
+mod adapter;
 mod arch;
 mod check;
 mod config;
@@ -14,6 +15,7 @@ mod safetensors;
 mod spec;
 mod tensor;
 
+pub use adapter::{Adapter, LayerAdapter, LowRank};
 pub use arch::read_spec;
 pub use error::ModelError;
 pub use files::{Bytes, ModelFiles};

@@ -45,18 +45,35 @@ impl SafetensorsSource {
     /// A missing, truncated or malformed file, a tensor that the index promises and its shard lacks, or a checkpoint
     /// that only has pickled weights.
     pub fn open(files: &ModelFiles) -> Result<Self, ModelError> {
-        let mut source = Self { label: files.label(), shards: Vec::new(), tensors: HashMap::new() };
-        if let Some(bytes) = files.read(SINGLE)? {
-            for (name, entry) in source.add_shard(files.label_of(SINGLE), bytes)? {
-                source.tensors.insert(name, entry);
-            }
+        if let Some(source) = Self::open_file(files, SINGLE)? {
             return Ok(source);
         }
+        let mut source = Self::empty(files);
         let Some(index) = Config::read(files, INDEX)? else {
             return Err(no_weights(files));
         };
         source.open_shards(files, &index)?;
         Ok(source)
+    }
+
+    /// Opens the one file `name`; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// As for [`SafetensorsSource::open`].
+    pub(crate) fn open_file(files: &ModelFiles, name: &str) -> Result<Option<Self>, ModelError> {
+        let Some(bytes) = files.read(name)? else { return Ok(None) };
+        let mut source = Self::empty(files);
+        source.tensors = source.add_shard(files.label_of(name), bytes)?;
+        Ok(Some(source))
+    }
+
+    fn empty(files: &ModelFiles) -> Self {
+        Self { label: files.label(), shards: Vec::new(), tensors: HashMap::new() }
+    }
+
+    /// In no particular order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     fn open_shards(&mut self, files: &ModelFiles, index: &Config) -> Result<(), ModelError> {

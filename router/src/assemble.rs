@@ -14,7 +14,9 @@ use crate::error::RouterError;
 use crate::load::Loaded;
 use crate::metrics::Metrics;
 use crate::residency::Model;
-use crate::service::{Dispatcher, Grammars, Health, Service, Validator, Vocabulary, WorkerPool};
+use crate::service::{
+    AdapterError, Adapters, Dispatcher, Grammars, Health, Service, Validator, Vocabulary, WorkerPool,
+};
 use crate::sizing::BLOCK_SIZE;
 use crate::telemetry::Tracer;
 use crate::tools::ModelForms;
@@ -31,7 +33,7 @@ pub(crate) struct Assembled {
 /// # Errors
 /// When the system cannot start a thread.
 pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assembled, RouterError> {
-    let Loaded { text, executor, rope, sizing, card } = loaded;
+    let Loaded { text, executor, rope, sizing, card, spec } = loaded;
     let engine = EngineConfig {
         max_step_tokens: sizing.max_step_tokens,
         max_seqs: sizing.max_seqs,
@@ -77,6 +79,7 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         )?,
         forms,
         workers: WorkerPool::new("tokenizer", config.validation_workers)?,
+        adapters: Adapters::new(spec, engine.clone()),
         engine,
         dispatcher: Arc::new(Dispatcher::default()),
         permits: Arc::new(Semaphore::new(places)),
@@ -88,6 +91,16 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         patience: Duration::from_secs(limits.max_request_seconds),
         validator,
     };
+    for adapter in &config.lora_adapters {
+        let named = |error: AdapterError| RouterError::Adapter {
+            name: adapter.name.clone(),
+            reason: error.to_string(),
+        };
+        if adapter.name == config.model_id {
+            return Err(named(AdapterError::Name(adapter.name.clone())));
+        }
+        service.adapters.load(&adapter.name, &adapter.path, false).map_err(named)?;
+    }
     let card = card.named(&config.model_id, service.template.text(), service.completion_template.is_some());
     let settings = Arc::new(settings(config, &service.validator));
     let service = Arc::new(service);
@@ -109,6 +122,10 @@ fn grammar_threads() -> usize {
 fn settings(config: &RouterConfig, validator: &Validator) -> Settings {
     Settings {
         profile: config.profile,
+        local: [Some(config.listen), config.ollama_listen]
+            .iter()
+            .flatten()
+            .all(|listen| listen.ip().is_loopback()),
         compute_type: config.compute_type.clone(),
         model_id: config.model_id.clone(),
         model_sha: config.model_sha.clone(),

@@ -49,6 +49,8 @@ pub struct RouterConfig {
     pub grammar_backend: GrammarBackend,
     pub grammar_whitespace: GrammarWhitespace,
     pub enable_prefill_logprobs: bool,
+    /// Loaded beside the model, under their names.
+    pub lora_adapters: Vec<LoraAdapter>,
     /// Models beside the one that is always there; `None`: there are no others.
     pub library: Option<Library>,
     /// After SIGTERM, in-flight requests get this long.
@@ -58,6 +60,14 @@ pub struct RouterConfig {
     pub watchdog_seconds: u64,
     /// Fault injection for tests: the engine thread stops for ever after this many steps.
     pub fault_stall_after_steps: Option<u64>,
+}
+
+/// An adapter of the model's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoraAdapter {
+    pub name: String,
+    /// A folder of PEFT's, or a GGUF file.
+    pub path: PathBuf,
 }
 
 /// Models that are loaded on demand.

@@ -18,6 +18,8 @@ pub enum RouterError {
     /// Limits that contradict each other or do not fit the memory.
     #[error("{0}")]
     Sizing(String),
+    #[error("the adapter '{name}' cannot be loaded: {reason}")]
+    Adapter { name: String, reason: String },
     /// The store of models.
     #[error("the model store cannot be used: {0}")]
     Library(String),

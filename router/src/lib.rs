@@ -31,7 +31,7 @@ use std::time::Duration;
 pub use api::docs::openapi_json;
 pub use config::{
     DeviceSetting, EngineSettings, GrammarBackend, GrammarWhitespace, Library, Limits, LogSettings,
-    ModelLocation, Profile, RopeOverride, RouterConfig, VertexRoutes,
+    LoraAdapter, ModelLocation, Profile, RopeOverride, RouterConfig, VertexRoutes,
 };
 pub use error::RouterError;
 pub use residency::{KeepAlive, Residency};

@@ -44,6 +44,7 @@ pub(crate) struct Loaded {
     pub rope: RopeRule,
     pub sizing: Sizing,
     pub card: Card,
+    pub spec: ModelSpec,
 }
 
 /// Loads the model that `config` names. The small files come first, so that what is wrong with them is said at once.
@@ -83,7 +84,7 @@ pub(crate) fn load_files(config: &RouterConfig, files: &ModelFiles) -> Result<Lo
         Device::Cuda(device) => on_gpu(config, &device, &spec, tensors, &text)?,
     };
     let card = Card::describe(files, &spec, tensors);
-    Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing, card })
+    Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing, card, spec })
 }
 
 /// Sizes come first: the weights will take what they take in the file.

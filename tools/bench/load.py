@@ -36,6 +36,8 @@ def body(seed: int, arguments: argparse.Namespace) -> dict:
         "do_sample": False,
         "ignore_eos": True,
     }
+    if arguments.adapters:
+        parameters["adapter_id"] = arguments.adapters[seed % len(arguments.adapters)]
     return {"inputs": prompt(seed, arguments.prompt_tokens), "parameters": parameters}
 
 
@@ -103,6 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt")
+    parser.add_argument("--adapters", type=lambda names: names.split(","), help="names; each request has the next one")
     arguments = parser.parse_args()
     arguments.requests = arguments.requests or arguments.concurrency
     return arguments

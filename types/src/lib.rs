@@ -8,6 +8,6 @@ mod request;
 
 pub use output::{Finish, RejectReason, SeqOutput, SeqUpdate, StepOutputs, StepStats, TokenOut, Usage};
 pub use request::{
-    ContextShift, FilterOrder, Frequency, GenerateRequest, Logprobs, Mirostat, MirostatVersion, RequestId,
-    SamplingParams, Selection, StopRules, TokenId, Watermark,
+    AdapterId, ContextShift, FilterOrder, Frequency, GenerateRequest, Logprobs, Mirostat, MirostatVersion,
+    RequestId, SamplingParams, Selection, StopRules, TokenId, Watermark,
 };

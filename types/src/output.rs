@@ -127,6 +127,8 @@ pub enum RejectReason {
     TooLong { needed: u64, limit: u64 },
     /// A parameter the API layer should have refused; names the field, the value and the limit.
     InvalidParameter { field: &'static str, value: String, limit: String },
+    /// The request's adapter is not loaded, or no longer.
+    UnknownAdapter,
     /// The engine has stopped.
     EngineStopped,
 }

@@ -8,6 +8,10 @@ pub type TokenId = u32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
+/// Names a loaded adapter of one engine; never given out twice within the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdapterId(pub u64);
+
 /// One prompt to be continued `n` times.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
@@ -28,6 +32,8 @@ pub struct GenerateRequest {
     pub shift: Option<ContextShift>,
     /// The tenant: requests share cached prefixes only with requests of the same salt.
     pub cache_salt: u64,
+    /// The adapter to compute with; `None`: the model alone. They share no cached prefixes.
+    pub adapter: Option<AdapterId>,
 }
 
 /// A sequence that reaches `limit` tokens keeps its first `keep` ones, loses the older half of the others, and goes on

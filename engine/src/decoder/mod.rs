@@ -1,13 +1,17 @@
 //! The one decoder: every supported architecture on every device. What differs between architectures is data
 //! ([`ModelSpec`]); what differs between devices is behind [`Backend`].
 
+mod adapters;
 mod weights;
 
 use weirgate_kernels::{
-    Activation, AttentionParams, Backend, DType, HeadCounts, KvShape, SampleRow, Sampled, StepInputs,
+    Activation, AttentionParams, Backend, DType, HeadCounts, KernelError, KvShape, SampleRow, Sampled,
+    StepInputs,
 };
-use weirgate_models::{ModelSpec, Rope, TensorSource};
+use weirgate_models::{Adapter, ModelSpec, Rope, TensorSource};
+use weirgate_types::AdapterId;
 
+use adapters::Adapters;
 pub use weights::LoadError;
 use weights::{Layer, Linear, Weights};
 
@@ -36,6 +40,7 @@ pub struct Decoder<B: Backend> {
     config: DecoderConfig,
     weights: Weights<B>,
     ropes: Vec<RopeTable>,
+    adapters: Adapters<B>,
     cache: B::KvCache,
     step: B::Step,
     buffers: Buffers<B>,
@@ -105,12 +110,13 @@ impl<B: Backend> Decoder<B> {
         let table_entries = config.max_seqs * config.max_seq_len.div_ceil(config.block_size);
         let step = backend.step_buffers(config.max_step_tokens, config.max_seqs, table_entries)?;
         let buffers = Buffers::new(&backend, spec, &config)?;
+        let adapters = Adapters::new(&backend, spec)?;
         let ropes = spec
             .ropes
             .iter()
             .map(|rope| RopeTable { rope: Rope::new(rope), cos: Vec::new(), sin: Vec::new() })
             .collect();
-        Ok(Self { backend, spec: spec.clone(), config, weights, ropes, cache, step, buffers })
+        Ok(Self { backend, spec: spec.clone(), config, weights, ropes, adapters, cache, step, buffers })
     }
 
     pub fn backend(&self) -> &B {
@@ -139,6 +145,19 @@ impl<B: Backend> Decoder<B> {
 
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// Brings an adapter onto the device, for batches that name it.
+    ///
+    /// # Errors
+    /// What the device says; nothing has changed then.
+    pub fn load_adapter(&mut self, id: AdapterId, adapter: &Adapter) -> Result<(), KernelError> {
+        self.adapters.load(&mut self.backend, id, adapter)
+    }
+
+    /// Takes it off the device; no batch may name it any more.
+    pub fn unload_adapter(&mut self, id: AdapterId) {
+        self.adapters.unload(&mut self.backend, id);
     }
 
     /// Runs the batch's tokens through all layers: fills the KV cache and leaves the hidden states for
@@ -187,20 +206,25 @@ impl<B: Backend> Decoder<B> {
             block_tables: &batch.block_tables,
             block_offsets: &batch.block_offsets,
             rope: &rope,
+            adapters: self.adapters.resolve(&batch.adapters)?,
         };
         Ok(self.backend.upload(&mut self.step, &inputs)?)
     }
 
     /// `hidden += post_norm(attention(norm(hidden)))`.
     fn attention_block(&mut self, index: usize, rows: usize) -> Result<(), ExecutorError> {
-        let Self { backend, spec, weights, cache, step, buffers: b, .. } = self;
+        let Self { backend, spec, weights, adapters, cache, step, buffers: b, .. } = self;
         let (Some(layer), Some(settings)) = (weights.layers.get(index), spec.layers.get(index)) else {
             return Err(ExecutorError::Batch(format!("no layer {index}")));
         };
+        let adapted = adapters.layers.get(index).filter(|_| adapters.any());
         let heads = HeadCounts { q: spec.heads, kv: spec.kv_heads };
         let eps = spec.norm_eps;
         backend.rms_norm(&mut b.normed, &b.hidden, &layer.attn_norm, eps, rows)?;
         apply(backend, &mut b.qkv, &b.normed, &layer.qkv, rows)?;
+        if let Some(adapted) = adapted {
+            backend.add_low_rank(&mut b.qkv, &b.normed, &adapted.qkv, step)?;
+        }
         if let Some((q, k)) = &layer.qk_norm {
             backend.norm_heads(&mut b.qkv, q, k, heads, eps, rows)?;
         }
@@ -213,21 +237,31 @@ impl<B: Backend> Decoder<B> {
         };
         backend.attention(&mut b.attn, &b.qkv, cache, step, index, &params)?;
         apply(backend, &mut b.delta, &b.attn, &layer.output, rows)?;
+        if let Some(adapted) = adapted {
+            backend.add_low_rank(&mut b.delta, &b.attn, &adapted.output, step)?;
+        }
         add_delta(backend, b, layer.post_attn_norm.as_ref(), spec, rows)
     }
 
     /// `hidden += post_norm(down(act(gate) * up))`.
     fn feed_forward_block(&mut self, index: usize, rows: usize) -> Result<(), ExecutorError> {
-        let Self { backend, spec, weights, buffers: b, .. } = self;
+        let Self { backend, spec, weights, adapters, step, buffers: b, .. } = self;
         let Some(layer) = weights.layers.get(index) else {
             return Err(ExecutorError::Batch(format!("no layer {index}")));
         };
+        let adapted = adapters.layers.get(index).filter(|_| adapters.any());
         let Layer { ffn_norm, gate_up, down, post_ffn_norm, .. } = layer;
         backend.rms_norm(&mut b.normed, &b.hidden, ffn_norm, spec.norm_eps, rows)?;
         apply(backend, &mut b.gate_up, &b.normed, gate_up, rows)?;
+        if let Some(adapted) = adapted {
+            backend.add_low_rank(&mut b.gate_up, &b.normed, &adapted.gate_up, step)?;
+        }
         let act = activation(spec.activation);
         backend.gated(&mut b.gated, &b.gate_up, act, rows, spec.intermediate_size)?;
         apply(backend, &mut b.delta, &b.gated, down, rows)?;
+        if let Some(adapted) = adapted {
+            backend.add_low_rank(&mut b.delta, &b.gated, &adapted.down, step)?;
+        }
         add_delta(backend, b, post_ffn_norm.as_ref(), spec, rows)
     }
 

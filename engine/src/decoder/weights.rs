@@ -120,7 +120,7 @@ impl<B: Backend> Loader<'_, B> {
     }
 }
 
-fn weight_view<'a>(tensor: &'a TensorView<'_>) -> WeightView<'a> {
+pub(super) fn weight_view<'a>(tensor: &'a TensorView<'_>) -> WeightView<'a> {
     WeightView {
         dtype: weight_type(tensor.dtype),
         rows: tensor.shape.first().copied().unwrap_or(0),

@@ -56,8 +56,8 @@ use std::sync::Arc;
 
 use weirgate_kernels::{FilterOrder, FrequencyPenalty, Mirostat, SampleParams, Sampled};
 use weirgate_types::{
-    Finish, Frequency, GenerateRequest, MirostatVersion, RejectReason, RequestId, SamplingParams, Selection,
-    SeqOutput, TokenId, TokenOut,
+    AdapterId, Finish, Frequency, GenerateRequest, MirostatVersion, RejectReason, RequestId, SamplingParams,
+    Selection, SeqOutput, TokenId, TokenOut,
 };
 
 use crate::block_pool::{BlockCounts, BlockPool, BlockTable, IntegrityError, Namespace};
@@ -93,8 +93,6 @@ const PREFILL_PER_DECODE: usize = 2;
 pub struct SchedulerConfig {
     /// Of the executor, lowered to what is wanted.
     pub limits: ExecutorLimits,
-    /// Names the weights in the prefix cache (model and adapter).
-    pub weights: u64,
     pub prefix_cache: bool,
     pub rope: RopeRule,
     /// Most tokens guessed ahead per sequence and step; 0 for none.
@@ -128,6 +126,7 @@ struct LiveRequest {
     open: u32,
     /// Sequence 0 has been scheduled.
     started: bool,
+    adapter: Option<AdapterId>,
 }
 
 /// The queues, the sequences and their blocks. See the [module](self) for the policy.
@@ -136,7 +135,6 @@ pub struct Scheduler {
     mixed_prefill_tokens: usize,
     max_seqs: usize,
     vocab: u32,
-    weights: u64,
     prefix_cache: bool,
     rope: RopeRule,
     speculate: usize,
@@ -174,7 +172,6 @@ impl Scheduler {
             mixed_prefill_tokens: config.mixed_prefill_tokens.max(1),
             max_seqs: limits.max_seqs.min(limits.max_step_tokens),
             vocab: limits.vocab_size as u32,
-            weights: config.weights,
             prefix_cache: config.prefix_cache,
             rope: config.rope,
             speculate: config.speculate,
@@ -218,11 +215,14 @@ impl Scheduler {
         self.arrivals += 1;
         self.unstarted += 1;
         let (priority, n) = (request.priority, request.n);
-        self.requests.insert(request.id, LiveRequest { priority, arrival, n, open: n, started: false });
+        self.requests.insert(
+            request.id,
+            LiveRequest { priority, arrival, n, open: n, started: false, adapter: request.adapter },
+        );
         let shared = Arc::new(Request {
             id: request.id,
             prompt: Arc::clone(&request.prompt),
-            namespace: Namespace { weights: self.weights, tenant: request.cache_salt },
+            namespace: Namespace { adapter: request.adapter, tenant: request.cache_salt },
             max_new_tokens: request.stop.max_new_tokens as usize,
             min_new_tokens: request.stop.min_new_tokens as usize,
             stop_tokens: reachable(&request.stop.stop_tokens, self.vocab),
@@ -301,6 +301,11 @@ impl Scheduler {
     /// Whether a sequence of the request has not ended.
     pub fn is_live(&self, request: RequestId) -> bool {
         self.requests.contains_key(&request)
+    }
+
+    /// Whether a live request computes with the adapter.
+    pub fn uses(&self, adapter: AdapterId) -> bool {
+        self.requests.values().any(|live| live.adapter == Some(adapter))
     }
 
     /// Live requests of which nothing was scheduled yet.

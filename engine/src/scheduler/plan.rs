@@ -209,6 +209,7 @@ fn append(sequence: &Sequence, item: &mut Item, draft: &[TokenId], block_size: u
     }
     batch.cu_q.push(batch.ids.len() as u32);
     batch.kv_len.push((end + draft.len()) as u32);
+    batch.adapters.push(sequence.request.namespace.adapter);
     batch.block_tables.extend_from_slice(blocks);
     batch.block_offsets.push(batch.block_tables.len() as u32);
     if end == sequence.len() {

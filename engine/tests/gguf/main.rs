@@ -54,6 +54,7 @@ fn logits(spec: &ModelSpec, tensors: &dyn TensorSource, prompt: &[u32]) -> Vec<f
         rope_len: vec![count; prompt.len()],
         cu_q: vec![0, count],
         kv_len: vec![count],
+        adapters: vec![None],
         block_tables: (0..blocks).collect(),
         block_offsets: vec![0, blocks],
         ..Batch::default()

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use weirgate_kernels::cpu::{CpuBackend, Isa, Matrix};
-use weirgate_kernels::{Backend, BlockType, StepInputs, WeightView};
+use weirgate_kernels::{Backend, BlockType, NO_ADAPTER, StepInputs, WeightView};
 use weirgate_models::{DType, dequantize};
 
 use crate::Rng;
@@ -266,6 +266,7 @@ fn embeddings_are_dequantized() {
                 block_tables: &[0],
                 block_offsets: &[0, 1],
                 rope: &[],
+                adapters: &[NO_ADAPTER],
             };
             device.upload(&mut step, &inputs).unwrap();
             let mut out = device.buffer(4 * weights.cols).unwrap();

@@ -9,7 +9,7 @@ use weirgate_kernels::Backend;
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_models::{ModelFiles, ModelSpec, SafetensorsSource, TensorSource, read_spec};
 use weirgate_testkit::{Definition, RandomCheckpoint};
-use weirgate_types::{Finish, GenerateRequest, RequestId, SeqUpdate, StepOutputs, TokenId};
+use weirgate_types::{Finish, GenerateRequest, RejectReason, RequestId, SeqUpdate, StepOutputs, TokenId};
 
 /// A model to test on: the demo model or a tiny random one.
 pub struct Model {
@@ -117,6 +117,18 @@ impl Engine {
         }
     }
 
+    /// The next request that is refused, and why.
+    pub fn next_rejection(&self) -> (RequestId, RejectReason) {
+        loop {
+            let step = self.outputs.recv().expect("the engine lives");
+            for output in step.outputs {
+                if let SeqUpdate::Rejected(reason) = output.update {
+                    return (output.request, reason);
+                }
+            }
+        }
+    }
+
     /// Submits all at once and waits for all; checks the books afterwards.
     pub fn run(&self, requests: &[GenerateRequest]) -> Results {
         let sequences: usize = requests.iter().map(|request| request.n as usize).sum();
@@ -180,5 +192,6 @@ pub fn greedy(id: u64, prompt: Vec<TokenId>, max_new_tokens: u32) -> GenerateReq
         deadline: None,
         shift: None,
         cache_salt: 0,
+        adapter: None,
     }
 }

@@ -12,9 +12,11 @@ use weirgate_engine::{
     Batch, Executor, ExecutorError, ExecutorLimits, GrammarSource, MaskJob, RopeRule, Sample, Scheduler,
     SchedulerConfig, StepResult, ValidRequest,
 };
-use weirgate_kernels::Sampled;
+use weirgate_kernels::{KernelError, Sampled};
+use weirgate_models::Adapter;
 use weirgate_types::{
-    Finish, GenerateRequest, Logprobs, RequestId, SamplingParams, Selection, SeqOutput, SeqUpdate, StopRules,
+    AdapterId, Finish, GenerateRequest, Logprobs, RequestId, SamplingParams, Selection, SeqOutput, SeqUpdate,
+    StopRules,
 };
 
 /// The finalizer of MurmurHash3 over a combination of both.
@@ -82,12 +84,20 @@ impl Rotary {
     }
 }
 
-const ROOT: u64 = 0x5eed;
+/// What a sequence's first token follows.
+fn root(adapter: Option<AdapterId>) -> u64 {
+    adapter.map_or(0x5eed, |id| mix(0x5eed, id.0))
+}
 
 /// The fingerprints of all prefixes of `tokens`.
-pub fn fingerprints(tokens: &[u32], prompt_len: usize, rotary: Rotary) -> Vec<u64> {
+pub fn fingerprints(
+    tokens: &[u32],
+    prompt_len: usize,
+    rotary: Rotary,
+    adapter: Option<AdapterId>,
+) -> Vec<u64> {
     let classes = rotary.classes(prompt_len, tokens.len());
-    let mut state = ROOT;
+    let mut state = root(adapter);
     tokens
         .iter()
         .zip(classes)
@@ -141,10 +151,15 @@ struct Slot {
     step: u64,
 }
 
+/// As many adapters as the device has room for.
+pub const MAX_ADAPTERS: usize = 3;
+
 /// The device. `run` panics when a batch breaks the contract or a read would see anything but its own prefix.
 pub struct FakeDevice {
     pub limits: ExecutorLimits,
     pub rotary: Rotary,
+    /// Those that are loaded.
+    pub adapters: HashSet<AdapterId>,
     slots: Vec<Option<Slot>>,
     result: StepResult,
     pub steps: u64,
@@ -154,7 +169,8 @@ pub struct FakeDevice {
 impl FakeDevice {
     pub fn new(limits: ExecutorLimits, rotary: Rotary) -> Self {
         let slots = vec![None; limits.blocks * limits.block_size];
-        Self { limits, rotary, slots, result: StepResult::default(), steps: 0, block_copies: 0 }
+        let (adapters, result) = (HashSet::new(), StepResult::default());
+        Self { limits, rotary, adapters, slots, result, steps: 0, block_copies: 0 }
     }
 
     pub fn run(&mut self, batch: &Batch, result: &mut StepResult) {
@@ -193,6 +209,9 @@ impl FakeDevice {
             (0, batch.block_tables.len())
         );
         assert!(batch.block_tables.iter().all(|&block| (block as usize) < self.limits.blocks));
+        assert_eq!(batch.adapters.len(), seqs);
+        let loaded = batch.adapters.iter().flatten().all(|id| self.adapters.contains(id));
+        assert!(loaded, "{:?} of {:?}", batch.adapters, self.adapters);
         assert!(batch.ids.iter().all(|&id| (id as usize) < self.limits.vocab_size));
     }
 
@@ -218,7 +237,7 @@ impl FakeDevice {
             let slot = self.slot_of(table, position);
             assert_eq!(batch.slots[row] as usize, slot);
             let before = match position {
-                0 => ROOT,
+                0 => root(batch.adapters[s]),
                 _ => {
                     let before = self.slots[self.slot_of(table, position - 1)];
                     before.expect("the slot before is written").fingerprint
@@ -263,7 +282,7 @@ impl FakeDevice {
                 continue;
             }
             assert_eq!(tokens.len(), last + 1, "history of a drawn token");
-            let own = fingerprints(tokens, sample.prompt_len, self.rotary);
+            let own = fingerprints(tokens, sample.prompt_len, self.rotary, batch.adapters[s]);
             for (position, own) in own.into_iter().enumerate() {
                 let held = self.slots[self.slot_of(table, position)].expect("written").fingerprint;
                 assert_eq!(held, own, "position {position} of {tokens:?} holds another prefix");
@@ -301,6 +320,18 @@ impl Executor for FakeDevice {
         std::mem::swap(out, &mut self.result);
         Ok(())
     }
+
+    fn load_adapter(&mut self, id: AdapterId, _: &Adapter) -> Result<(), KernelError> {
+        if self.adapters.len() >= MAX_ADAPTERS {
+            return Err(KernelError::OutOfMemory { what: "adapters", bytes: 1 });
+        }
+        self.adapters.insert(id);
+        Ok(())
+    }
+
+    fn unload_adapter(&mut self, id: AdapterId) {
+        assert!(self.adapters.remove(&id), "{id:?} is loaded");
+    }
 }
 
 /// A greedy request with neutral settings but for a penalty that the device does not apply: it puts the whole history into
@@ -317,6 +348,7 @@ pub fn request(id: u64, prompt: &[u32], max_new_tokens: u32) -> GenerateRequest 
         deadline: None,
         shift: None,
         cache_salt: 0,
+        adapter: None,
     }
 }
 
@@ -326,7 +358,7 @@ pub fn expected(request: &GenerateRequest, rotary: Rotary, vocab: usize) -> (Vec
     let mut tokens = request.prompt.to_vec();
     let prompt_len = tokens.len();
     for draw in 0u32.. {
-        let last = fingerprints(&tokens, prompt_len, rotary)[tokens.len() - 1];
+        let last = fingerprints(&tokens, prompt_len, rotary, request.adapter)[tokens.len() - 1];
         let banned: &[u32] = if draw < request.stop.min_new_tokens { &request.stop.stop_tokens } else { &[] };
         let token = next_token(last, taste, u64::from(draw), banned, vocab);
         tokens.push(token);
@@ -342,7 +374,7 @@ pub fn expected(request: &GenerateRequest, rotary: Rotary, vocab: usize) -> (Vec
 
 /// The log-probabilities of the prompt, straight from the definition.
 pub fn expected_scores(request: &GenerateRequest, rotary: Rotary) -> Vec<Option<f32>> {
-    let prints = fingerprints(&request.prompt, request.prompt.len(), rotary);
+    let prints = fingerprints(&request.prompt, request.prompt.len(), rotary, request.adapter);
     let scored = request.prompt.iter().skip(1).zip(&prints).map(|(&token, &print)| Some(score(print, token)));
     std::iter::once(None).chain(scored).collect()
 }
@@ -456,7 +488,6 @@ impl Rig {
 pub fn config(limits: ExecutorLimits, rotary: Rotary) -> SchedulerConfig {
     SchedulerConfig {
         limits,
-        weights: 0,
         prefix_cache: true,
         rope: rotary.rule(),
         speculate: 0,

@@ -84,7 +84,7 @@ pub fn expected_under(
             let complete = !failed && rule.is_final(generated);
             return given(&tokens, if complete { Finish::GrammarEnd } else { Finish::GrammarFailed });
         }
-        let last = fingerprints(&tokens, prompt_len, rotary)[tokens.len() - 1];
+        let last = fingerprints(&tokens, prompt_len, rotary, request.adapter)[tokens.len() - 1];
         let drawn = next_token(last, Taste::of(request), draw, &banned, vocab);
         let forced = rule.forced(generated).filter(|token| draw > 0 && !stop.stop_tokens.contains(token));
         let token = forced.unwrap_or(drawn);

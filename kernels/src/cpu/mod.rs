@@ -9,6 +9,7 @@ mod embed;
 mod isa;
 mod kv;
 mod linear;
+mod low_rank;
 mod math;
 mod matrix;
 mod memory;
@@ -27,6 +28,7 @@ use std::sync::{Mutex, PoisonError};
 
 pub use isa::Isa;
 pub use kv::KvCache;
+pub use low_rank::LowRanks;
 pub use matrix::Matrix;
 pub use memory::CpuBuf;
 pub use sample::sample_logits;
@@ -34,11 +36,12 @@ pub use step::Step;
 
 use crate::contract::{check, check_room, product, qkv_width, shape_error};
 use crate::{
-    Activation, AttentionParams, Backend, HeadCounts, KernelError, KvShape, SampleRow, Sampled, StepInputs,
-    WeightView,
+    Activation, AttentionParams, Backend, HeadCounts, KernelError, KvShape, LowRankView, SampleRow, Sampled,
+    StepInputs, WeightView,
 };
 use attention::Scratch;
 use isa::Dispatch;
+use low_rank::Lowered;
 use pool::Pool;
 use quant::Activations;
 use sample::{SampleScratch, sample_row};
@@ -56,6 +59,8 @@ pub struct CpuBackend {
     scratch: Vec<Mutex<Scratch>>,
     /// The quantized rows of the product at hand.
     activations: Activations,
+    /// What adapters' first matrices make of the rows at hand.
+    lowered: Lowered,
     /// One per participant of the pool.
     sample_scratch: Vec<Mutex<SampleScratch>>,
 }
@@ -74,7 +79,8 @@ impl CpuBackend {
         let scratch = (0..pool.threads()).map(|_| Mutex::new(Scratch::default())).collect();
         let sample_scratch = (0..pool.threads()).map(|_| Mutex::new(SampleScratch::default())).collect();
         let activations = Activations::default();
-        Self { pool, isa: Dispatch::new(isa), scratch, activations, sample_scratch }
+        let lowered = Lowered::default();
+        Self { pool, isa: Dispatch::new(isa), scratch, activations, lowered, sample_scratch }
     }
 
     /// The instruction set in use.
@@ -93,6 +99,7 @@ impl Backend for CpuBackend {
     type Matrix = Matrix;
     type KvCache = KvCache;
     type Step = Step;
+    type LowRanks = LowRanks;
 
     fn buffer(&self, len: usize) -> Result<CpuBuf> {
         CpuBuf::zeroed(len)
@@ -117,6 +124,14 @@ impl Backend for CpuBackend {
 
     fn step_buffers(&self, tokens: usize, seqs: usize, blocks: usize) -> Result<Step> {
         Step::new(tokens, seqs, blocks)
+    }
+
+    fn low_ranks(&self, rows: usize, cols: usize) -> Result<LowRanks> {
+        Ok(LowRanks::new(rows, cols))
+    }
+
+    fn set_low_rank(&mut self, changes: &mut LowRanks, slot: usize, parts: &[LowRankView<'_>]) -> Result<()> {
+        changes.set(&self.pool, slot, parts)
     }
 
     fn upload(&mut self, step: &mut Step, inputs: &StepInputs<'_>) -> Result<()> {
@@ -156,6 +171,10 @@ impl Backend for CpuBackend {
     ) -> Result<()> {
         let device = (&self.pool, self.isa, &mut self.activations);
         linear::linear(device, out, x, w, bias.map(|bias| &**bias), rows)
+    }
+
+    fn add_low_rank(&mut self, out: &mut CpuBuf, x: &CpuBuf, changes: &LowRanks, step: &Step) -> Result<()> {
+        low_rank::add((&self.pool, self.isa, &mut self.lowered), out, x, changes, step)
     }
 
     fn norm_heads(

@@ -2,7 +2,7 @@
 
 use super::{check_room, shape_error};
 use crate::contract::check_inputs;
-use crate::{KernelError, StepInputs};
+use crate::{KernelError, NO_ADAPTER, StepInputs};
 
 const OP: &str = "upload";
 
@@ -16,6 +16,8 @@ pub struct Step {
     block_tables: Vec<u32>,
     block_offsets: Vec<u32>,
     rope: Vec<Rotary>,
+    /// `(slot, token)` of every token whose sequence has an adapter, in order.
+    adapted: Vec<(u32, u32)>,
     /// The slots in order, to find duplicates.
     sorted: Vec<u32>,
 }
@@ -55,6 +57,11 @@ impl Step {
             block_tables: with_capacity(blocks)?,
             block_offsets: with_capacity(seqs.saturating_add(1))?,
             rope: Vec::new(),
+            adapted: {
+                let mut adapted = Vec::new();
+                reserve(&mut adapted, tokens)?;
+                adapted
+            },
             sorted: with_capacity(tokens)?,
         })
     }
@@ -76,7 +83,18 @@ impl Step {
         refill(&mut self.kv_len, inputs.kv_len);
         refill(&mut self.block_tables, inputs.block_tables);
         refill(&mut self.block_offsets, inputs.block_offsets);
+        self.upload_adapters(inputs);
         self.upload_rope(inputs)
+    }
+
+    fn upload_adapters(&mut self, inputs: &StepInputs<'_>) {
+        self.adapted.clear();
+        for (own, &slot) in inputs.cu_q.windows(2).zip(inputs.adapters) {
+            if slot != NO_ADAPTER {
+                self.adapted.extend((own[0]..own[1]).map(|token| (slot, token)));
+            }
+        }
+        self.adapted.sort_unstable();
     }
 
     /// The tables' widths are known only now: the first upload takes memory for full steps.
@@ -119,6 +137,11 @@ impl Step {
 
     pub(crate) fn rope(&self) -> &[Rotary] {
         &self.rope
+    }
+
+    /// The tokens of sequences with adapters, by adapter: `(slot, token)`.
+    pub(crate) fn adapted(&self) -> impl Iterator<Item = &[(u32, u32)]> {
+        self.adapted.chunk_by(|a, b| a.0 == b.0)
     }
 
     /// The sequence that token `token < T` belongs to.

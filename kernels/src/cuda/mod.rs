@@ -31,8 +31,8 @@ pub use step::CudaStep;
 
 use crate::contract::check_room;
 use crate::{
-    Activation, AttentionParams, Backend, HeadCounts, KernelError, KvShape, SampleRow, Sampled, StepInputs,
-    WeightView,
+    Activation, AttentionParams, Backend, HeadCounts, KernelError, KvShape, LowRankView, SampleRow, Sampled,
+    StepInputs, WeightView,
 };
 use memory::{Bytes, Scratch};
 use sample::SampleScratch;
@@ -82,11 +82,19 @@ impl<G: Gpu> CudaBackend<G> {
     }
 }
 
+/// This device computes with no adapters: to load one is an error.
+pub struct NoAdapters;
+
+fn no_adapters() -> KernelError {
+    KernelError::Device { device: "cuda", message: "adapters are computed on the CPU alone".to_owned() }
+}
+
 impl<G: Gpu> Backend for CudaBackend<G> {
     type Buf = CudaBuf<G>;
     type Matrix = CudaMatrix<G>;
     type KvCache = CudaKvCache<G>;
     type Step = CudaStep<G>;
+    type LowRanks = NoAdapters;
 
     fn buffer(&self, len: usize) -> Result<CudaBuf<G>> {
         CudaBuf::zeroed(&self.gpu, "activations", len)
@@ -108,6 +116,24 @@ impl<G: Gpu> Backend for CudaBackend<G> {
 
     fn step_buffers(&self, tokens: usize, seqs: usize, blocks: usize) -> Result<CudaStep<G>> {
         CudaStep::new(&self.gpu, tokens, seqs, blocks)
+    }
+
+    fn low_ranks(&self, _rows: usize, _cols: usize) -> Result<NoAdapters> {
+        Ok(NoAdapters)
+    }
+
+    fn set_low_rank(&mut self, _: &mut NoAdapters, _slot: usize, parts: &[LowRankView<'_>]) -> Result<()> {
+        if parts.is_empty() { Ok(()) } else { Err(no_adapters()) }
+    }
+
+    fn add_low_rank(
+        &mut self,
+        _out: &mut CudaBuf<G>,
+        _x: &CudaBuf<G>,
+        _changes: &NoAdapters,
+        _step: &CudaStep<G>,
+    ) -> Result<()> {
+        Err(no_adapters())
     }
 
     fn upload(&mut self, step: &mut CudaStep<G>, inputs: &StepInputs<'_>) -> Result<()> {

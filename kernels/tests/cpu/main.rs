@@ -8,6 +8,7 @@ mod attention;
 mod common;
 mod devices;
 mod linear;
+mod low_rank;
 #[path = "../shared/paged.rs"]
 mod paged;
 #[path = "../shared/references.rs"]

@@ -2,8 +2,8 @@
 
 use weirgate_kernels::cpu::{CpuBackend, Step};
 use weirgate_kernels::{
-    Activation, AttentionParams, Backend, BlockType, DType, HeadCounts, KernelError, KvShape, SampleParams,
-    SampleRow, StepInputs, WeightView,
+    Activation, AttentionParams, Backend, BlockType, DType, HeadCounts, KernelError, KvShape, LowRankView,
+    NO_ADAPTER, SampleParams, SampleRow, StepInputs, WeightView,
 };
 
 use crate::common::{buffer, matrix};
@@ -32,6 +32,7 @@ fn inputs() -> StepInputs<'static> {
         block_tables: &[1, 0],
         block_offsets: &[0, 2],
         rope: &[(&[1.0; 12], &[0.0; 12])],
+        adapters: &[NO_ADAPTER],
     }
 }
 
@@ -94,9 +95,16 @@ fn uploads() {
     broken(StepInputs { kv_len: &[2], ..inputs() });
     broken(StepInputs { block_offsets: &[0, 3], ..inputs() });
     broken(StepInputs { block_offsets: &[0], ..inputs() });
+    broken(StepInputs { adapters: &[], ..inputs() });
     broken(StepInputs { rope: &[(&[1.0; 12], &[0.0; 6])], ..inputs() });
     broken(StepInputs { rope: &[(&[1.0; 11], &[0.0; 11])], ..inputs() });
-    let two = StepInputs { cu_q: &[0, 3, 3], kv_len: &[5, 1], block_offsets: &[0, 2, 2], ..inputs() };
+    let two = StepInputs {
+        cu_q: &[0, 3, 3],
+        kv_len: &[5, 1],
+        block_offsets: &[0, 2, 2],
+        adapters: &[NO_ADAPTER; 2],
+        ..inputs()
+    };
     broken(two);
     broken(StepInputs { cu_q: &[0, 4, 3], ..two });
     broken(StepInputs { block_offsets: &[0, 3, 2], ..two });
@@ -242,4 +250,41 @@ fn overflowing_sizes() {
     ] {
         assert!(matches!(device.kv_cache(shape), Err(KernelError::OutOfMemory { .. })), "{shape:?}");
     }
+}
+
+#[test]
+fn adapters() {
+    let mut device = CpuBackend::new(1);
+    let bytes = [0u8; 64];
+    let part = |first, rank: usize, rows: usize| LowRankView {
+        first,
+        scale: 1.0,
+        a: WeightView { dtype: DType::F32.into(), rows: rank, cols: 4, bytes: &bytes[..16 * rank] },
+        b: WeightView { dtype: DType::F32.into(), rows, cols: rank, bytes: &bytes[..4 * rank * rows] },
+    };
+    let mut changes = device.low_ranks(6, 4).unwrap();
+    let mut set =
+        |parts: &[LowRankView<'_>]| refused("set_low_rank", device.set_low_rank(&mut changes, 0, parts));
+    set(&[part(0, 2, 7)]);
+    set(&[part(5, 1, 2)]);
+    set(&[part(usize::MAX, 1, 2)]);
+    // Parts that overlap, and parts out of order.
+    set(&[part(0, 1, 4), part(3, 1, 2)]);
+    set(&[part(4, 1, 2), part(0, 1, 2)]);
+    // Ranks that differ, another number of columns, blocks.
+    set(&[LowRankView { b: part(0, 2, 3).b, ..part(0, 1, 3) }]);
+    let narrow = WeightView { dtype: DType::F32.into(), rows: 1, cols: 3, bytes: &bytes[..12] };
+    set(&[LowRankView { a: narrow, ..part(0, 1, 3) }]);
+    let blocks = WeightView { dtype: BlockType::Q8_0.into(), rows: 1, cols: 32, bytes: &bytes[..34] };
+    let mut wide = device.low_ranks(6, 32).unwrap();
+    refused("set_low_rank", device.set_low_rank(&mut wide, 0, &[LowRankView { a: blocks, ..part(0, 1, 3) }]));
+
+    device.set_low_rank(&mut changes, 0, &[part(0, 1, 3), part(3, 1, 3)]).unwrap();
+    let step = uploaded(&mut device, &StepInputs { adapters: &[0], ..inputs() });
+    let (x, short) = (device.buffer(12).unwrap(), device.buffer(11).unwrap());
+    let mut out = device.buffer(18).unwrap();
+    refused("add_low_rank", device.add_low_rank(&mut out, &short, &changes, &step));
+    let mut narrow = device.buffer(17).unwrap();
+    refused("add_low_rank", device.add_low_rank(&mut narrow, &x, &changes, &step));
+    device.add_low_rank(&mut out, &x, &changes, &step).unwrap();
 }

@@ -1,5 +1,5 @@
 use weirgate_kernels::cpu::{CpuBackend, Isa};
-use weirgate_kernels::{Activation, Backend, HeadCounts, SampleParams, SampleRow, StepInputs};
+use weirgate_kernels::{Activation, Backend, HeadCounts, NO_ADAPTER, SampleParams, SampleRow, StepInputs};
 
 use crate::common::{DTYPES, Rng, assert_close, bits, buffer, matrix, rounded, values};
 use crate::devices::devices;
@@ -121,6 +121,7 @@ fn embed_and_gather() {
                 block_tables: &[0],
                 block_offsets: &[0, 1],
                 rope: &[],
+                adapters: &[NO_ADAPTER],
             };
             device.upload(&mut step, &inputs).unwrap();
             let mut out = device.buffer(5 * hidden).unwrap();

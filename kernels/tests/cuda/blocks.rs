@@ -3,7 +3,7 @@
 
 use half::f16;
 use weirgate_kernels::cpu::CpuBackend;
-use weirgate_kernels::{Backend, BlockType, StepInputs, WeightView};
+use weirgate_kernels::{Backend, BlockType, NO_ADAPTER, StepInputs, WeightView};
 
 use crate::common::{Rng, bits, buffer, values};
 use crate::device;
@@ -47,6 +47,7 @@ fn embedded<B: Backend>(device: &mut B, views: &[WeightView<'_>], ids: &[u32]) -
         block_tables: &[0],
         block_offsets: &[0, 1],
         rope: &[],
+        adapters: &[NO_ADAPTER],
     };
     let mut step = device.step_buffers(ids.len(), 1, 1).unwrap();
     device.upload(&mut step, &inputs).unwrap();

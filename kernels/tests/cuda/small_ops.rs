@@ -1,4 +1,4 @@
-use weirgate_kernels::{Activation, Backend, DType, HeadCounts, StepInputs, WeightView};
+use weirgate_kernels::{Activation, Backend, DType, HeadCounts, NO_ADAPTER, StepInputs, WeightView};
 
 use crate::common::{DTYPES, Rng, assert_close, bits, buffer, encode, matrix, rounded, values};
 use crate::device;
@@ -104,6 +104,7 @@ fn inputs(ids: &[u32]) -> StepInputs<'_> {
         block_tables: &[0],
         block_offsets: &[0, 1],
         rope: &[],
+        adapters: &[NO_ADAPTER],
     }
 }
 

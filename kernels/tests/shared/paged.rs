@@ -1,6 +1,6 @@
 //! Rotation, cache and attention together, over paged sequences that are fed in pieces.
 
-use weirgate_kernels::{AttentionParams, Backend, DType, KvShape, StepInputs};
+use weirgate_kernels::{AttentionParams, Backend, DType, KvShape, NO_ADAPTER, StepInputs};
 
 use crate::common::{Rng, buffer, rounded, values};
 
@@ -265,6 +265,7 @@ impl Inputs {
             block_tables: &self.tables,
             block_offsets: &self.offsets,
             rope: &[(&self.cos, &self.sin)],
+            adapters: &vec![NO_ADAPTER; self.kv_len.len()],
         };
         device.upload(step, &inputs).unwrap();
     }

@@ -57,7 +57,7 @@ fn rows_by_neighbours<'a>(bytes: &[u8], rows: usize, heads: usize) -> Cow<'a, [u
 }
 
 /// GGUF's name of the architecture.
-fn architecture(spec: &ModelSpec) -> Result<&'static str, ModelError> {
+pub(crate) fn architecture(spec: &ModelSpec) -> Result<&'static str, ModelError> {
     let class = if spec.architecture == MISTRAL { "LlamaForCausalLM" } else { &spec.architecture };
     ARCHITECTURES
         .into_iter()

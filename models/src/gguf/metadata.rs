@@ -318,7 +318,7 @@ impl GgufMetadata {
     }
 
     /// What is wrong with the value of `key`, with its place.
-    pub(super) fn wrong(&self, key: &str, message: &str) -> ModelError {
+    pub(crate) fn wrong(&self, key: &str, message: &str) -> ModelError {
         match self.entries.get(key) {
             Some(entry) => self.error(key, format!("at byte {}: {message}", entry.at)),
             None => self.error(key, message.into()),

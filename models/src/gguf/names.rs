@@ -42,7 +42,7 @@ fn rename_layer(layer: &mut LayerTensors, index: usize) {
 
 /// Which rotation the architecture's rows are stored for: GGUF's `llama` rotates neighbours, `(0, 1), (2, 3), …`,
 /// while the decoder rotates halves, `(0, d/2), (1, d/2 + 1), …`.
-pub(super) fn rotates_neighbours(architecture: &str) -> bool {
+pub(crate) fn rotates_neighbours(architecture: &str) -> bool {
     architecture == "llama"
 }
 

@@ -154,7 +154,7 @@ impl TensorSource for GgufSource {
 }
 
 /// The rows (or elements of a vector) in the order by halves; rows of blocks move whole.
-fn rows_by_halves(stored: &[u8], shape: &[usize], heads: usize) -> Option<Vec<u8>> {
+pub(crate) fn rows_by_halves(stored: &[u8], shape: &[usize], heads: usize) -> Option<Vec<u8>> {
     let rows = *shape.first()?;
     if !rows.is_multiple_of(heads) || !(rows / heads).is_multiple_of(2) || !stored.len().is_multiple_of(rows)
     {

@@ -62,13 +62,18 @@ impl AppState {
         Self { settings: Arc::new(Settings { profile, ..Settings::clone(&self.settings) }), ..self.clone() }
     }
 
+    /// Whether this is how the model that is served where none is named is called: by no name, by TGI's word for it, or
+    /// by its own.
+    pub fn is_own_name(&self, name: &str) -> bool {
+        name.is_empty() || name == "tgi" || name == self.settings.model_id || self.lease.card.is_called(name)
+    }
+
     /// The state of the model that a request names. Where there is but one, any name is its, as in TGI.
     ///
     /// # Errors
     /// [`AcquireError`].
     pub async fn serving(&self, model: Option<&str>) -> Result<Self, AcquireError> {
-        let unnamed = model.is_none_or(|name| name.is_empty() || name == "tgi");
-        if unnamed || self.models.is_single() || model == Some(self.settings.model_id.as_str()) {
+        if self.models.is_single() || model.is_none_or(|name| self.is_own_name(name)) {
             return Ok(self.clone());
         }
         let lease = self.models.acquire(model.unwrap_or_default(), None).await?;
@@ -96,6 +101,8 @@ impl FromRequestParts<AppState> for Caller {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub profile: Profile,
+    /// Whether all listeners are on loopback addresses.
+    pub local: bool,
     pub compute_type: String,
     pub model_id: String,
     pub model_sha: Option<String>,

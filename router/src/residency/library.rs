@@ -108,12 +108,16 @@ impl Library for StoredModels {
             model_sha: None,
             tokenizer_config_path: None,
             limits,
+            lora_adapters: Vec::new(),
             ..RouterConfig::clone(&self.config)
         };
         let mut loaded = load::load_files(&config, &files).map_err(|error| failed(error.to_string()))?;
         loaded.card = Card { template: loaded.card.template, info: loaded.card.info, ..card.clone() };
         let assembled = assemble(&config, loaded).map_err(|error| failed(error.to_string()))?;
         let service = assembled.model.service.clone();
+        for adapter in &self.store.settings(&entry).map_err(failure)?.adapters {
+            service.adapters.load_own(adapter).map_err(|error| failed(error.to_string()))?;
+        }
         watchdog::watch(service, || std::process::exit(EXIT_STALLED))
             .map_err(|error| failed(error.to_string()))?;
         Ok(assembled)

@@ -180,6 +180,11 @@ impl From<RejectReason> for ServiceError {
     fn from(reason: RejectReason) -> Self {
         match reason {
             RejectReason::Overloaded => Self::Overloaded,
+            // Unloaded between the check and the engine.
+            RejectReason::UnknownAdapter => {
+                ValidationError::Field { field: "adapter_id", message: "the adapter was unloaded".to_owned() }
+                    .into()
+            }
             RejectReason::EngineStopped => Self::Generation(Failure::Engine),
             RejectReason::EmptyPrompt => ValidationError::EmptyInput.into(),
             RejectReason::TokenOutOfRange { token, vocab } => {

@@ -1,6 +1,7 @@
 //! From a dialect's request to tokens with text. The only part of the router that talks to the engine.
 
 mod account;
+mod adapters;
 mod constraint;
 mod context;
 mod detokenizer;
@@ -28,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::telemetry::Tracer;
 use crate::tools::{ModelForms, Thinking};
 pub(crate) use account::Account;
+pub(crate) use adapters::{AdapterError, Adapters};
 pub(crate) use constraint::{Constraint, Field, Grammars, Guided, guided, response_format, tgi_grammar};
 pub(crate) use context::ContextLimit;
 use context::Room;
@@ -56,6 +58,7 @@ pub(crate) struct Service {
     /// How the model calls tools and reasons.
     pub forms: ModelForms,
     pub engine: EngineHandle,
+    pub adapters: Adapters,
     pub dispatcher: Arc<Dispatcher>,
     /// One per request under way, of `places`.
     pub permits: Arc<Semaphore>,
@@ -167,6 +170,7 @@ impl Service {
     async fn prepare(&self, request: &Request, account: &mut Account) -> Result<Prepared, ServiceError> {
         let deadline = (!self.patience.is_zero()).then(|| Instant::now() + self.patience);
         self.validator.check_parameters(request)?;
+        let adapter = self.adapters.resolve(request.parameters.adapter.as_deref())?;
         let context = request.context.as_ref();
         let mut prompt = self.tokenize_prompt(&request.prompt, context).await?;
         if let Some(last) = request.truncate {
@@ -180,7 +184,7 @@ impl Service {
         account.validated(prompt.tokens.len(), max_new_tokens);
         let id = self.engine.next_id();
         let generate = self.validator.lower(id, request, prompt.tokens.into(), max_new_tokens);
-        let generate = GenerateRequest { deadline, shift, ..generate };
+        let generate = GenerateRequest { deadline, shift, adapter, ..generate };
         Ok(Prepared { generate, grammar, characters: prompt.characters, thinking: prompt.thinking })
     }
 

@@ -83,9 +83,6 @@ impl Validator {
 
     /// Rules for what TGI does not have.
     fn check_additions(&self, p: &Parameters) -> Result<(), ValidationError> {
-        if let Some(adapter) = &p.adapter {
-            return Err(ValidationError::Adapter(adapter.clone()));
-        }
         if let Some(min_p) = p.min_p {
             check_range("min_p", min_p, 0.0, 1.0)?;
         }
@@ -168,6 +165,7 @@ impl Validator {
             deadline: None,
             shift: None,
             cache_salt: request.tenant.0,
+            adapter: None,
         }
     }
 

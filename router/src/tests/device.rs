@@ -3,7 +3,9 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use weirgate_engine::{Batch, Executor, ExecutorError, ExecutorLimits, StepResult};
-use weirgate_kernels::Sampled;
+use weirgate_kernels::{KernelError, Sampled};
+use weirgate_models::Adapter;
+use weirgate_types::AdapterId;
 
 /// Lets a test hold the device between two steps: how many more it may make.
 #[derive(Clone)]
@@ -111,4 +113,10 @@ impl Executor for Device {
         std::mem::swap(out, &mut self.result);
         Ok(())
     }
+
+    fn load_adapter(&mut self, _: AdapterId, _: &Adapter) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn unload_adapter(&mut self, _: AdapterId) {}
 }

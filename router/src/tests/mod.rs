@@ -1,5 +1,6 @@
 //! The whole server over a scripted device: real engine, real tokenizer, real HTTP messages.
 
+mod adapters;
 mod constraints;
 mod device;
 mod limits;
@@ -94,6 +95,7 @@ fn config() -> RouterConfig {
         grammar_backend: GrammarBackend::Auto,
         grammar_whitespace: GrammarWhitespace::Compact,
         enable_prefill_logprobs: true,
+        lora_adapters: Vec::new(),
         library: None,
         graceful_termination_seconds: 5,
         watchdog_seconds: 0,
@@ -223,7 +225,9 @@ fn loaded(script: &str, template: &str, config: &RouterConfig, gate: Gate) -> Lo
         device: DeviceKind::Cpu,
     };
     let (executor, rope) = (Box::new(device), RopeRule::default());
-    Loaded { text, executor, rope, sizing, card: Card::default() }
+    let spec =
+        weirgate_models::read_spec(&weirgate_testkit::Definition::named("llama").unwrap().files).unwrap();
+    Loaded { text, executor, rope, sizing, card: Card::default(), spec }
 }
 
 async fn answer(response: Response<Body>) -> Answer {

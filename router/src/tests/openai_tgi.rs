@@ -151,7 +151,7 @@ async fn refusals_are_strings_with_tgis_statuses() {
         (
             "chat/completions",
             chat(json!({"adapter_id": "x"})),
-            "Input validation error: adapter_id: adapter \"x\" is not loaded",
+            "Input validation error: `adapter_id` \"x\" is not loaded",
             "validation",
         ),
         (

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::answer::{envelope, usage};
 use super::collect::{Finished, collect};
 use super::errors::Refusal;
-use super::models::serving;
+use super::models::{serving, take_adapter};
 use super::parameters::{Shape, field, parameters, request};
 use super::quirks::Quirks;
 use super::reading::Reading;
@@ -48,8 +48,8 @@ pub(crate) async fn completions(Caller(state): Caller, body: Body<ChatRequest>) 
     }
 }
 
-async fn answer(state: &AppState, body: ChatRequest) -> Result<Response, Refusal> {
-    let state = &serving(state, body.common.model.as_deref()).await?;
+async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Refusal> {
+    let state = &serving(state, &mut body.common).await?;
     tracing::debug!(user = body.common.user, "a chat");
     let lowered = lower(body, state);
     let Lowered { mut request, shape, calls } = lowered.inspect_err(|error| state.service.refuse(error))?;
@@ -93,7 +93,8 @@ fn choice(
 }
 
 /// A chat for routes that answer in a form of their own.
-pub(crate) fn chat_request(body: ChatRequest, state: &AppState) -> Result<Request, ServiceError> {
+pub(crate) fn chat_request(mut body: ChatRequest, state: &AppState) -> Result<Request, ServiceError> {
+    take_adapter(&mut body.common, state)?;
     lower(body, state).map(|lowered| lowered.request)
 }
 

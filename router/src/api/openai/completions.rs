@@ -49,8 +49,8 @@ pub(crate) async fn completions(Caller(state): Caller, body: Body<CompletionRequ
     }
 }
 
-async fn answer(state: &AppState, body: CompletionRequest) -> Result<Response, Refusal> {
-    let state = &serving(state, body.common.model.as_deref()).await?;
+async fn answer(state: &AppState, mut body: CompletionRequest) -> Result<Response, Refusal> {
+    let state = &serving(state, &mut body.common).await?;
     tracing::debug!(user = body.common.user, "a completion");
     let echo = body.echo.unwrap_or(false);
     let infills = state.service.completion_template.is_some();

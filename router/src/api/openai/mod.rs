@@ -3,6 +3,7 @@
 //! A request's way: `types` → `chat` or `completions` (with `parameters`, `messages`) → [`crate::service`] → `collect`
 //! or `stream` → `types`; what goes wrong on it is in `errors`.
 
+mod adapters;
 mod answer;
 pub(crate) mod chat;
 mod collect;
@@ -38,4 +39,6 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(completions::completions))
         .routes(routes!(models::list))
         .routes(routes!(models::one))
+        .routes(routes!(adapters::load))
+        .routes(routes!(adapters::unload))
 }

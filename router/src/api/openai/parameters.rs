@@ -72,9 +72,6 @@ pub(super) fn parameters(
     max_new_tokens: MaxNewTokens,
     quirks: &Quirks,
 ) -> Result<Parameters, ServiceError> {
-    if let Some(adapter) = &common.adapter_id {
-        return Err(field("adapter_id", &format!("adapter {adapter:?} is not loaded")));
-    }
     let frequency = if quirks.relative_frequency { Frequency::Relative } else { Frequency::Count };
     Ok(Parameters {
         choices: common.n.unwrap_or(1),
@@ -97,6 +94,7 @@ pub(super) fn parameters(
             Some(Stop::One(stop)) => vec![stop.clone()],
             Some(Stop::Many(stops)) => stops.clone(),
         },
+        adapter: common.adapter_id.clone(),
         ..Parameters::new(max_new_tokens)
     })
 }

@@ -185,6 +185,10 @@ pub(crate) struct ModelInfo {
     pub owned_by: String,
     /// Prompt and answer together, in tokens.
     pub max_model_len: usize,
+    /// The model that an adapter belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    pub parent: Option<String>,
 }
 
 /// OpenAI's error object.

@@ -1,0 +1,172 @@
+//! The adapters of a model, by name.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use weirgate_engine::EngineHandle;
+use weirgate_models::{Adapter, ModelError, ModelSpec};
+use weirgate_types::AdapterId;
+
+use super::error::ValidationError;
+use crate::memory;
+
+/// Longest name, in bytes: it stands in lists, in the metrics and in every answer.
+const MAX_NAME: usize = 256;
+
+/// Why an adapter was not loaded or unloaded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdapterError {
+    #[error("the adapter '{0}' is loaded already")]
+    Exists(String),
+    #[error("the adapter '{0}' is not loaded")]
+    NotFound(String),
+    #[error("'{0}' cannot be the name of an adapter: it is empty, too long, or the model's own")]
+    Name(String),
+    #[error("{0}")]
+    Files(#[from] ModelError),
+    #[error("the adapter needs {needed} bytes of memory, {free} are free")]
+    Memory { needed: u64, free: u64 },
+    #[error("{0}")]
+    Device(#[from] weirgate_engine::KernelError),
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// What is loaded beside a model, and how to load more.
+pub(crate) struct Adapters {
+    base: ModelSpec,
+    engine: EngineHandle,
+    table: Mutex<BTreeMap<String, Slot>>,
+    /// The one that is part of the model itself: it answers where no other is named.
+    own: OnceLock<AdapterId>,
+    /// Whether there ever was one with a name.
+    named: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    /// `None`: on its way.
+    id: Option<AdapterId>,
+    since: SystemTime,
+}
+
+impl Adapters {
+    pub fn new(base: ModelSpec, engine: EngineHandle) -> Self {
+        let (table, own, named) = (Mutex::default(), OnceLock::new(), AtomicBool::new(false));
+        Self { base, engine, table, own, named }
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The adapter that a request asks for; without a name, the model's own, if it has one.
+    ///
+    /// # Errors
+    /// A name that nothing is loaded under: never answered by the model alone.
+    pub fn resolve(&self, name: Option<&str>) -> Result<Option<AdapterId>, ValidationError> {
+        let Some(name) = name else { return Ok(self.own.get().copied()) };
+        let id = self.table().get(name).and_then(|slot| slot.id);
+        id.map(Some).ok_or_else(|| ValidationError::Adapter(name.to_owned()))
+    }
+
+    /// Whether one of this name can be used.
+    pub fn contains(&self, name: &str) -> bool {
+        self.table().get(name).is_some_and(|slot| slot.id.is_some())
+    }
+
+    /// Whether there ever was one with a name: then a name that is unknown may be that of one that has gone.
+    pub fn are_named(&self) -> bool {
+        self.named.load(Ordering::SeqCst)
+    }
+
+    /// The names that can be used, and since when.
+    pub fn list(&self) -> Vec<(String, SystemTime)> {
+        let table = self.table();
+        let usable = table.iter().filter(|(_, slot)| slot.id.is_some());
+        usable.map(|(name, slot)| (name.clone(), slot.since)).collect()
+    }
+
+    /// Loads the PEFT folder or GGUF file at `path` under `name`. Under `replace`, one of that name goes once this one is
+    /// there. Blocks.
+    ///
+    /// # Errors
+    /// [`AdapterError`]; nothing has changed then.
+    pub fn load(&self, name: &str, path: &Path, replace: bool) -> Result<(), AdapterError> {
+        if name.is_empty() || name.len() > MAX_NAME || name == "tgi" || name.chars().any(char::is_control) {
+            return Err(AdapterError::Name(name.chars().take(MAX_NAME).collect()));
+        }
+        self.reserve(name, replace)?;
+        let opened = self.open(path);
+        let mut table = self.table();
+        let id = match opened {
+            Ok(id) => id,
+            Err(error) => {
+                if table.get(name).is_some_and(|slot| slot.id.is_none()) {
+                    table.remove(name);
+                }
+                return Err(error);
+            }
+        };
+        let before = table.insert(name.to_owned(), Slot { id: Some(id), since: SystemTime::now() });
+        drop(table);
+        self.named.store(true, Ordering::SeqCst);
+        if let Some(old) = before.and_then(|slot| slot.id) {
+            self.engine.unload_adapter(old);
+        }
+        tracing::info!(adapter = name, "loaded");
+        Ok(())
+    }
+
+    fn reserve(&self, name: &str, replace: bool) -> Result<(), AdapterError> {
+        let mut table = self.table();
+        match table.get(name) {
+            Some(Slot { id: Some(_), .. }) if replace => {}
+            Some(_) => return Err(AdapterError::Exists(name.to_owned())),
+            None => {
+                table.insert(name.to_owned(), Slot { id: None, since: SystemTime::now() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the adapter at `path` part of the model: it answers where none is named. Blocks.
+    ///
+    /// # Errors
+    /// [`AdapterError`].
+    pub fn load_own(&self, path: &Path) -> Result<(), AdapterError> {
+        let id = self.open(path)?;
+        // A model has but one.
+        self.own.set(id).map_err(|_| AdapterError::Exists(path.display().to_string()))
+    }
+
+    fn open(&self, path: &Path) -> Result<AdapterId, AdapterError> {
+        let adapter = Adapter::open(path, &self.base)?;
+        // It is in memory once already.
+        let needed = adapter.bytes();
+        if let Some(free) = memory::free_bytes().filter(|free| *free < needed) {
+            return Err(AdapterError::Memory { needed, free });
+        }
+        let loaded = self.engine.load_adapter(Arc::new(adapter)).recv();
+        Ok(loaded.map_err(|_| AdapterError::Stopped)??)
+    }
+
+    /// Takes the name away at once; what is under way with the adapter goes on to its end.
+    ///
+    /// # Errors
+    /// [`AdapterError::NotFound`].
+    pub fn unload(&self, name: &str) -> Result<(), AdapterError> {
+        let mut table = self.table();
+        let Some(id) = table.get(name).and_then(|slot| slot.id) else {
+            return Err(AdapterError::NotFound(name.to_owned()));
+        };
+        table.remove(name);
+        drop(table);
+        self.engine.unload_adapter(id);
+        tracing::info!(adapter = name, "unloaded");
+        Ok(())
+    }
+}
