@@ -11,6 +11,7 @@ mod cuda_model;
 mod deadlines;
 mod decoder;
 mod drafter;
+mod embed;
 mod engine;
 mod executor;
 mod grammar;
@@ -32,6 +33,10 @@ pub use block_pool::{
 pub use constraint::{MaskAnswer, MaskJob};
 pub use cuda_model::{CudaModel, load_cuda};
 pub use decoder::{Decoder, DecoderConfig, LoadError};
+pub use embed::{
+    EmbedConfig, EmbedFailure, EmbedHandle, EmbedInput, EmbedLimits, EmbedOptions, EmbedTicket, Embedder,
+    load_cpu_decoder_embedder, load_cpu_encoder, spawn_embedder,
+};
 pub use engine::{EngineConfig, spawn};
 pub use executor::{Executor, ExecutorError, ExecutorLimits, StepResult};
 pub use grammar::{Grammar, GrammarFault, GrammarSource};

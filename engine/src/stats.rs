@@ -128,6 +128,12 @@ impl Shared {
         self.accepted_tokens.store(stats.accepted, Ordering::Relaxed);
     }
 
+    /// Of an engine that keeps no cache.
+    pub fn publish_sequences(&self, running: u64, waiting: u64) {
+        self.running.store(running, Ordering::Relaxed);
+        self.waiting.store(waiting, Ordering::Relaxed);
+    }
+
     pub fn snapshot(&self, inbox: usize) -> EngineStats {
         let live = self.live.load(Ordering::SeqCst);
         let progress = Duration::from_nanos(self.progress.load(Ordering::SeqCst));

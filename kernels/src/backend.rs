@@ -79,7 +79,7 @@ pub struct AttentionParams {
     pub window: Option<u32>,
 }
 
-/// The gate's non-linearity.
+/// The non-linearity of a feed-forward block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     Silu,
@@ -87,6 +87,8 @@ pub enum Activation {
     Gelu,
     /// The tanh approximation.
     GeluTanh,
+    Relu,
+    Tanh,
 }
 
 /// A device. Everything it needs is allocated through it before serving; ops take out-parameters and work on the

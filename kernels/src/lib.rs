@@ -1,4 +1,4 @@
-//! Weirgate's numeric kernels: the [`Backend`] contract and its devices.
+//! Weirgate's numeric kernels: the [`Backend`] contract (with [`EncoderBackend`] for encoders) and its devices.
 //!
 //! This is the only crate with SIMD and `unsafe`. It knows nothing of requests: an op takes buffers on its device,
 //! checks its shape contract at entry, never allocates, never waits.
@@ -8,6 +8,7 @@ mod contract;
 pub mod cpu;
 pub mod cuda;
 mod dtype;
+mod encoder;
 mod error;
 mod sample;
 
@@ -15,5 +16,9 @@ pub use backend::{
     Activation, AttentionParams, Backend, HeadCounts, KvShape, LowRankView, NO_ADAPTER, StepInputs,
 };
 pub use dtype::{BlockType, DType, WeightType, WeightView};
+pub use encoder::{
+    BidirectionalParams, EmbeddingTables, EncoderBackend, LayerNorm, PackedInputs, PackedLimits, PoolingKind,
+    RelativeBias,
+};
 pub use error::KernelError;
 pub use sample::{FilterOrder, FrequencyPenalty, Mirostat, SampleParams, SampleRow, Sampled};

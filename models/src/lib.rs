@@ -1,10 +1,11 @@
-//! What a checkpoint is: its architecture as data ([`ModelSpec`]), its tensors ([`TensorSource`]) and its files
+//! What a checkpoint is: its architecture as data ([`ModelSpec`], [`EncoderSpec`]), its tensors ([`TensorSource`]) and its files
 //! ([`ModelFiles`]). No device, no async, no requests.
 
 mod adapter;
 mod arch;
 mod check;
 mod config;
+mod encoder;
 mod error;
 mod files;
 mod generation;
@@ -16,7 +17,11 @@ mod spec;
 mod tensor;
 
 pub use adapter::{Adapter, LayerAdapter, LowRank};
-pub use arch::read_spec;
+pub use arch::{read_headless, read_spec};
+pub use encoder::{
+    Classifier, EncoderLayer, EncoderSpec, EncoderTensors, LinearTensors, NormTensors, Pooling,
+    RelativeBiasSpec, SentenceConfig, is_encoder, read_encoder,
+};
 pub use error::ModelError;
 pub use files::{Bytes, ModelFiles};
 pub use generation::GenerationConfig;

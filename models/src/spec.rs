@@ -41,13 +41,15 @@ pub struct LayerSpec {
     pub rope: usize,
 }
 
-/// The feed-forward gate's non-linearity.
+/// The non-linearity of a feed-forward block, or of a head on top of an encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     Silu,
     /// Exact, with erf.
     Gelu,
     GeluTanh,
+    Relu,
+    Tanh,
 }
 
 /// Where the weights are. An architecture is, besides numbers, this table.
@@ -85,4 +87,23 @@ pub struct LayerTensors {
     pub down: String,
     pub down_bias: Option<String>,
     pub post_ffn_norm: Option<String>,
+}
+
+impl TensorNames {
+    /// Gives every tensor another name.
+    pub(crate) fn rename(&mut self, name: impl Fn(&str) -> String) {
+        let again = |old: &mut String| *old = name(old);
+        [&mut self.embedding, &mut self.final_norm].into_iter().chain(&mut self.head).for_each(again);
+        for layer in &mut self.layers {
+            let LayerTensors { attn_norm, qkv, qkv_bias, qk_norm, output, output_bias, .. } = layer;
+            [attn_norm, output].into_iter().chain(qkv).chain(qkv_bias).chain(output_bias).for_each(again);
+            if let Some((q, k)) = qk_norm {
+                [q, k].into_iter().for_each(again);
+            }
+            let LayerTensors { post_attn_norm, ffn_norm, gate_up, gate_up_bias, .. } = layer;
+            [ffn_norm].into_iter().chain(post_attn_norm).chain(gate_up).chain(gate_up_bias).for_each(again);
+            let LayerTensors { down, down_bias, post_ffn_norm, .. } = layer;
+            [down].into_iter().chain(down_bias).chain(post_ffn_norm).for_each(again);
+        }
+    }
 }

@@ -6,8 +6,10 @@
 
 mod checkpoint;
 mod definition;
+mod encoder;
 pub mod generator;
 pub mod http;
 
 pub use checkpoint::RandomCheckpoint;
 pub use definition::{Definition, definitions, prompt_lengths};
+pub use encoder::RandomEncoder;

@@ -13,7 +13,8 @@ use weirgate_types::AdapterId;
 
 use adapters::Adapters;
 pub use weights::LoadError;
-use weights::{Layer, Linear, Weights};
+use weights::{Layer, Weights};
+pub(crate) use weights::{Linear, weight_view};
 
 use crate::{Batch, ExecutorError};
 
@@ -301,6 +302,19 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
+    /// The last hidden states after `rows` of the last batch, normalised, `[rows.len(), hidden]`, appended to `out`.
+    pub fn hidden(&mut self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), ExecutorError> {
+        let Self { backend, spec, weights, buffers: b, .. } = self;
+        for tile in rows.chunks(self.config.max_logit_rows) {
+            backend.gather_rows(&mut b.last, &b.hidden, tile, spec.hidden_size)?;
+            backend.rms_norm(&mut b.last_normed, &b.last, &weights.final_norm, spec.norm_eps, tile.len())?;
+            let start = out.len();
+            out.resize(start + tile.len() * spec.hidden_size, 0.0);
+            backend.download(&b.last_normed, out.get_mut(start..).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
     /// Head of the model for up to `max_logit_rows` rows, into `buffers.logits`.
     fn fill_logits(&mut self, rows: &[u32]) -> Result<(), ExecutorError> {
         let Self { backend, spec, weights, buffers: b, .. } = self;
@@ -354,10 +368,12 @@ fn add_delta<B: Backend>(
     }
 }
 
-fn activation(activation: weirgate_models::Activation) -> Activation {
+pub(crate) fn activation(activation: weirgate_models::Activation) -> Activation {
     match activation {
         weirgate_models::Activation::Silu => Activation::Silu,
         weirgate_models::Activation::Gelu => Activation::Gelu,
         weirgate_models::Activation::GeluTanh => Activation::GeluTanh,
+        weirgate_models::Activation::Relu => Activation::Relu,
+        weirgate_models::Activation::Tanh => Activation::Tanh,
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Layer<B: Backend> {
 }
 
 /// A matrix with its bias.
-pub(super) struct Linear<B: Backend> {
+pub(crate) struct Linear<B: Backend> {
     pub weight: B::Matrix,
     pub bias: Option<B::Buf>,
 }
@@ -120,7 +120,7 @@ impl<B: Backend> Loader<'_, B> {
     }
 }
 
-pub(super) fn weight_view<'a>(tensor: &'a TensorView<'_>) -> WeightView<'a> {
+pub(crate) fn weight_view<'a>(tensor: &'a TensorView<'_>) -> WeightView<'a> {
     WeightView {
         dtype: weight_type(tensor.dtype),
         rows: tensor.shape.first().copied().unwrap_or(0),

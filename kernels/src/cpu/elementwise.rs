@@ -1,7 +1,8 @@
 //! Ops whose every element depends on the same elements of the inputs alone: sums, gates, caps, row copies.
 
+use super::activation::{Unary, with_activation};
 use super::isa::{Dispatch, Kernel, Simd, load_part, store_part};
-use super::math::{erf, exp, tanh};
+use super::math::tanh;
 use super::panel::LANES;
 use super::pool::Pool;
 use super::{check_room, product, shape_error};
@@ -62,30 +63,12 @@ struct GatedRow<'a> {
 impl Kernel for GatedRow<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (half, one) = (s.splat(0.5), s.splat(1.0));
-        match self.act {
-            Activation::Silu => self.apply(s, |x| s.div(x, s.add(one, exp(s, s.sub(s.splat(0.0), x))))),
-            Activation::Gelu => self.apply(s, |x| {
-                let e = erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
-                s.mul(s.mul(half, x), s.add(one, e))
-            }),
-            Activation::GeluTanh => self.apply(s, |x| {
-                // √(2/π) (x + 0.044715 x³)
-                let cube = s.mul(s.mul(x, x), x);
-                let inner = s.mul(s.splat(0.797_884_6), s.fma(cube, s.splat(0.044_715), x));
-                s.mul(s.mul(half, x), s.add(one, tanh(s, inner)))
-            }),
-        }
-    }
-}
-
-impl GatedRow<'_> {
-    #[inline(always)]
-    fn apply<S: Simd>(self, s: S, act: impl Fn(S::V) -> S::V) {
-        let inputs = self.gate.chunks(LANES).zip(self.up.chunks(LANES));
-        for (out, (gate, up)) in self.out.chunks_mut(LANES).zip(inputs) {
-            store_part(s, s.mul(act(load_part(s, gate)), load_part(s, up)), out);
-        }
+        with_activation!(self.act, A => {
+            let inputs = self.gate.chunks(LANES).zip(self.up.chunks(LANES));
+            for (out, (gate, up)) in self.out.chunks_mut(LANES).zip(inputs) {
+                store_part(s, s.mul(A::of(s, load_part(s, gate)), load_part(s, up)), out);
+            }
+        });
     }
 }
 

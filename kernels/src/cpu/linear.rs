@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::activation::Activate;
 use super::isa::{Dispatch, Kernel, Simd};
 use super::matrix::{Data, Matrix};
 use super::output::{Output, Turn};
@@ -16,7 +17,7 @@ use super::pool::{Pool, Shards};
 use super::quant::{self, Activations};
 use super::tile::{self, accumulate, with_rows};
 use super::{check, check_room, product};
-use crate::KernelError;
+use crate::{Activation, KernelError};
 
 /// Columns per partial sum. Part of the result's definition.
 const BLOCK: usize = 256;
@@ -35,15 +36,16 @@ struct Linear<'a> {
     x: &'a [f32],
     rows: usize,
     cols: usize,
+    act: Option<Activation>,
 }
 
-/// `out = x · wᵀ + bias`; `x` is `[rows, w.cols]`, `out` `[rows, w.rows]`, `bias` `[w.rows]`.
+/// `out = act(x · wᵀ + bias)`; `x` is `[rows, w.cols]`, `out` `[rows, w.rows]`, `bias` `[w.rows]`.
 pub(crate) fn linear(
     (pool, isa, activations): (&Pool, Dispatch, &mut Activations),
     out: &mut [f32],
     x: &[f32],
     w: &Matrix,
-    bias: Option<&[f32]>,
+    (bias, act): (Option<&[f32]>, Option<Activation>),
     rows: usize,
 ) -> Result<(), KernelError> {
     const OP: &str = "linear";
@@ -63,10 +65,15 @@ pub(crate) fn linear(
         let bias = bias.and_then(|bias| bias.get(first..first + outputs));
         let output = Output { out: &out, width, first, outputs, bias };
         match &band.data {
-            Data::Floats(panels) => floats(pool, isa, Linear { output: &output, x, rows, cols }, panels)?,
+            Data::Floats(panels) => {
+                floats(pool, isa, Linear { output: &output, x, rows, cols, act }, panels)?;
+            }
             Data::Blocks(blocks, panels) => {
                 let band = quant::Band { blocks: *blocks, panels, cols };
                 quant::multiply((pool, isa), activations, &output, (x, rows), band)?;
+                if let Some(act) = act {
+                    pool.run(rows, &|_, row| activate(isa, &output, row..row + 1, 0..outputs, act))?;
+                }
             }
         }
         first += outputs;
@@ -79,8 +86,24 @@ fn floats(pool: &Pool, isa: Dispatch, job: Linear<'_>, panels: &Panels) -> Resul
     let per_chunk = panels_per_chunk(count, pool.threads(), job.rows);
     with_panels!(panels, data => pool.run(count.div_ceil(per_chunk), &|_, chunk| {
         let first = chunk * per_chunk;
-        isa.run(Chunk { job: &job, w: data, panels: first..count.min(first + per_chunk) });
+        let panels = first..count.min(first + per_chunk);
+        isa.run(Chunk { job: &job, w: data, panels: panels.clone() });
+        if let Some(act) = job.act {
+            // While the results are in the cache.
+            let outputs = panels.start * LANES..job.output.outputs.min(panels.end * LANES);
+            activate(isa, job.output, 0..job.rows, outputs, act);
+        }
     }))
+}
+
+/// `act` of the results of some rows and of some of the band's outputs, which nobody else has.
+fn activate(isa: Dispatch, output: &Output<'_>, rows: Range<usize>, outputs: Range<usize>, act: Activation) {
+    for row in rows {
+        let start = row * output.width + output.first + outputs.start;
+        // SAFETY: `linear` checked that the rows and the outputs exist; only this piece of work has them.
+        let x = unsafe { output.out.slice(start, outputs.len()) };
+        isa.run(Activate { x, act });
+    }
 }
 
 /// Enough chunks to keep all threads busy to the end, yet whole tiles in each.

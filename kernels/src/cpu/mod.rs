@@ -3,9 +3,11 @@
 //! Activations are f32. Float weights and the KV cache keep their stored type and are widened as they are loaded;
 //! quantized weights are multiplied in integers.
 
+mod activation;
 mod attention;
 mod elementwise;
 mod embed;
+mod encoder;
 mod isa;
 mod kv;
 mod linear;
@@ -40,6 +42,8 @@ use crate::{
     StepInputs, WeightView,
 };
 use attention::Scratch;
+use encoder::EncoderScratch;
+pub use encoder::Packed;
 use isa::Dispatch;
 use low_rank::Lowered;
 use pool::Pool;
@@ -62,6 +66,8 @@ pub struct CpuBackend {
     /// What adapters' first matrices make of the rows at hand.
     lowered: Lowered,
     /// One per participant of the pool.
+    encoder_scratch: Vec<Mutex<EncoderScratch>>,
+    /// One per participant of the pool.
     sample_scratch: Vec<Mutex<SampleScratch>>,
 }
 
@@ -77,10 +83,11 @@ impl CpuBackend {
     pub fn with_isa(threads: usize, isa: Isa) -> Self {
         let pool = Pool::new(threads);
         let scratch = (0..pool.threads()).map(|_| Mutex::new(Scratch::default())).collect();
+        let encoder_scratch = (0..pool.threads()).map(|_| Mutex::new(EncoderScratch::default())).collect();
         let sample_scratch = (0..pool.threads()).map(|_| Mutex::new(SampleScratch::default())).collect();
         let activations = Activations::default();
         let lowered = Lowered::default();
-        Self { pool, isa: Dispatch::new(isa), scratch, activations, lowered, sample_scratch }
+        Self { pool, isa: Dispatch::new(isa), scratch, activations, lowered, encoder_scratch, sample_scratch }
     }
 
     /// The instruction set in use.
@@ -170,7 +177,7 @@ impl Backend for CpuBackend {
         rows: usize,
     ) -> Result<()> {
         let device = (&self.pool, self.isa, &mut self.activations);
-        linear::linear(device, out, x, w, bias.map(|bias| &**bias), rows)
+        linear::linear(device, out, x, w, (bias.map(|bias| &**bias), None), rows)
     }
 
     fn add_low_rank(&mut self, out: &mut CpuBuf, x: &CpuBuf, changes: &LowRanks, step: &Step) -> Result<()> {

@@ -44,7 +44,7 @@ pub(crate) fn rope_and_store(
 }
 
 /// Rotates the pairs `(i, i + half)` of one head by the `half` angles at `at`.
-fn rotate(head: &mut [f32], rotary: &Rotary, at: usize, half: usize) {
+pub(super) fn rotate(head: &mut [f32], rotary: &Rotary, at: usize, half: usize) {
     let (first, rest) = head.split_at_mut(half);
     let angles = rotary.cos[at..at + half].iter().zip(&rotary.sin[at..at + half]);
     for ((a, b), (&cos, &sin)) in first.iter_mut().zip(rest).zip(angles) {

@@ -59,6 +59,10 @@ pub(super) fn gated<G: Gpu>(
         Activation::Silu => Kernel::GatedSilu,
         Activation::Gelu => Kernel::GatedGelu,
         Activation::GeluTanh => Kernel::GatedGeluTanh,
+        Activation::Relu | Activation::Tanh => {
+            let message = format!("no kernel for a gate of {act:?}, which no supported model has");
+            return Err(KernelError::Device { device: "cuda", message });
+        }
     };
     let (rows, width) = (rows as u64, size(OP, "width", width)?);
     let args = GatedArgs { out: out.address(), gate_up: gate_up.address(), rows, width };

@@ -57,7 +57,9 @@ fn gated() {
         gate_up.extend_from_slice(&gates);
         gate_up.extend_from_slice(&up);
     }
-    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+    for activation in
+        [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh]
+    {
         for mut device in devices(2) {
             let gate_up = buffer(&device, &gate_up);
             let mut out = device.buffer(rows * width).unwrap();

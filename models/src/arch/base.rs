@@ -5,12 +5,12 @@ use crate::{Activation, LayerSpec, LayerTensors, ModelError, ModelSpec, RopeSpec
 
 /// Bounds on what a configuration may ask for: far above any published model, low enough that every product of two
 /// of them fits in `usize`.
-const MAX_LAYERS: usize = 1 << 10;
-const MAX_HEADS: usize = 1 << 12;
+pub(crate) const MAX_LAYERS: usize = 1 << 10;
+pub(crate) const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 1 << 12;
-const MAX_WIDTH: usize = 1 << 20;
-const MAX_VOCAB: usize = 1 << 24;
-pub(super) const MAX_POSITIONS: usize = 1 << 28;
+pub(crate) const MAX_WIDTH: usize = 1 << 20;
+pub(crate) const MAX_VOCAB: usize = 1 << 24;
+pub(crate) const MAX_POSITIONS: usize = 1 << 28;
 
 /// A family's values for keys that its configurations may leave out.
 pub(super) struct Defaults {
@@ -200,7 +200,7 @@ pub(super) fn read_window(config: &Config, default: Option<u32>) -> Result<Optio
 }
 
 /// Which layers slide: `layer_types` where present, else `by_index`.
-pub(super) fn sliding_layers(
+pub(crate) fn sliding_layers(
     config: &Config,
     layers: usize,
     by_index: impl Fn(usize) -> bool,
