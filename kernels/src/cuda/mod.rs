@@ -70,8 +70,8 @@ impl<G: Gpu> CudaBackend<G> {
         }
     }
 
-    /// The same, but a row's result is bit-identical whatever other rows are in the step, which costs prompts their large
-    /// tiles. (With fewer than 128 tokens in a step it is so anyway.)
+    /// The same, but a row's result is bit-identical whatever other rows are in the step and however its prompt is cut,
+    /// which costs prompts their tensor-core tiles.
     pub fn deterministic(gpu: G) -> Self {
         Self { deterministic: true, ..Self::new(gpu) }
     }
