@@ -183,6 +183,9 @@ kernels! {
     Score = "score", 256;
     // adjust.cu
     SampleAdjust = "sample_adjust", 256;
+    // low_rank.cu
+    LowRankDown = "low_rank_down", 256;
+    LowRankUp = "low_rank_up", 256;
     // scan.cu
     SampleScan = "sample_scan", 256;
     SampleWeigh = "sample_weigh", 256;

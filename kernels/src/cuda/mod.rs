@@ -13,6 +13,7 @@ mod gpu;
 mod kernel;
 mod kv;
 mod linear;
+mod low_rank;
 mod matrix;
 mod memory;
 mod norm;
@@ -25,6 +26,7 @@ pub use emulator::Emulator;
 pub use gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
 pub use kernel::Kernel;
 pub use kv::CudaKvCache;
+pub use low_rank::CudaLowRanks;
 pub use matrix::CudaMatrix;
 pub use memory::CudaBuf;
 pub use step::CudaStep;
@@ -54,6 +56,8 @@ pub struct CudaBackend<G: Gpu> {
     /// What the splits of the attention at hand found.
     partial: Scratch<G>,
     sampling: SampleScratch<G>,
+    /// Activations in the ranks of adapters.
+    lowered: Scratch<G>,
 }
 
 impl<G: Gpu> CudaBackend<G> {
@@ -67,6 +71,7 @@ impl<G: Gpu> CudaBackend<G> {
             unpacked: Scratch::default(),
             partial: Scratch::default(),
             sampling: SampleScratch::default(),
+            lowered: Scratch::default(),
         }
     }
 
@@ -82,19 +87,12 @@ impl<G: Gpu> CudaBackend<G> {
     }
 }
 
-/// This device computes with no adapters: to load one is an error.
-pub struct NoAdapters;
-
-fn no_adapters() -> KernelError {
-    KernelError::Device { device: "cuda", message: "adapters are computed on the CPU alone".to_owned() }
-}
-
 impl<G: Gpu> Backend for CudaBackend<G> {
     type Buf = CudaBuf<G>;
     type Matrix = CudaMatrix<G>;
     type KvCache = CudaKvCache<G>;
     type Step = CudaStep<G>;
-    type LowRanks = NoAdapters;
+    type LowRanks = CudaLowRanks<G>;
 
     fn buffer(&self, len: usize) -> Result<CudaBuf<G>> {
         CudaBuf::zeroed(&self.gpu, "activations", len)
@@ -118,22 +116,27 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         CudaStep::new(&self.gpu, tokens, seqs, blocks)
     }
 
-    fn low_ranks(&self, _rows: usize, _cols: usize) -> Result<NoAdapters> {
-        Ok(NoAdapters)
+    fn low_ranks(&self, rows: usize, cols: usize) -> Result<CudaLowRanks<G>> {
+        Ok(CudaLowRanks::new(rows, cols))
     }
 
-    fn set_low_rank(&mut self, _: &mut NoAdapters, _slot: usize, parts: &[LowRankView<'_>]) -> Result<()> {
-        if parts.is_empty() { Ok(()) } else { Err(no_adapters()) }
+    fn set_low_rank(
+        &mut self,
+        changes: &mut CudaLowRanks<G>,
+        slot: usize,
+        parts: &[LowRankView<'_>],
+    ) -> Result<()> {
+        changes.set(&self.gpu, slot, parts)
     }
 
     fn add_low_rank(
         &mut self,
-        _out: &mut CudaBuf<G>,
-        _x: &CudaBuf<G>,
-        _changes: &NoAdapters,
-        _step: &CudaStep<G>,
+        out: &mut CudaBuf<G>,
+        x: &CudaBuf<G>,
+        changes: &CudaLowRanks<G>,
+        step: &CudaStep<G>,
     ) -> Result<()> {
-        Err(no_adapters())
+        low_rank::add((&self.gpu, &mut self.lowered), out, x, changes, step)
     }
 
     fn upload(&mut self, step: &mut CudaStep<G>, inputs: &StepInputs<'_>) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::gpu::{Gpu, GpuMemory};
 use super::memory::Bytes;
 use crate::contract::{check_inputs, check_room, shape_error};
-use crate::{KernelError, KvShape, StepInputs};
+use crate::{KernelError, KvShape, NO_ADAPTER, StepInputs};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -18,6 +18,7 @@ pub struct CudaStep<G: Gpu> {
     pub(super) tokens: usize,
     pub(super) seqs: usize,
     pub(super) longest: usize,
+    has_adapters: bool,
     largest_id: usize,
     largest_slot: usize,
     largest_block: usize,
@@ -49,6 +50,8 @@ pub(super) enum Part {
     SeqOf,
     BlockOffsets,
     BlockTables,
+    /// By sequence.
+    Adapters,
     /// Tokens of short stretches.
     Few,
     /// Stretches of the others, by the lengths of [`TILES`].
@@ -68,8 +71,19 @@ impl Capacity {
     fn offset(&self, part: Part) -> usize {
         let tiles = |len: usize| (self.tokens / len).saturating_add(self.seqs).saturating_mul(2);
         let (tokens, seqs) = (self.tokens, self.seqs.saturating_add(1));
-        let sizes =
-            [tokens, tokens, tokens, tokens, seqs, self.blocks, tokens, tiles(16), tiles(32), tiles(64)];
+        let sizes = [
+            tokens,
+            tokens,
+            tokens,
+            tokens,
+            seqs,
+            self.blocks,
+            seqs,
+            tokens,
+            tiles(16),
+            tiles(32),
+            tiles(64),
+        ];
         let before = sizes.iter().take(part as usize);
         before.fold(0, |sum, &len| {
             let bytes = len.saturating_mul(4).checked_next_multiple_of(16).unwrap_or(usize::MAX);
@@ -103,6 +117,7 @@ impl<G: Gpu> CudaStep<G> {
             tokens: 0,
             seqs: 0,
             longest: 0,
+            has_adapters: false,
             largest_id: 0,
             largest_slot: 0,
             largest_block: 0,
@@ -136,6 +151,7 @@ impl<G: Gpu> CudaStep<G> {
             (Part::SeqOf, &self.seq_of),
             (Part::BlockOffsets, inputs.block_offsets),
             (Part::BlockTables, inputs.block_tables),
+            (Part::Adapters, inputs.adapters),
         ] {
             gpu.upload(&self.memory, self.capacity.offset(part), values.bytes())?;
         }
@@ -163,6 +179,11 @@ impl<G: Gpu> CudaStep<G> {
         Ok(())
     }
 
+    /// Whether any sequence has an adapter.
+    pub(super) fn has_adapters(&self) -> bool {
+        self.has_adapters
+    }
+
     /// How many tokens are in short stretches.
     pub(super) fn few(&self) -> usize {
         self.few.len()
@@ -178,6 +199,7 @@ impl<G: Gpu> CudaStep<G> {
         self.tokens = inputs.ids.len();
         self.seqs = inputs.kv_len.len();
         self.longest = largest(inputs.kv_len);
+        self.has_adapters = inputs.adapters.iter().any(|&slot| slot != NO_ADAPTER);
         self.largest_id = largest(inputs.ids);
         self.largest_slot = largest(inputs.slots);
         self.largest_block = largest(inputs.block_tables);

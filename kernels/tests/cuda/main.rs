@@ -11,6 +11,7 @@ mod emulation;
 #[path = "../sampling/random.rs"]
 mod generators;
 mod linear;
+mod low_rank;
 #[path = "../shared/paged.rs"]
 mod paged;
 #[path = "../shared/references.rs"]
