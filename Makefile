@@ -43,7 +43,7 @@ cuda-toolchain: ## nvcc, into .cuda; builds that find it (or NVCC, CUDA_HOME, PA
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-quantization prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-http prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-http prove-residency prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -77,6 +77,13 @@ prove-schemas: setup ## JSON-Schema-Test-Suite by keyword
 
 prove-fuzz-grammar: ## schemas, regular expressions and Lark grammars under libFuzzer (a nightly compiler)
 	tools/prove/fuzz_grammar.sh
+
+.PHONY: prove-fuzz-store prove-residency
+prove-fuzz-store: ## Modelfiles, manifests and Go templates under libFuzzer (a nightly compiler)
+	tools/prove/fuzz_store.sh
+
+prove-residency: build setup ## several models under load, and a server killed while it writes models
+	tools/prove/residency.sh
 
 prove-maskbench: setup ## JSON Schema coverage and speed: MaskBench with 32k and 128k tokens
 	tools/prove/maskbench.sh

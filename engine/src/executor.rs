@@ -40,6 +40,13 @@ pub struct ExecutorLimits {
 /// `launch` hands the step over, `collect` waits for its result. Every launch is followed by one collect.
 pub trait Executor: Send {
     fn limits(&self) -> ExecutorLimits;
+    /// See [`weirgate_kernels::Backend::use_threads`].
+    ///
+    /// # Errors
+    /// [`ExecutorError::Kernel`].
+    fn use_threads(&mut self, _threads: usize) -> Result<(), ExecutorError> {
+        Ok(())
+    }
     fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError>;
     /// Replaces the contents of `out`.
     fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError>;

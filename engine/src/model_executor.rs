@@ -123,6 +123,10 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         }
     }
 
+    fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError> {
+        self.decoder.use_threads(threads)
+    }
+
     fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
         self.result.sampled.clear();
         self.result.scores.clear();

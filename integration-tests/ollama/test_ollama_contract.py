@@ -34,6 +34,14 @@ def test_answers_have_the_contracts_shape(ollama, call, schema):
     assert last["eval_count"] == answer["eval_count"]
 
 
+@pytest.mark.parametrize("call", [generate, chat])
+def test_a_limit_is_kept_to_the_token(ollama, call):
+    # A form that does not let the model end before.
+    endless = {"type": "array", "items": {"type": "string"}, "minItems": 1000}
+    answer = call(ollama, format=endless, options={"num_predict": 10})
+    assert (answer["eval_count"], answer["done_reason"]) == (10, "length")
+
+
 def test_the_context_is_prompt_and_answer(ollama, reference):
     answer = generate(ollama)
     text = reference.tokenizer.decode(answer["context"], skip_special_tokens=True)

@@ -108,6 +108,12 @@ pub trait Backend: Send + 'static {
     /// What adapters add to one matrix, by slot.
     type LowRanks: Send;
 
+    /// Computes with `threads` threads from now on, where the device computes with threads of this process. Those that
+    /// are started have the priority of the caller.
+    fn use_threads(&mut self, _threads: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// A zeroed activation buffer of `len` elements.
     fn buffer(&self, len: usize) -> Result<Self::Buf>;
     /// A parameter vector (norm weights, biases).

@@ -259,6 +259,14 @@ pub struct LowArgs {
     #[arg(long, env)]
     pub api_key_file: Option<PathBuf>,
 
+    /// Bearer key with which models can be created, pulled, pushed, copied and deleted; repeatable. Without any key, that can be done over a listener on a loopback address.
+    #[arg(long, env, hide_env_values = true)]
+    pub admin_api_key: Vec<String>,
+
+    /// File of further such keys, as `--api-key-file`.
+    #[arg(long, env)]
+    pub admin_api_key_file: Option<PathBuf>,
+
     /// Ask for a key on `/info`, `/metrics` and `/v1/models`, too.
     #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
     pub guard_info: bool,
@@ -314,6 +322,22 @@ pub struct LowArgs {
     /// Most requests that wait for models to be loaded; one more is refused.
     #[arg(long, env = "OLLAMA_MAX_QUEUE", default_value_t = 512)]
     pub max_load_queue: usize,
+
+    /// Host (with port, where it is not the usual one) that models may be pulled from and pushed to; repeatable or separated by commas. Default: any.
+    #[arg(long, env, value_delimiter = ',')]
+    pub registry_host: Vec<String>,
+
+    /// Host, without port, of a registry that may have an address in a private network or on this machine; repeatable or separated by commas.
+    #[arg(long, env, value_delimiter = ',')]
+    pub registry_private_host: Vec<String>,
+
+    /// File of users and passwords for registries, in the form of Docker's `config.json`.
+    #[arg(long, env)]
+    pub registry_auth_file: Option<PathBuf>,
+
+    /// File of certificates (PEM) to trust in place of the built-in ones when models are pulled and pushed.
+    #[arg(long, env)]
+    pub registry_ca_file: Option<PathBuf>,
 
     /// Context of a request to Ollama's routes that has no `num_ctx`, in tokens. Default: all that the model allows.
     #[arg(long, env = "OLLAMA_CONTEXT_LENGTH")]

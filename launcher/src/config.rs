@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use weirgate_hub::{HubSettings, ModelId, Revision};
 use weirgate_router::{
-    EngineSettings, Library, Limits, LogSettings, ModelLocation, Residency, RopeOverride, RouterConfig,
-    TraceSettings,
+    EngineSettings, Library, Limits, LogSettings, ModelLocation, Registries, Residency, RopeOverride,
+    RouterConfig, TraceSettings,
 };
 
 use crate::adapters::{self, AdapterSource};
@@ -15,7 +15,7 @@ use crate::cli::LowArgs;
 use crate::error::{ArgumentError, LauncherError};
 use crate::keys::api_keys;
 use crate::values::{Quantization, RopeScaling, parse_bool};
-use crate::vertex;
+use crate::{registry, vertex};
 
 /// The name clients see when no model was named.
 pub const DEMO_MODEL_NAME: &str = "weirgate-demo";
@@ -78,6 +78,17 @@ impl Config {
             max_loaded: args.max_loaded_models,
             max_queue: args.max_load_queue,
         };
+        let registries = Registries {
+            allowed: args.registry_host,
+            private: args.registry_private_host,
+            credentials: args
+                .registry_auth_file
+                .as_deref()
+                .map(registry::credentials)
+                .transpose()?
+                .unwrap_or_default(),
+            certificates: args.registry_ca_file,
+        };
         let router = RouterConfig {
             model: ModelLocation::Embedded,
             model_id: args.model_id.clone().unwrap_or_else(|| DEMO_MODEL_NAME.to_owned()),
@@ -91,7 +102,12 @@ impl Config {
             engine,
             log: log_settings(args.json_output, env),
             traces: traces(args.otlp_endpoint, args.otlp_service_name)?,
-            api_keys: api_keys(args.api_key, args.api_key_file.as_deref())?,
+            api_keys: api_keys("api-key", args.api_key, args.api_key_file.as_deref())?,
+            admin_api_keys: api_keys(
+                "admin-api-key",
+                args.admin_api_key,
+                args.admin_api_key_file.as_deref(),
+            )?,
             guard_info: args.guard_info,
             cors_allow_origin: origins([args.cors_allow_origin, args.ollama_origins].concat()),
             compute_type: compute_type.unwrap_or_else(|| DEFAULT_COMPUTE_TYPE.to_owned()),
@@ -106,7 +122,7 @@ impl Config {
             grammar_whitespace: args.grammar_whitespace.into(),
             enable_prefill_logprobs: args.enable_prefill_logprobs,
             lora_adapters: Vec::new(),
-            library: library(args.model_store, args.ollama_models, residency),
+            library: library(args.model_store, args.ollama_models, residency, registries),
             graceful_termination_seconds: args.graceful_termination_timeout,
             watchdog_seconds: args.watchdog_timeout,
             fault_stall_after_steps: args.fault_stall_after_steps,
@@ -116,9 +132,14 @@ impl Config {
 }
 
 /// Where there is a folder of models, there are models beside the one of `--model-id`.
-fn library(store: Option<PathBuf>, ollama: Option<PathBuf>, residency: Residency) -> Option<Library> {
+fn library(
+    store: Option<PathBuf>,
+    ollama: Option<PathBuf>,
+    residency: Residency,
+    registries: Registries,
+) -> Option<Library> {
     let any = store.is_some() || ollama.is_some();
-    any.then(|| Library { store, ollama: ollama.into_iter().collect(), residency })
+    any.then(|| Library { store, ollama: ollama.into_iter().collect(), residency, registries })
 }
 
 /// What this build cannot do is refused by name rather than done differently.
@@ -322,11 +343,8 @@ fn host(hostname: &str, warnings: &mut Vec<String>) -> IpAddr {
     })
 }
 
-/// `*` among the origins means any, which the router knows as an empty list.
 fn origins(typed: Vec<String>) -> Vec<String> {
-    let origins: Vec<String> =
-        typed.iter().map(|origin| origin.trim().to_owned()).filter(|origin| !origin.is_empty()).collect();
-    if origins.iter().any(|origin| origin == "*") { Vec::new() } else { origins }
+    typed.iter().map(|origin| origin.trim().to_owned()).filter(|origin| !origin.is_empty()).collect()
 }
 
 /// `LOG_LEVEL` as a plain level applies to this server's own crates and leaves libraries at `warn`; anything else is

@@ -32,10 +32,12 @@ pub enum LauncherError {
         "cannot listen on {address}: {source}; choose another port with --port or address with --hostname"
     )]
     Listen { address: SocketAddr, source: std::io::Error },
-    #[error("--api-key-file {}: {source}", path.display())]
-    KeyFile { path: PathBuf, source: std::io::Error },
-    #[error("--api-key-file {}: it holds no key; write one a line", path.display())]
-    NoKeyInFile { path: PathBuf },
+    #[error("--{flag}-file {}: {source}", path.display())]
+    KeyFile { flag: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("--{flag}-file {}: it holds no key; write one a line", path.display())]
+    NoKeyInFile { flag: &'static str, path: PathBuf },
+    #[error("--registry-auth-file {}: {source}", path.display())]
+    RegistryAuth { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Model(#[from] weirgate_models::ModelError),
     #[error("{}: is not a folder; pass one with config.json, *.safetensors and tokenizer.json", path.display())]
@@ -99,8 +101,8 @@ pub enum ArgumentError {
     LoraPath { path: PathBuf },
     #[error("`{flag}` is `{value}`, which is not supported on the CPU yet; leave `{flag}` out")]
     NotOnCpu { flag: &'static str, value: String },
-    #[error("`api_key` cannot be empty")]
-    EmptyApiKey,
+    #[error("`{}` cannot be empty", flag.replace('-', "_"))]
+    EmptyApiKey { flag: &'static str },
     #[error("`{name}` must be {expected}. Given: {value}")]
     Variable { name: &'static str, expected: &'static str, value: String },
     #[error("`model_id`: {0}")]

@@ -9,6 +9,7 @@ mod keys;
 mod logging;
 mod model;
 mod quantize;
+mod registry;
 mod runtime_info;
 mod sagemaker;
 mod signals;

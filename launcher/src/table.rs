@@ -59,6 +59,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ("max_request_seconds", max_request_seconds.to_string()),
         ("cors_allow_origin", origins(&config.cors_allow_origin)),
         ("api_key", if config.api_keys.is_empty() { "none" } else { "set" }.to_owned()),
+        ("admin_api_key", if config.admin_api_keys.is_empty() { "none" } else { "set" }.to_owned()),
         ("guard_info", config.guard_info.to_string()),
         (
             "tokenizer_config_path",

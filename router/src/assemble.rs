@@ -104,7 +104,8 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
     let card = card.named(&config.model_id, service.template.text(), service.completion_template.is_some());
     let settings = Arc::new(settings(config, &service.validator));
     let service = Arc::new(service);
-    Ok(Assembled { model: Model { service, settings, card: Arc::new(card) }, outputs })
+    let pool_bytes = (sizing.blocks as u64).saturating_mul(sizing.block_bytes as u64);
+    Ok(Assembled { model: Model { service, settings, card: Arc::new(card), pool_bytes }, outputs })
 }
 
 /// The token of a line feed by itself: the last of its encoding, before which some tokenizers put a blank.

@@ -1,5 +1,6 @@
 //! Everything the router needs to know, resolved once by the launcher. Nothing downstream reads the environment.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -29,10 +30,15 @@ pub struct RouterConfig {
     pub log: LogSettings,
     /// `None`: no traces are recorded.
     pub traces: Option<TraceSettings>,
+    /// To use models.
     pub api_keys: Vec<String>,
+    /// To change which models there are as well. Without keys of either kind, listeners on loopback addresses let
+    /// everybody.
+    pub admin_api_keys: Vec<String>,
     /// `/info`, `/metrics` and `/v1/models` ask for a key, too.
     pub guard_info: bool,
-    /// Empty allows any origin.
+    /// Of pages that browsers may call from; one `*` in each stands for anything. Empty: any page may use models, and
+    /// those of this machine change them.
     pub cors_allow_origin: Vec<String>,
     /// What the `x-compute-type` header says.
     pub compute_type: String,
@@ -78,6 +84,20 @@ pub struct Library {
     /// Ollama's own stores, read in place.
     pub ollama: Vec<PathBuf>,
     pub residency: Residency,
+    pub registries: Registries,
+}
+
+/// Where models may be pulled from and pushed to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registries {
+    /// The hosts (with port, where it is not the usual one); empty for all.
+    pub allowed: Vec<String>,
+    /// Hosts, without port, that may have addresses in private networks or on this machine.
+    pub private: Vec<String>,
+    /// User and password by host (with port, where it is not the usual one).
+    pub credentials: BTreeMap<String, (String, String)>,
+    /// Certificates (PEM) to trust in place of the built-in ones.
+    pub certificates: Option<PathBuf>,
 }
 
 /// Whose statuses, error bodies and quirks the routes under `/v1` show. The native routes of every dialect are the same

@@ -5,6 +5,7 @@
 
 mod api;
 mod assemble;
+mod background;
 mod config;
 mod device;
 mod error;
@@ -31,18 +32,18 @@ use std::time::Duration;
 pub use api::docs::openapi_json;
 pub use config::{
     DeviceSetting, EngineSettings, GrammarBackend, GrammarWhitespace, Library, Limits, LogSettings,
-    LoraAdapter, ModelLocation, Profile, RopeOverride, RouterConfig, VertexRoutes,
+    LoraAdapter, ModelLocation, Profile, Registries, RopeOverride, RouterConfig, VertexRoutes,
 };
 pub use error::RouterError;
 pub use residency::{KeepAlive, Residency};
 pub use service::{ChatTemplate, Conversation, TEMPLATE_COMMAND, TemplateError, run_templates};
 pub use telemetry::{OtlpEndpoint, OtlpEndpointError, TraceSettings};
 
-use weirgate_store::{Store, StoreSettings};
+use weirgate_store::{Credentials, RegistrySettings, Store, StoreSettings};
 
 use api::AppState;
 use assemble::Assembled;
-use residency::{Model, Models, StoredModels};
+use residency::{Models, StoredModels};
 use server::Server;
 use shutdown::Signals;
 
@@ -92,13 +93,18 @@ async fn serve(
 ) -> Result<(), RouterError> {
     let Assembled { model, outputs } = assembled;
     let service = model.service.clone();
-    let models = models(config, model)?;
-    let state = AppState::new(models.clone());
+    let store = open_store(config)?;
+    let models = match (&store, &config.library) {
+        (Some(store), Some(library)) => {
+            let stored = StoredModels::new(store.clone(), config.clone());
+            Models::with_library(model, Box::new(stored), library.residency)
+        }
+        _ => Models::single(model),
+    };
+    let state = AppState::new(models.clone(), store);
     let dispatcher = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
     watchdog::watch(service.clone(), || std::process::exit(EXIT_STALLED))?;
-    let server = Server::start(config.listen, server::app(config, state.clone())).await?;
-    announce(config, &server);
-    let mut servers = vec![server];
+    let mut servers = Vec::new();
     if let Some(listen) = config.ollama_listen {
         let own = RouterConfig { listen, profile: Profile::Ollama, ..RouterConfig::clone(config) };
         let app = server::app(&own, state.under(Profile::Ollama));
@@ -106,6 +112,10 @@ async fn serve(
         tracing::info!("Ollama's clients: OLLAMA_HOST=http://{}", server.address);
         servers.push(server);
     }
+    // The last one: what asks it whether the server is ready may go to the others then.
+    let server = Server::start(config.listen, server::app(config, state)).await?;
+    announce(config, &server);
+    servers.push(server);
     let ended = tokio::select! {
         name = signals.caught() => {
             tracing::info!("{name}: finishing what is under way");
@@ -121,17 +131,30 @@ async fn serve(
     ended
 }
 
-/// The model, and those of the library where there is one.
-fn models(config: &Arc<RouterConfig>, model: Model) -> Result<Arc<Models>, RouterError> {
-    let Some(library) = &config.library else { return Ok(Models::single(model)) };
+/// The store of the models beside the one that is always there.
+fn open_store(config: &RouterConfig) -> Result<Option<Arc<Store>>, RouterError> {
+    let Some(library) = &config.library else { return Ok(None) };
     let settings = StoreSettings {
         models: library.store.clone(),
         ollama: library.ollama.clone(),
+        registry: registries(&library.registries),
         ..StoreSettings::default()
     };
     let store = Store::open(settings).map_err(|error| RouterError::Library(error.to_string()))?;
-    let stored = StoredModels::new(store, config.clone());
-    Ok(Models::with_library(model, Box::new(stored), library.residency))
+    Ok(Some(Arc::new(store)))
+}
+
+fn registries(access: &Registries) -> RegistrySettings {
+    let credentials = access.credentials.iter().map(|(host, (user, password))| {
+        (host.clone(), Credentials { user: user.clone(), password: password.clone() })
+    });
+    RegistrySettings {
+        allowed_hosts: access.allowed.clone(),
+        private_hosts: access.private.clone(),
+        credentials: credentials.collect(),
+        certificates: access.certificates.clone(),
+        ..RegistrySettings::default()
+    }
 }
 
 /// "Connected" is TGI's line, which tools wait for; the next one is for people.

@@ -53,11 +53,24 @@ pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
         ModelLocation::Embedded => ModelFiles::embedded(weirgate_demo_model::FILES),
         ModelLocation::Local(path) => ModelFiles::open(path)?,
     };
-    load_files(config, &files)
+    load_files(config, &files, Pace::Full)
+}
+
+/// How a load uses the processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// All that the engine will have.
+    Full,
+    /// The calling thread alone; the executor has to be given its threads afterwards.
+    Quiet,
 }
 
 /// Loads a checkpoint as `config` says.
-pub(crate) fn load_files(config: &RouterConfig, files: &ModelFiles) -> Result<Loaded, RouterError> {
+pub(crate) fn load_files(
+    config: &RouterConfig,
+    files: &ModelFiles,
+    pace: Pace,
+) -> Result<Loaded, RouterError> {
     let mut spec = read_spec(files)?;
     match config.engine.rope_scaling {
         Some(RopeOverride::Linear { factor }) => {
@@ -99,7 +112,7 @@ fn on_cpu(
     let sizing = Sizing::resolve(&config.limits, &config.engine, measured)?;
     tracing::info!("{}", sizing.table(kv_dtype(spec, tensors)?));
     let options = LoadOptions {
-        threads: sizing.threads,
+        threads: if pace == Pace::Full { sizing.threads } else { 1 },
         block_size: BLOCK_SIZE,
         blocks: sizing.blocks,
         max_step_tokens: sizing.max_step_tokens,

@@ -14,9 +14,20 @@ pub(crate) fn free_bytes() -> Option<u64> {
     }
 }
 
-/// `MemAvailable` of `/proc/meminfo`, which is in KiB.
+/// Bytes of its own that this process has in memory; files that it maps are the system's to drop. 0 where it cannot be
+/// read.
+pub(crate) fn own_bytes() -> u64 {
+    kibibytes(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "RssAnon:").unwrap_or(0)
+}
+
+/// `MemAvailable` of `/proc/meminfo`.
 fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kibibytes(meminfo, "MemAvailable:")
+}
+
+/// What the system says in KiB, in bytes.
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -47,6 +58,15 @@ mod tests {
     fn meminfo_is_in_kibibytes() {
         assert_eq!(available("MemTotal:  9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
         assert_eq!(available("MemTotal: 9 kB\n"), None);
+    }
+
+    #[test]
+    fn what_is_written_to_is_this_processs_own() {
+        let before = own_bytes();
+        let taken = std::hint::black_box(vec![1u8; 256 << 20]);
+        // Other tests take and give back at the same time.
+        assert!(before > 0 && own_bytes() >= before + (128 << 20));
+        drop(taken);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Entry {
     pub details: Details,
     pub location: Location,
     pub(crate) origin: Origin,
+    /// What the digest of a model without a manifest was made of.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// The layout that a model was found in.

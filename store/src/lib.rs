@@ -39,6 +39,6 @@ pub use modelfile::{
 };
 pub use name::{DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Digest, ModelName, NameError};
 pub use registry::{Credentials, RegistryError, RegistrySettings, Transfer};
-pub use show::{Show, TensorInfo};
+pub use show::{SHORT_ARRAY, Show, TensorInfo};
 pub use store::{Store, StoreSettings};
 pub use template::{Conversation, MAX_OUTPUT_BYTES, MAX_TEMPLATE_BYTES, Template, TemplateError};

@@ -14,7 +14,7 @@ use crate::{Store, StoreError};
 /// Columns that an option's name takes in the text of all options.
 const NAME_COLUMNS: usize = 30;
 /// Longer arrays of a file's metadata are shown as null, unless all is asked for.
-const SHORT_ARRAY: usize = 5;
+pub const SHORT_ARRAY: usize = 5;
 
 /// What Ollama's `/api/show` answers.
 #[derive(Debug, Clone)]
@@ -62,19 +62,35 @@ impl Store {
         let own_template = files.as_ref().and_then(chat_template);
         let projector = settings.projectors.first().and_then(|path| weirgate_models::Gguf::open(path).ok());
         Ok(Show {
-            license: settings.licenses.join("\n"),
-            modelfile: modelfile(&entry.name, &settings),
-            parameters: parameter_lines(&settings.parameters),
             capabilities: capabilities(&settings, files.as_ref(), own_template.as_deref()),
             template: settings.template.clone().or(own_template).unwrap_or_default(),
-            system: settings.system.clone().unwrap_or_default(),
-            messages: settings.messages.clone(),
             details: entry.details.clone(),
             model_info: files.as_ref().map(|files| model_info(files, longest)).unwrap_or_default(),
             projector_info: projector.map(|gguf| gguf.metadata().to_json(longest)).unwrap_or_default(),
             tensors: if verbose { files.as_ref().map(tensors).unwrap_or_default() } else { Vec::new() },
             modified: entry.modified,
+            ..Show::new(&entry.name, &settings)
         })
+    }
+}
+
+impl Show {
+    /// What the settings of the model `name` tell; nothing of its weights.
+    pub fn new(name: &str, settings: &ModelSettings) -> Self {
+        Self {
+            license: settings.licenses.join("\n"),
+            modelfile: modelfile(name, settings),
+            parameters: parameter_lines(&settings.parameters),
+            template: settings.template.clone().unwrap_or_default(),
+            system: settings.system.clone().unwrap_or_default(),
+            messages: settings.messages.clone(),
+            details: Details::default(),
+            model_info: Map::new(),
+            projector_info: Map::new(),
+            tensors: Vec::new(),
+            capabilities: Vec::new(),
+            modified: SystemTime::UNIX_EPOCH,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::StoreError;
 use crate::entry::{Entry, ModelSettings};
 use crate::layout::ollama::{OllamaRoot, Stored};
-use crate::layout::{Origin, Scan, gguf, hub_cache, jan};
+use crate::layout::{Origin, Scan, fingerprint, gguf, hub_cache, jan};
 use crate::manifest::Layer;
 use crate::name::{DEFAULT_TAG, Digest, ModelName};
 use crate::own::{OwnStore, Writing};
@@ -121,6 +121,25 @@ impl Store {
         };
         let found = self.scan_others().into_iter().find(matches);
         found.ok_or_else(|| StoreError::ModelNotFound(name.chars().take(400).collect()))
+    }
+
+    /// Whether `entry` still is what its name means. Looks at its own files alone, so it may be asked for every request.
+    pub fn is_current(&self, entry: &Entry) -> bool {
+        let first = |name: &ModelName| self.ollama_roots().find(|root| root.manifest_path(name).is_file());
+        if let Origin::Manifest { root, name } = &entry.origin {
+            let own = first(name).filter(|first| first.path == *root).and_then(|root| root.read(name).ok());
+            return own.is_some_and(|stored| stored.digest() == entry.digest);
+        }
+        if entry.name.parse::<ModelName>().is_ok_and(|name| first(&name).is_some()) {
+            return false;
+        }
+        let seen = entry.files.iter().map(|path| Some((path.clone(), fs::metadata(path).ok()?)));
+        seen.collect::<Option<Vec<_>>>().is_some_and(|files| fingerprint(&files) == entry.digest)
+    }
+
+    /// Whether there is a store of our own, that models can be made in.
+    pub fn is_writable(&self) -> bool {
+        self.own.is_some()
     }
 
     /// What the model brings beside its weights.

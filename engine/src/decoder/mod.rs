@@ -144,6 +144,11 @@ impl<B: Backend> Decoder<B> {
         &self.spec
     }
 
+    /// See [`Backend::use_threads`].
+    pub fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError> {
+        Ok(self.backend.use_threads(threads)?)
+    }
+
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }

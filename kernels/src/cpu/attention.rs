@@ -54,6 +54,11 @@ impl Default for Scratch {
 }
 
 impl Scratch {
+    /// Another one with the same room.
+    pub(crate) fn alike(&self) -> Result<Self, KernelError> {
+        Ok(Self { out: Memory::zeroed("attention scratch", self.out.len())?, ..Self::default() })
+    }
+
     /// Makes room for heads of `head_dim`.
     pub(crate) fn fit(&mut self, head_dim: usize) -> Result<(), KernelError> {
         let len = head_dim.div_ceil(LANES).saturating_mul(LANES * PIECE);

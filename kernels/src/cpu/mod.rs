@@ -108,6 +108,19 @@ impl Backend for CpuBackend {
     type Step = Step;
     type LowRanks = LowRanks;
 
+    fn use_threads(&mut self, threads: usize) -> Result<()> {
+        let pool = Pool::new(threads);
+        let known =
+            self.scratch.first().map(|scratch| scratch.lock().unwrap_or_else(PoisonError::into_inner));
+        let alike = || known.as_deref().map_or_else(|| Ok(Scratch::default()), Scratch::alike);
+        let scratch = (0..pool.threads()).map(|_| alike().map(Mutex::new)).collect::<Result<_>>()?;
+        drop(known);
+        self.scratch = scratch;
+        self.sample_scratch = (0..pool.threads()).map(|_| Mutex::new(SampleScratch::default())).collect();
+        self.pool = pool;
+        Ok(())
+    }
+
     fn buffer(&self, len: usize) -> Result<CpuBuf> {
         CpuBuf::zeroed(len)
     }

@@ -90,6 +90,8 @@ const TABLE: &[Row] = &[
 /// Our own, in the same form.
 const OWN: &[Row] = &[
     row("api-key-file", "API_KEY_FILE", None, "/keys"),
+    row("admin-api-key", "ADMIN_API_KEY", None, "secret"),
+    row("admin-api-key-file", "ADMIN_API_KEY_FILE", None, "/keys"),
     switch("guard-info", "GUARD_INFO"),
     row("max-request-seconds", "MAX_REQUEST_SECONDS", Some("0"), "600"),
     row("profile", "PROFILE", Some("openai"), "tgi"),
@@ -106,6 +108,10 @@ const OWN: &[Row] = &[
     row("keep-alive", "OLLAMA_KEEP_ALIVE", Some("5m"), "-1"),
     row("max-loaded-models", "OLLAMA_MAX_LOADED_MODELS", Some("0"), "3"),
     row("max-load-queue", "OLLAMA_MAX_QUEUE", Some("512"), "8"),
+    row("registry-host", "REGISTRY_HOST", None, "registry.example:5000"),
+    row("registry-private-host", "REGISTRY_PRIVATE_HOST", None, "registry.lan"),
+    row("registry-auth-file", "REGISTRY_AUTH_FILE", None, "/config.json"),
+    row("registry-ca-file", "REGISTRY_CA_FILE", None, "/ca.pem"),
     row("default-num-ctx", "OLLAMA_CONTEXT_LENGTH", None, "4096"),
 ];
 

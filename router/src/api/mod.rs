@@ -15,8 +15,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use axum::response::Response;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
+use weirgate_store::Store;
 
 use crate::config::Profile;
 use crate::residency::{AcquireError, Lease, Models};
@@ -46,15 +48,17 @@ pub(crate) struct AppState {
     pub settings: Arc<Settings>,
     /// Keeps the model loaded.
     pub lease: Lease,
+    /// Where models can be made; `None`: nowhere.
+    pub store: Option<Arc<Store>>,
     /// Who asks; set per request by [`Caller`].
     pub tenant: Tenant,
 }
 
 impl AppState {
-    pub fn new(models: Arc<Models>) -> Self {
+    pub fn new(models: Arc<Models>, store: Option<Arc<Store>>) -> Self {
         let lease = models.pinned();
         let (service, settings) = (lease.service.clone(), lease.settings.clone());
-        Self { models, service, settings, lease, tenant: Tenant::default() }
+        Self { models, service, settings, lease, store, tenant: Tenant::default() }
     }
 
     /// The same for a listener of another profile.
@@ -94,6 +98,39 @@ impl FromRequestParts<AppState> for Caller {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Self::Rejection> {
         let tenant = parts.extensions.get().copied().unwrap_or_default();
         Ok(Self(AppState { tenant, ..state.clone() }))
+    }
+}
+
+/// What may be done; the key layer says which of it, per request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// To use models.
+    User,
+    /// To change which models there are as well.
+    Admin,
+}
+
+/// Mark of a request from a page of another site.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Foreign;
+
+/// [`Caller`] for what changes models: refused to everybody else before anything is read.
+pub(crate) struct Administrator(pub AppState);
+
+impl FromRequestParts<AppState> for Administrator {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
+        if parts.extensions.get::<Foreign>().is_some() {
+            return Err(ollama::forbidden("models cannot be changed from pages of other sites"));
+        }
+        if parts.extensions.get() != Some(&Role::Admin) {
+            return Err(ollama::forbidden(
+                "models can be changed with a key given as `--admin-api-key`; without any key, over a listener on a \
+                 loopback address",
+            ));
+        }
+        Ok(Self(state.clone()))
     }
 }
 

@@ -11,15 +11,19 @@ const METHODS: [(bool, &str); 2] = [(true, "method=\"prefill\""), (false, "metho
 const CONCAT_REASONS: [&str; 3] = ["backpressure", "chunking", "wait_exceeded"];
 
 impl Metrics {
-    pub fn render(&self, engine: &EngineStats) -> String {
+    /// Of the model that the server was started for, and, under their names, of `others` that are loaded.
+    pub fn render(&self, engine: &EngineStats, others: &[(&Self, EngineStats)]) -> String {
         let mut out = Exposition::default();
         self.render_requests(&mut out);
         self.render_request_histograms(&mut out);
         self.render_queue(&mut out, engine);
         self.render_batches(&mut out);
-        self.render_own(&mut out);
-        self.render_engine(&mut out, engine);
-        self.render_protocol(&mut out, engine);
+        for (metrics, engine) in std::iter::once((self, engine)).chain(others.iter().map(|(m, e)| (*m, e))) {
+            metrics.render_own(&mut out);
+            metrics.render_engine(&mut out, engine);
+            metrics.render_protocol(&mut out, engine);
+        }
+        self.render_process(&mut out);
         out.into_text()
     }
 
@@ -207,7 +211,7 @@ impl Metrics {
     }
 
     /// What the Gateway API Inference Extension's endpoint picker reads, in the label format it knows
-    /// (its proposal 003, "Model Server Protocol"), and the process's start.
+    /// (its proposal 003, "Model Server Protocol").
     fn render_protocol(&self, out: &mut Exposition, engine: &EngineStats) {
         let (model, blocks) = (self.model.as_str(), engine.total_blocks);
         let name = "weirgate_kv_cache_utilization_ratio";
@@ -222,6 +226,9 @@ impl Metrics {
         out.family(name, "gauge", "Adapters, in the labels; the value is the time of the last change.");
         let labels = format!("{model},max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"");
         out.value(name, &labels, self.started);
+    }
+
+    fn render_process(&self, out: &mut Exposition) {
         let name = "weirgate_build_info";
         out.family(name, "gauge", "The version, in the label.");
         out.value(name, &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);

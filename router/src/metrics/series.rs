@@ -46,10 +46,13 @@ impl Histogram {
     }
 }
 
-/// Writes the exposition text.
+/// Writes the exposition text. A family stands in one place, however often series are added to it.
 #[derive(Default)]
 pub(crate) struct Exposition {
-    text: String,
+    /// Names, and the lines so far.
+    families: Vec<(String, String)>,
+    /// The one that series are added to.
+    current: usize,
 }
 
 /// `name="value"` pairs without the braces; empty for none.
@@ -57,11 +60,17 @@ pub(crate) type Labels<'a> = &'a str;
 
 impl Exposition {
     pub fn into_text(self) -> String {
-        self.text
+        self.families.into_iter().map(|(_, lines)| lines).collect()
     }
 
-    /// One family: its help and type, then `series`.
+    /// The series that follow are this family's.
     pub fn family(&mut self, name: &str, kind: &str, help: &str) {
+        if let Some(known) = self.families.iter().position(|(known, _)| known == name) {
+            self.current = known;
+            return;
+        }
+        self.current = self.families.len();
+        self.families.push((name.to_owned(), String::new()));
         self.line(format_args!("# HELP {name} {help}"));
         self.line(format_args!("# TYPE {name} {kind}"));
     }
@@ -90,8 +99,10 @@ impl Exposition {
     }
 
     fn line(&mut self, line: std::fmt::Arguments) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.text, "{line}");
+        if let Some((_, lines)) = self.families.get_mut(self.current) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(lines, "{line}");
+        }
     }
 }
 

@@ -9,7 +9,7 @@ fn metrics() -> Metrics {
 
 fn lines(metrics: &Metrics) -> Vec<String> {
     metrics
-        .render(&EngineStats { prefix_hits: 5, ..EngineStats::default() })
+        .render(&EngineStats { prefix_hits: 5, ..EngineStats::default() }, &[])
         .lines()
         .map(str::to_owned)
         .collect()
@@ -145,7 +145,7 @@ fn the_engine_is_shown_as_it_is() {
         total_blocks: 16,
         ..EngineStats::default()
     };
-    let text = metrics().render(&engine);
+    let text = metrics().render(&engine, &[]);
     let model = "model=\"a \\\"model\\\"\"";
     for line in [
         "tgi_queue_size 3".to_owned(),
@@ -170,4 +170,22 @@ fn every_series_has_one_type_line() {
     types.dedup();
     assert_eq!(types.len(), all);
     assert!(text.iter().all(|l| l.starts_with('#') || l.rsplit_once(' ').unwrap().1.parse::<f64>().is_ok()));
+}
+
+#[test]
+fn models_share_families_and_differ_in_their_label() {
+    let (pinned, other) = (metrics(), Metrics::new("other", 10, 20, 16));
+    let engine = |total_blocks| EngineStats { total_blocks, ..EngineStats::default() };
+    let text = pinned.render(&engine(3), &[(&other, engine(5))]);
+    let heads: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+    let mut unique = heads.clone();
+    unique.dedup();
+    assert_eq!(heads.len(), unique.len());
+    let at = text.find("# TYPE weirgate_kv_blocks gauge\n").unwrap();
+    let series: Vec<&str> = text[at..].lines().skip(1).take(2).collect();
+    assert_eq!(
+        series,
+        ["weirgate_kv_blocks{model=\"a \\\"model\\\"\"} 3", "weirgate_kv_blocks{model=\"other\"} 5"]
+    );
+    assert_eq!(text.lines().filter(|line| line.starts_with("tgi_request_count ")).count(), 1);
 }

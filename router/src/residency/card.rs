@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use weirgate_models::{ModelFiles, ModelSpec, TensorSource};
+use weirgate_store::{ModelSettings, SHORT_ARRAY, Show};
 
 use crate::tools::ModelForms;
 
@@ -85,6 +86,18 @@ impl Card {
             template: template.to_owned(),
             capabilities: capabilities.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect(),
             ..self
+        }
+    }
+
+    /// What is shown of a model that is not the store's; with `verbose`, long arrays, too.
+    pub fn shown(&self, verbose: bool) -> Show {
+        let long = |value: &Value| value.as_array().is_some_and(|list| list.len() > SHORT_ARRAY);
+        let shown = |value: &Value| if !verbose && long(value) { Value::Null } else { value.clone() };
+        Show {
+            template: self.template.clone(),
+            model_info: self.info.iter().map(|(key, value)| (key.clone(), shown(value))).collect(),
+            capabilities: self.capabilities.clone(),
+            ..Show::new(&tagged(&self.name), &ModelSettings::default())
         }
     }
 
@@ -217,6 +230,15 @@ mod tests {
         ] {
             assert_eq!(human_count(count), text);
         }
+    }
+
+    #[test]
+    fn long_arrays_are_shown_when_asked_for() {
+        let all = json!({"short": [1, 2, 3, 4, 5], "long": [1, 2, 3, 4, 5, 6], "n": 1});
+        let card = Card { info: all.as_object().unwrap().clone(), ..Card::default() };
+        assert_eq!(card.shown(false).model_info["long"], Value::Null);
+        assert_eq!(card.shown(false).model_info["short"], all["short"]);
+        assert_eq!(card.shown(true).model_info, card.info);
     }
 
     #[test]

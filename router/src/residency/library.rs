@@ -1,15 +1,18 @@
 //! Where models come from that are loaded on demand.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Map;
 use weirgate_models::{Gguf, ModelFiles};
-use weirgate_store::{Entry, Location, Store, StoreError};
+use weirgate_store::{Entry, Location, Show, Store, StoreError};
 
 use super::{AcquireError, Card, Layers};
 use crate::assemble::{Assembled, assemble};
 use crate::config::{Limits, RouterConfig};
-use crate::{EXIT_STALLED, load, watchdog};
+use crate::error::RouterError;
+use crate::load::{Loaded, Pace};
+use crate::{EXIT_STALLED, background, load, watchdog};
 
 /// Models by name. Calls block.
 pub(crate) trait Library: Send + Sync {
@@ -22,6 +25,15 @@ pub(crate) trait Library: Send + Sync {
     /// [`AcquireError::NotFound`], or what is wrong with the model.
     fn find(&self, name: &str) -> Result<Card, AcquireError>;
 
+    /// Whether the card of a model that was loaded still says what its name means. Asked for every request.
+    fn is_current(&self, card: &Card) -> bool;
+
+    /// All there is to say about the model of a card; with `verbose`, long arrays and tensors, too.
+    ///
+    /// # Errors
+    /// What is wrong with the model.
+    fn show(&self, card: &Card, verbose: bool) -> Result<Show, AcquireError>;
+
     /// Loads the model of a card that [`Library::find`] gave. Nothing runs before the outputs are read.
     ///
     /// # Errors
@@ -31,13 +43,19 @@ pub(crate) trait Library: Send + Sync {
 
 /// The models of a store on disk.
 pub(crate) struct StoredModels {
-    store: Store,
+    store: Arc<Store>,
     config: Arc<RouterConfig>,
+    /// Those that were loaded, by their digests.
+    loaded: Mutex<HashMap<String, Entry>>,
 }
 
 impl StoredModels {
-    pub fn new(store: Store, config: Arc<RouterConfig>) -> Self {
-        Self { store, config }
+    pub fn new(store: Arc<Store>, config: Arc<RouterConfig>) -> Self {
+        Self { store, config, loaded: Mutex::default() }
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn card(&self, entry: &Entry) -> Result<Card, StoreError> {
@@ -89,6 +107,16 @@ impl Library for StoredModels {
         self.card(&entry).map_err(failure)
     }
 
+    fn is_current(&self, card: &Card) -> bool {
+        let entry = self.loaded().get(&loaded_key(card)).cloned();
+        entry.is_some_and(|entry| self.store.is_current(&entry))
+    }
+
+    fn show(&self, card: &Card, verbose: bool) -> Result<Show, AcquireError> {
+        let entry = self.store.find(&card.name).map_err(failure)?;
+        self.store.show(&entry, verbose).map_err(failure)
+    }
+
     fn load(&self, card: &Card) -> Result<Assembled, AcquireError> {
         let entry = self.store.find(&card.name).map_err(failure)?;
         let files = match &entry.location {
@@ -111,7 +139,8 @@ impl Library for StoredModels {
             lora_adapters: Vec::new(),
             ..RouterConfig::clone(&self.config)
         };
-        let mut loaded = load::load_files(&config, &files).map_err(|error| failed(error.to_string()))?;
+        let config = Arc::new(config);
+        let mut loaded = load_in_background(&config, files).map_err(|error| failed(error.to_string()))?;
         loaded.card = Card { template: loaded.card.template, info: loaded.card.info, ..card.clone() };
         let assembled = assemble(&config, loaded).map_err(|error| failed(error.to_string()))?;
         let service = assembled.model.service.clone();
@@ -120,6 +149,25 @@ impl Library for StoredModels {
         }
         watchdog::watch(service, || std::process::exit(EXIT_STALLED))
             .map_err(|error| failed(error.to_string()))?;
+        let mut loaded = self.loaded();
+        loaded.retain(|_, known| known.name != entry.name);
+        loaded.insert(loaded_key(card), entry);
         Ok(assembled)
     }
+}
+
+/// Requests to other models are answered meanwhile: the load gets one thread, of low priority, and the engine's threads
+/// are started by this one.
+fn load_in_background(config: &Arc<RouterConfig>, files: ModelFiles) -> Result<Loaded, RouterError> {
+    let own = config.clone();
+    let done = background::spawn("load", move || load::load_files(&own, &files, Pace::Quiet))?;
+    let broke_off = |_| RouterError::Library("the load broke off".to_owned());
+    let mut loaded = done.blocking_recv().map_err(broke_off)??;
+    loaded.executor.use_threads(loaded.sizing.threads).map_err(std::io::Error::other)?;
+    Ok(loaded)
+}
+
+/// Two names may have the same content.
+fn loaded_key(card: &Card) -> String {
+    format!("{} {}", card.digest, card.name)
 }

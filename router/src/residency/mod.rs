@@ -5,6 +5,7 @@
 //! keep-alive after its last request; where memory or the number of models is short, the idle one that was used longest
 //! ago makes room. Nobody who asks for a model that is loaded waits for any of this.
 
+mod budget;
 mod card;
 mod keep_alive;
 mod library;
@@ -13,23 +14,29 @@ mod resident;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
+use budget::Budget;
 pub(crate) use card::{Card, Layers, tagged};
 pub use keep_alive::KeepAlive;
 pub(crate) use library::{Library, StoredModels};
 use resident::Resident;
 pub(crate) use resident::{Lease, Model};
 
+use weirgate_store::Show;
+
 use crate::assemble::Assembled;
 use crate::memory;
 use crate::service::Service;
 
-/// How often it is looked for models whose time is over.
+/// How often it is looked for the end of a request whose model should leave or make room: it is not told.
 const PERIOD: Duration = Duration::from_millis(100);
+
+/// Where all models are in use for so long, the one that was loaded first takes no new requests until it has made room.
+const TURN: Duration = Duration::from_secs(1);
 
 /// How many models may be there, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +74,9 @@ pub(crate) struct Models {
     waiting: AtomicUsize,
     /// Held by the load under way.
     turn: tokio::sync::Mutex<()>,
-    changed: Arc<Notify>,
+    budget: Mutex<Budget>,
+    /// Told whenever a model comes, a user leaves, or a keep-alive changes.
+    changed: watch::Sender<()>,
 }
 
 /// A model's name in lower case, and its digest: a model that was replaced is another one.
@@ -84,6 +93,8 @@ enum Slot {
 enum Found {
     Ready(Lease),
     Loading(watch::Receiver<Outcome>),
+    /// It is there, and makes room for another one as soon as it can.
+    Leaving,
 }
 
 /// Counts a request among those that wait.
@@ -105,14 +116,15 @@ impl Models {
     /// A server of one model and a library. Starts to look for models whose time is over.
     pub fn with_library(model: Model, library: Box<dyn Library>, residency: Residency) -> Arc<Self> {
         let models = Arc::new(Self::new(model, Some(library), residency));
-        tokio::spawn(expire(Arc::downgrade(&models)));
+        tokio::spawn(expire(Arc::downgrade(&models), models.changed.subscribe()));
         models
     }
 
     fn new(model: Model, library: Option<Box<dyn Library>>, residency: Residency) -> Self {
-        let changed = Arc::new(Notify::new());
+        let (changed, _) = watch::channel(());
         Self {
-            pinned: Arc::new(Resident::new(model, None, KeepAlive::Forever, changed.clone())),
+            budget: Mutex::new(Budget::new(model.pool_bytes)),
+            pinned: Arc::new(Resident::new(model, None, (KeepAlive::Forever, 0), changed.clone())),
             library,
             residency,
             table: Mutex::default(),
@@ -144,16 +156,21 @@ impl Models {
         if self.pinned.model.card.is_called(name) {
             return Ok(Lease::new(&self.pinned));
         }
-        let card = self.find(name).await?;
+        let card = self.look_up(name).await?;
         let mut waiting = None;
+        let mut changed = self.changed.subscribe();
         loop {
-            let mut loading = match self.enter(&card, keep) {
+            let found = match self.enter(&card, keep) {
                 Found::Ready(lease) => return Ok(lease),
-                Found::Loading(loading) => loading,
+                found => found,
             };
             if waiting.is_none() {
                 waiting = Some(self.wait()?);
             }
+            let Found::Loading(mut loading) = found else {
+                look_again(&mut changed).await;
+                continue;
+            };
             match loading.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
                 Ok(Some(Err(error))) => return Err(error),
                 Ok(_) => {}
@@ -184,6 +201,22 @@ impl Models {
             _ => None,
         };
         Ok(loaded.unwrap_or_else(|| Arc::new(card)))
+    }
+
+    /// All there is to say about the model of a card that [`Models::card`] gave.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn show(self: &Arc<Self>, card: &Arc<Card>, verbose: bool) -> Result<Show, AcquireError> {
+        if Arc::ptr_eq(card, &self.pinned.model.card) {
+            return Ok(card.shown(verbose));
+        }
+        let (this, card) = (self.clone(), card.clone());
+        let show = move || match &this.library {
+            Some(library) => library.show(&card, verbose),
+            None => Err(AcquireError::NotFound),
+        };
+        tokio::task::spawn_blocking(show).await.unwrap_or(Err(AcquireError::NotFound))
     }
 
     /// All models that can be served, the latest first.
@@ -225,6 +258,22 @@ impl Models {
         remove_expired(&mut table);
     }
 
+    /// The card of a model that is to be used: of one that is loaded, no folder is looked through.
+    async fn look_up(self: &Arc<Self>, name: &str) -> Result<Arc<Card>, AcquireError> {
+        let called = |card: &Arc<Card>| card.is_called(name);
+        let loaded: Vec<Arc<Card>> =
+            ready(&self.table()).map(|(_, resident)| resident.model.card.clone()).filter(called).collect();
+        let this = self.clone();
+        let current = move || {
+            let library = this.library.as_ref()?;
+            loaded.into_iter().find(|card| library.is_current(card))
+        };
+        match tokio::task::spawn_blocking(current).await {
+            Ok(Some(card)) => Ok(card),
+            _ => self.find(name).await.map(Arc::new),
+        }
+    }
+
     async fn find(self: &Arc<Self>, name: &str) -> Result<Card, AcquireError> {
         let (this, name) = (self.clone(), name.to_owned());
         let find = move || match &this.library {
@@ -238,6 +287,7 @@ impl Models {
     fn enter(self: &Arc<Self>, card: &Card, keep: Option<KeepAlive>) -> Found {
         let mut table = self.table();
         match table.get(&key(card)) {
+            Some(Slot::Ready(resident)) if resident.is_leaving() => Found::Leaving,
             Some(Slot::Ready(resident)) => {
                 resident.keep(keep.unwrap_or(self.residency.keep_alive));
                 Found::Ready(Lease::new(resident))
@@ -267,6 +317,7 @@ impl Models {
             Ok(resident) => table.insert(key(card), Slot::Ready(resident)),
             Err(_) => table.remove(&key(card)),
         };
+        self.changed.send_replace(());
     }
 
     async fn load(
@@ -275,8 +326,11 @@ impl Models {
         keep: Option<KeepAlive>,
     ) -> Result<Arc<Resident>, AcquireError> {
         let _turn = self.turn.lock().await;
-        self.make_room(card.bytes).await?;
+        let (key, begun) = (key(card), Instant::now());
+        let needed = self.budget().expected(&key, card.bytes);
+        self.make_room(needed).await?;
         tracing::info!(model = card.name, "loading");
+        let before = memory::own_bytes();
         let (this, wanted) = (self.clone(), card.clone());
         let load = move || match &this.library {
             Some(library) => library.load(&wanted),
@@ -285,20 +339,36 @@ impl Models {
         let loaded = tokio::task::spawn_blocking(load).await;
         let Assembled { model, outputs } =
             loaded.unwrap_or_else(|_| Err(AcquireError::Failed("the load failed".to_owned())))?;
+        let grown = memory::own_bytes().saturating_sub(before);
+        let weights = self.budget().learn(&key, card.bytes, grown);
+        tracing::info!(model = card.name, seconds = begun.elapsed().as_secs_f32(), bytes = weights, "loaded");
         let service = &model.service;
         let running = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
         let keep = keep.unwrap_or(self.residency.keep_alive);
-        Ok(Arc::new(Resident::new(model, Some(running), keep, self.changed.clone())))
+        Ok(Arc::new(Resident::new(model, Some(running), (keep, weights), self.changed.clone())))
     }
 
     /// Unloads idle models, the one used longest ago first, until `needed` bytes are free and there is a place; waits
     /// where all are in use.
     async fn make_room(&self, needed: u64) -> Result<(), AcquireError> {
+        let made = self.wait_for_room(needed).await;
+        // Those that were to leave and are there still may stay.
+        for (_, resident) in ready(&self.table()) {
+            resident.set_leaving(false);
+        }
+        made
+    }
+
+    async fn wait_for_room(&self, needed: u64) -> Result<(), AcquireError> {
+        let mut changed = self.changed.subscribe();
+        let begun = Instant::now();
         loop {
             let retired = {
                 let mut table = self.table();
                 let loaded = 1 + ready(&table).count();
-                let free = memory::free_bytes();
+                let promised =
+                    self.budget().promised(ready(&table).map(|(_, resident)| resident.footprint()));
+                let free = memory::free_bytes().map(|free| free.saturating_sub(promised));
                 let max = self.residency.max_loaded;
                 if (max == 0 || loaded < max) && free.is_none_or(|free| needed <= free) {
                     return Ok(());
@@ -309,14 +379,22 @@ impl Models {
                 let idle = ready(&table).filter(|(_, resident)| resident.is_idle());
                 let victim =
                     idle.min_by_key(|(_, resident)| resident.last_used()).map(|(key, _)| key.clone());
+                if victim.is_none() && begun.elapsed() >= TURN {
+                    if let Some((_, first)) = ready(&table).min_by_key(|(_, resident)| resident.loaded) {
+                        first.set_leaving(true);
+                    }
+                }
                 victim.and_then(|key| table.remove(&key)).map(retire)
             };
             match retired {
                 Some(running) => ended(running).await,
-                // A stream's end is not told, so it is looked for.
-                None => drop(tokio::time::timeout(PERIOD, self.changed.notified()).await),
+                None => look_again(&mut changed).await,
             }
         }
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Key, Slot>> {
@@ -345,6 +423,11 @@ fn retire(slot: Slot) -> Option<tokio::task::JoinHandle<()>> {
     }
 }
 
+/// Waits for a change. A stream's end is not told, so it is looked for.
+async fn look_again(changed: &mut watch::Receiver<()>) {
+    let _ = tokio::time::timeout(PERIOD, changed.changed()).await;
+}
+
 /// Waits for a model's memory to be free.
 async fn ended(running: Option<tokio::task::JoinHandle<()>>) {
     if let Some(running) = running {
@@ -363,11 +446,22 @@ fn remove_expired(table: &mut HashMap<Key, Slot>) {
     }
 }
 
-/// Unloads models whose time is over, as long as there are any models.
-async fn expire(models: Weak<Models>) {
+/// Unloads models when their time is over, as long as there are any models.
+async fn expire(models: Weak<Models>, mut changed: watch::Receiver<()>) {
     loop {
-        tokio::time::sleep(PERIOD).await;
-        let Some(models) = models.upgrade() else { return };
-        remove_expired(&mut models.table());
+        let wait = {
+            let Some(models) = models.upgrade() else { return };
+            let mut table = models.table();
+            remove_expired(&mut table);
+            ready(&table).filter_map(|(_, resident)| resident.left()).min()
+        };
+        let told = match wait {
+            // One whose time is over is in use.
+            Some(left) => tokio::time::timeout(left.max(PERIOD), changed.changed()).await,
+            None => Ok(changed.changed().await),
+        };
+        if matches!(told, Ok(Err(_))) {
+            return;
+        }
     }
 }

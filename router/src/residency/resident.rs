@@ -1,13 +1,14 @@
 //! A model in memory, and who uses it.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::budget::Footprint;
 use super::{Card, KeepAlive};
 use crate::api::Settings;
 use crate::service::Service;
@@ -17,6 +18,8 @@ pub(crate) struct Model {
     pub service: Arc<Service>,
     pub settings: Arc<Settings>,
     pub card: Arc<Card>,
+    /// Of its KV cache, whether in use or not.
+    pub pool_bytes: u64,
 }
 
 /// A model and its users.
@@ -25,9 +28,14 @@ pub(super) struct Resident {
     /// Ends with the engine, when its memory is free.
     running: Mutex<Option<JoinHandle<()>>>,
     leases: AtomicUsize,
+    pub loaded: Instant,
+    /// Takes no new requests, and makes room once it has answered those it has.
+    leaving: AtomicBool,
     life: Mutex<Life>,
-    /// Told whenever a user leaves.
-    changed: Arc<Notify>,
+    /// Bytes, as measured.
+    weights: u64,
+    /// Told whenever a user leaves or the keep-alive changes.
+    changed: watch::Sender<()>,
 }
 
 /// How much longer it stays.
@@ -38,13 +46,22 @@ struct Life {
 }
 
 impl Resident {
-    pub fn new(model: Model, running: Option<JoinHandle<()>>, keep: KeepAlive, changed: Arc<Notify>) -> Self {
+    /// `keep`, and the bytes that the weights take.
+    pub fn new(
+        model: Model,
+        running: Option<JoinHandle<()>>,
+        (keep, weights): (KeepAlive, u64),
+        changed: watch::Sender<()>,
+    ) -> Self {
         let life = Life { used: Instant::now(), keep };
         Self {
             model,
             running: Mutex::new(running),
             leases: AtomicUsize::new(0),
+            loaded: Instant::now(),
+            leaving: AtomicBool::new(false),
             life: Mutex::new(life),
+            weights,
             changed,
         }
     }
@@ -55,6 +72,19 @@ impl Resident {
 
     pub fn keep(&self, keep: KeepAlive) {
         self.life().keep = keep;
+        self.changed.send_replace(());
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    pub fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::SeqCst);
+    }
+
+    pub fn footprint(&self) -> Footprint {
+        Footprint { weights: self.weights, pool: self.model.pool_bytes }
     }
 
     /// Whether nobody uses it: neither a lease is out, nor a request under way. Asked for under the table's lock, where
@@ -108,7 +138,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.0.life().used = Instant::now();
         self.0.leases.fetch_sub(1, Ordering::SeqCst);
-        self.0.changed.notify_one();
+        self.0.changed.send_replace(());
     }
 }
 

@@ -1,4 +1,7 @@
-//! The API key: one layer around every route, with a short list of those that are open.
+//! The API keys: one layer around every route, with a short list of those that are open.
+//!
+//! A key has a role: to use models, or to change which there are as well. Where no key is set, models can be changed
+//! from this machine alone: over a listener on a loopback address.
 
 use std::sync::Arc;
 
@@ -9,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::api::{docs, ollama, openai};
+use crate::api::{Role, docs, ollama, openai};
 use crate::config::{Profile, RouterConfig};
 use crate::service::Tenant;
 
@@ -22,15 +25,30 @@ const INFORMATION: [&str; 3] = ["/metrics", "/info", "/v1/models"];
 #[derive(Clone)]
 pub(super) struct Guard {
     /// The accepted keys, as digests: comparing those takes the same time whatever was sent.
-    keys: Arc<[[u8; 32]]>,
+    keys: Arc<[Key]>,
+    /// What may be done without a key, but for [`Guard::is_open`].
+    keyless: Option<Role>,
     guard_info: bool,
     profile: Profile,
 }
 
+struct Key {
+    digest: [u8; 32],
+    role: Role,
+}
+
 impl Guard {
     pub fn new(config: &RouterConfig) -> Self {
+        let key = |role| move |key: &String| Key { digest: digest(key.as_bytes()), role };
+        let (users, admins) = (&config.api_keys, &config.admin_api_keys);
+        let keyless = match (users.is_empty(), admins.is_empty()) {
+            (false, _) => None,
+            (true, true) if config.listen.ip().is_loopback() => Some(Role::Admin),
+            (true, _) => Some(Role::User),
+        };
         Self {
-            keys: config.api_keys.iter().map(|key| digest(key.as_bytes())).collect(),
+            keys: users.iter().map(key(Role::User)).chain(admins.iter().map(key(Role::Admin))).collect(),
+            keyless,
             guard_info: config.guard_info,
             profile: config.profile,
         }
@@ -39,7 +57,7 @@ impl Guard {
     fn is_open(&self, method: &Method, path: &str) -> bool {
         let open =
             OPEN.contains(&path) || docs::is_open(path) || (!self.guard_info && INFORMATION.contains(&path));
-        self.keys.is_empty() || (open && matches!(*method, Method::GET | Method::HEAD))
+        open && matches!(*method, Method::GET | Method::HEAD)
     }
 
     /// In the words of the dialect that the path belongs to. TGI says nothing.
@@ -53,12 +71,18 @@ impl Guard {
         }
     }
 
-    /// Who a key belongs to: the tenant is the key's digest cut to 64 bits.
-    fn tenant(&self, given: &[u8]) -> Option<Tenant> {
+    /// Who a key belongs to, and what they may do: the tenant is the key's digest cut to 64 bits.
+    fn identify(&self, given: &[u8]) -> Option<(Tenant, Role)> {
         let given = digest(given);
-        let matches = self.keys.iter().fold(Choice::from(0), |found, key| found | key.ct_eq(&given));
+        let (mut known, mut admin) = (Choice::from(0), Choice::from(0));
+        for key in self.keys.iter() {
+            let same = key.digest.ct_eq(&given);
+            known |= same;
+            admin |= same & Choice::from(u8::from(key.role == Role::Admin));
+        }
         let salt = given.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        bool::from(matches).then_some(Tenant(salt))
+        let role = if bool::from(admin) { Role::Admin } else { Role::User };
+        bool::from(known).then_some((Tenant(salt), role))
     }
 }
 
@@ -68,17 +92,18 @@ fn digest(key: &[u8]) -> [u8; 32] {
 
 /// Lets a request through if no key is set, the route is open, or it brings a key.
 pub(super) async fn check(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    if guard.is_open(request.method(), path) {
-        return next.run(request).await;
-    }
-    match bearer(&request).and_then(|key| guard.tenant(key)) {
-        Some(tenant) => {
+    let identified = bearer(&request).and_then(|key| guard.identify(key));
+    let role = match (identified, guard.keyless) {
+        (Some((tenant, role)), _) => {
             request.extensions_mut().insert(tenant);
-            next.run(request).await
+            role
         }
-        None => guard.refusal(path),
-    }
+        (None, Some(role)) => role,
+        (None, None) if guard.is_open(request.method(), request.uri().path()) => Role::User,
+        (None, None) => return guard.refusal(request.uri().path()),
+    };
+    request.extensions_mut().insert(role);
+    next.run(request).await
 }
 
 /// The key of the one `Authorization: Bearer …` header.

@@ -9,6 +9,8 @@ mod openai;
 mod openai_tgi;
 mod platforms;
 mod residency;
+mod roles;
+mod store;
 mod tgi;
 mod tools;
 
@@ -21,6 +23,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use weirgate_engine::RopeRule;
+use weirgate_store::Store;
 
 use crate::api::AppState;
 use crate::assemble::{Assembled, assemble};
@@ -82,6 +85,7 @@ fn config() -> RouterConfig {
         traces: None,
         log: LogSettings { level: "info".into(), json: false, color: false },
         api_keys: Vec::new(),
+        admin_api_keys: Vec::new(),
         guard_info: false,
         cors_allow_origin: Vec::new(),
         compute_type: "test".into(),
@@ -158,7 +162,12 @@ impl TestServer {
     }
 
     fn of(models: Arc<Models>, config: &RouterConfig, gate: Gate) -> Self {
-        let state = AppState::new(models);
+        Self::storing(None, models, config, gate)
+    }
+
+    /// With a store that models can be made in.
+    fn storing(store: Option<Arc<Store>>, models: Arc<Models>, config: &RouterConfig, gate: Gate) -> Self {
+        let state = AppState::new(models, store);
         Self { app: server::app(config, state.clone()), state, gate }
     }
 

@@ -8,12 +8,18 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
+use weirgate_store::Show;
+
 use crate::residency::{AcquireError, KeepAlive, Layers, Library, Residency};
 
 /// Models `a`, `b`, `c`, ..., each of which writes its name over and over; `broken` cannot be loaded.
 struct Shelf {
     names: Vec<&'static str>,
     loads: AtomicUsize,
+    /// How often a model was looked for.
+    finds: AtomicUsize,
+    /// Part of the digests.
+    version: AtomicUsize,
     /// Loading waits for these, by name.
     doors: Mutex<HashMap<&'static str, Arc<std::sync::Barrier>>>,
     gates: HashMap<&'static str, Gate>,
@@ -25,6 +31,8 @@ impl Shelf {
         Self {
             names: names.to_vec(),
             loads: AtomicUsize::new(0),
+            finds: AtomicUsize::new(0),
+            version: AtomicUsize::new(0),
             doors: Mutex::default(),
             gates: names.iter().map(|name| (*name, Gate::open())).collect(),
             layers: Layers::default(),
@@ -32,7 +40,7 @@ impl Shelf {
     }
 
     fn card(&self, name: &str) -> Card {
-        let digest = format!("{name}0");
+        let digest = format!("{name}{}", self.version.load(Ordering::SeqCst));
         Card { name: name.into(), digest, bytes: 1, layers: self.layers.clone(), ..Card::default() }
     }
 }
@@ -43,8 +51,17 @@ impl Library for Arc<Shelf> {
     }
 
     fn find(&self, name: &str) -> Result<Card, AcquireError> {
+        self.finds.fetch_add(1, Ordering::SeqCst);
         let known = self.names.iter().find(|known| self.card(known).is_called(name));
         known.map(|name| self.card(name)).ok_or(AcquireError::NotFound)
+    }
+
+    fn is_current(&self, card: &Card) -> bool {
+        self.card(&card.name).digest == card.digest
+    }
+
+    fn show(&self, card: &Card, verbose: bool) -> Result<Show, AcquireError> {
+        Ok(card.shown(verbose))
     }
 
     fn load(&self, card: &Card) -> Result<Assembled, AcquireError> {
@@ -227,6 +244,43 @@ async fn the_idle_model_used_longest_ago_makes_room_and_one_in_use_does_not() {
     assert_eq!(running(&server).await, ["a:latest", "b:latest"]);
     shelf.gates["a"].reopen();
     assert_eq!(a.await.unwrap(), "aaa");
+}
+
+#[tokio::test]
+async fn models_that_are_never_idle_take_turns() {
+    let shelf = Arc::new(Shelf::of(&["a", "b"]));
+    let server = serving(&shelf, Residency { max_loaded: 2, ..residency() });
+    // Each asks again as soon as it is answered, so each model is in use all the time that it is there.
+    let users: Vec<_> = ["a", "a", "b", "b"]
+        .into_iter()
+        .map(|model| {
+            let server = server.clone();
+            tokio::spawn(async move {
+                for _ in 0..4 {
+                    assert_eq!(generate(&server, model, json!({})).await["response"], model.repeat(3));
+                }
+            })
+        })
+        .collect();
+    for user in users {
+        tokio::time::timeout(Duration::from_secs(60), user).await.expect("its turn").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_is_replaced_is_another_one_at_once() {
+    let shelf = Arc::new(Shelf::of(&["a"]));
+    let server = serving(&shelf, residency());
+    generate(&server, "a", json!({})).await;
+    generate(&server, "a", json!({})).await;
+    assert_eq!(
+        (shelf.loads.load(Ordering::SeqCst), shelf.finds.load(Ordering::SeqCst)),
+        (1, 1),
+        "found once"
+    );
+    shelf.version.fetch_add(1, Ordering::SeqCst);
+    generate(&server, "a", json!({})).await;
+    assert_eq!(shelf.loads.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

@@ -158,6 +158,7 @@ impl OllamaRoot {
             details,
             location: self.location(&stored.manifest),
             origin: Origin::Manifest { root: self.path.clone(), name: stored.name },
+            files: Vec::new(),
         })
     }
 

@@ -73,12 +73,13 @@ impl Scan {
             details: self.details(digest, read),
             location,
             origin: Origin::Plain,
+            files: files.iter().map(|(path, _)| path.clone()).collect(),
         }
     }
 }
 
 /// Of names, sizes and times: content is not read.
-fn fingerprint(files: &[(PathBuf, Metadata)]) -> Digest {
+pub(crate) fn fingerprint(files: &[(PathBuf, Metadata)]) -> Digest {
     let mut text = String::new();
     for (path, metadata) in files {
         let modified =

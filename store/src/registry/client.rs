@@ -261,3 +261,25 @@ fn unreachable_or_private(url: &str, error: &ureq::Error) -> RegistryError {
         None => RegistryError::Unreachable { url: without_query(url), problem },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The addresses that Ollama asks (reference/dialects.md §1.8, §1.13).
+    #[test]
+    fn names_lead_to_their_registries() {
+        let registry = Registry::new(&RegistrySettings::default()).unwrap();
+        for (name, insecure, address) in [
+            ("llama3", false, "https://registry.ollama.ai/v2/library/llama3/manifests/latest"),
+            ("me/m:7b", false, "https://registry.ollama.ai/v2/me/m/manifests/7b"),
+            ("hf.co/user/repo", false, "https://hf.co/v2/user/repo/manifests/latest"),
+            ("hf.co/user/repo-GGUF:Q4_K_M", false, "https://hf.co/v2/user/repo-GGUF/manifests/Q4_K_M"),
+            ("localhost:5000/a/b:c", true, "http://localhost:5000/v2/a/b/manifests/c"),
+        ] {
+            let name: ModelName = name.parse().unwrap();
+            let session = registry.session(&name, Transfer { insecure }).unwrap();
+            assert_eq!(session.manifest_url(name.tag()), address);
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::StoreError;
 use crate::entry::{Progress, Report, tell};
@@ -10,6 +10,8 @@ use crate::name::Digest;
 
 /// Between two looks at the bytes moved.
 const TICK: Duration = Duration::from_millis(60);
+/// Where nothing changes for so long, the last line is told again: so a watcher that has gone is noticed.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// What is known of one transfer.
 #[derive(Default)]
@@ -102,6 +104,7 @@ impl Shared {
     /// That of the work, or [`StoreError::Canceled`].
     pub fn watch(&self, report: &mut Report<'_>) -> Result<(), StoreError> {
         let mut sent: Vec<u64> = Vec::new();
+        let mut told = Instant::now();
         loop {
             let (lines, done) = {
                 let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,6 +121,13 @@ impl Shared {
                     None => sent.push(progress.completed),
                 }
                 tell(report, progress)?;
+                told = Instant::now();
+            }
+            if told.elapsed() >= HEARTBEAT
+                && let Some(last) = lines.last()
+            {
+                tell(report, last.now())?;
+                told = Instant::now();
             }
             match done {
                 Some(Ok(())) => return Ok(()),

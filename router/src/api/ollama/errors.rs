@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoResponses;
 use utoipa::openapi::{RefOr, Response as Described};
+use weirgate_store::{RegistryError, StoreError};
 
 use super::types::ErrorBody;
 use crate::api::docs::Responses;
@@ -24,8 +25,13 @@ pub(super) enum Refusal {
     /// What only this dialect knows to be wrong.
     Bad(String),
     ModelNotFound(String),
+    /// The same in other words.
+    Absent(String),
     /// A model that is there and cannot be loaded.
     Load(String),
+    Store(StoreError),
+    /// There is nowhere to write models to.
+    NoStore,
 }
 
 /// What is answered under `/api` to a request without its key.
@@ -33,7 +39,17 @@ pub(crate) fn unauthorized() -> Response {
     (StatusCode::UNAUTHORIZED, Json(ErrorBody { error: "unauthorized".to_owned() })).into_response()
 }
 
+/// What is answered under `/api` to a request whose key, or whose way here, does not give it the role it needs.
+pub(crate) fn forbidden(error: &str) -> Response {
+    (StatusCode::FORBIDDEN, Json(ErrorBody { error: error.to_owned() })).into_response()
+}
+
 impl Refusal {
+    /// Work whose thread could not be started, or panicked.
+    pub fn broke_off() -> Self {
+        Self::Load("the work broke off; the server's log says why".to_owned())
+    }
+
     pub fn bad(message: String) -> Self {
         Self::Bad(message)
     }
@@ -44,7 +60,11 @@ impl Refusal {
             Self::Service(ServiceError::Validation(reason)) => reason.to_string(),
             Self::Service(error) => error.to_string(),
             Self::Body(error) => error.message.clone(),
-            Self::Bad(message) | Self::Load(message) => message.clone(),
+            Self::Bad(message) | Self::Load(message) | Self::Absent(message) => message.clone(),
+            Self::Store(error) => store_message(error.cause()),
+            Self::NoStore => {
+                "this server keeps no models of its own; start it with `--model-store`".to_owned()
+            }
             Self::ModelNotFound(name) => format!("model '{name}' not found"),
         }
     }
@@ -60,7 +80,9 @@ impl Refusal {
             | Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::Service(_) | Self::Load(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Body(error) => error.status,
-            Self::ModelNotFound(_) => StatusCode::NOT_FOUND,
+            Self::ModelNotFound(_) | Self::Absent(_) => StatusCode::NOT_FOUND,
+            Self::Store(error) => store_status(error.cause()),
+            Self::NoStore => StatusCode::FORBIDDEN,
         }
     }
 
@@ -77,9 +99,67 @@ impl Refusal {
                 let reason = ValidationError::Field { field: "request", message: message.clone() };
                 service.refuse(&reason.into());
             }
-            Self::Body(_) | Self::ModelNotFound(_) | Self::Load(_) => {}
+            Self::Body(_)
+            | Self::ModelNotFound(_)
+            | Self::Absent(_)
+            | Self::Load(_)
+            | Self::Store(_)
+            | Self::NoStore => {}
         }
         self
+    }
+}
+
+/// For clients: what a hub's error says may name folders of this machine.
+fn store_message(error: &StoreError) -> String {
+    match error {
+        StoreError::Hub(error) => {
+            tracing::warn!(%error, "a hub's model could not be brought here");
+            "the hub's model could not be brought here; the server's log says why".to_owned()
+        }
+        error => error.to_string(),
+    }
+}
+
+fn store_status(error: &StoreError) -> StatusCode {
+    match error {
+        StoreError::ModelNotFound(_) | StoreError::BlobNotFound(_) => StatusCode::NOT_FOUND,
+        StoreError::Name(_)
+        | StoreError::DigestMismatch { .. }
+        | StoreError::NameTaken
+        | StoreError::Invalid(_) => StatusCode::BAD_REQUEST,
+        StoreError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        StoreError::ReadOnly(_) => StatusCode::FORBIDDEN,
+        StoreError::Canceled => StatusCode::REQUEST_TIMEOUT,
+        StoreError::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        StoreError::Registry(error) => registry_status(error),
+        StoreError::Hub(_) => StatusCode::BAD_GATEWAY,
+        StoreError::Corrupt { .. } | StoreError::Io { .. } | StoreError::Shared(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+fn registry_status(error: &RegistryError) -> StatusCode {
+    match error {
+        RegistryError::Insecure => StatusCode::BAD_REQUEST,
+        RegistryError::HostNotAllowed(_) | RegistryError::PrivateAddress(_) => StatusCode::FORBIDDEN,
+        RegistryError::Unauthorized => StatusCode::UNAUTHORIZED,
+        RegistryError::ManifestNotFound => StatusCode::NOT_FOUND,
+        RegistryError::Certificates => StatusCode::INTERNAL_SERVER_ERROR,
+        RegistryError::ForeignRealm { .. }
+        | RegistryError::Manifest(_)
+        | RegistryError::DigestMismatch { .. }
+        | RegistryError::Unreachable { .. }
+        | RegistryError::Status { .. }
+        | RegistryError::Protocol { .. }
+        | RegistryError::GivenUp { .. } => StatusCode::BAD_GATEWAY,
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }
 
@@ -110,11 +190,15 @@ impl IntoResponses for Refusal {
     fn responses() -> BTreeMap<String, RefOr<Described>> {
         let described = [
             (StatusCode::BAD_REQUEST, "The request is not one, or asks for what cannot be"),
+            (StatusCode::UNAUTHORIZED, "No key, or a wrong one; or a registry asks for credentials"),
+            (StatusCode::FORBIDDEN, "Not for who asks, or not with this server's settings"),
             (StatusCode::NOT_FOUND, "No such model"),
             (StatusCode::REQUEST_TIMEOUT, "The body took too long to come"),
             (StatusCode::PAYLOAD_TOO_LARGE, "The body is longer than `--payload-limit`"),
             (StatusCode::INTERNAL_SERVER_ERROR, "The generation failed"),
+            (StatusCode::BAD_GATEWAY, "A registry cannot be reached, or does not keep to the protocol"),
             (StatusCode::SERVICE_UNAVAILABLE, "Too many requests wait, or the server is not ready"),
+            (StatusCode::INSUFFICIENT_STORAGE, "The disk is full"),
         ];
         let responses =
             described.into_iter().fold(Responses::default(), |responses, (status, description)| {

@@ -3,25 +3,30 @@
 //! A request's way: `types` → `generate` or `chat` (with `options`, `messages`, `convert`) → [`crate::service`] →
 //! `reply` → `stream` or one object; what goes wrong on it is in `errors`.
 
+mod blobs;
 mod chat;
 mod convert;
+mod create;
 mod duration;
 mod embed;
 mod errors;
 mod generate;
+mod manage;
 mod messages;
 mod models;
 mod names;
 mod options;
 mod reply;
 mod stream;
+mod transfer;
 mod types;
+mod work;
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::AppState;
-pub(crate) use errors::unauthorized;
+pub(crate) use errors::{forbidden, unauthorized};
 
 /// How the document groups these routes.
 const TAG: &str = "Ollama";
@@ -37,4 +42,10 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(models::version))
         .routes(routes!(embed::embed))
         .routes(routes!(embed::embeddings))
+        .routes(routes!(create::create))
+        .routes(routes!(blobs::find, blobs::add))
+        .routes(routes!(manage::copy))
+        .routes(routes!(manage::delete))
+        .routes(routes!(transfer::pull))
+        .routes(routes!(transfer::push))
 }

@@ -133,7 +133,7 @@ pub(super) fn single(object: Value, streams: bool) -> Response {
     if streams { ndjson(Body::from(format!("{object}\n"))) } else { Json(object).into_response() }
 }
 
-fn ndjson(body: Body) -> Response {
+pub(super) fn ndjson(body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

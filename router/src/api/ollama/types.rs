@@ -96,6 +96,12 @@ pub(crate) struct Message {
     pub tool_call_id: Option<String>,
 }
 
+impl From<weirgate_store::Message> for Message {
+    fn from(message: weirgate_store::Message) -> Self {
+        Self { role: message.role, content: Some(message.content), ..Self::default() }
+    }
+}
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 #[schema(as = OllamaToolCall)]
@@ -284,6 +290,12 @@ pub(super) struct ShowResponse {
     pub details: Details,
     pub messages: Vec<Message>,
     pub model_info: Map<String, Value>,
+    /// Of the image encoder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projector_info: Option<Map<String, Value>>,
+    /// Only where `verbose` asks for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensors: Option<Vec<Value>>,
     pub capabilities: Vec<&'static str>,
     pub modified_at: String,
 }
@@ -330,4 +342,83 @@ pub(super) struct EmbedResponse {
 #[schema(as = OllamaEmbeddingsResponse)]
 pub(super) struct EmbeddingsResponse {
     pub embedding: Vec<f32>,
+}
+
+/// `POST /api/create`: of today's clients, or with a Modelfile, of earlier ones.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = OllamaCreateRequest)]
+pub(super) struct CreateRequest {
+    pub model: Option<String>,
+    /// Former name of `model`.
+    pub name: Option<String>,
+    /// The model that this one is made of; pulled where it is not here.
+    pub from: Option<String>,
+    /// Digests of blobs by file name: GGUF files, or a safetensors folder's files.
+    pub files: Option<Map<String, Value>>,
+    /// Digests of GGUF adapters by file name.
+    pub adapters: Option<Map<String, Value>>,
+    /// A Go template.
+    pub template: Option<String>,
+    /// A text, or several.
+    pub license: Option<Value>,
+    pub system: Option<String>,
+    /// Options by name; they go before those of `from`.
+    pub parameters: Option<Map<String, Value>>,
+    /// Said before every conversation.
+    pub messages: Option<Vec<Message>>,
+    /// One of the quantizations that `weirgate quantize` knows, in any case.
+    pub quantize: Option<String>,
+    /// Former name of `quantize`.
+    pub quantization: Option<String>,
+    /// The text of a Modelfile, in place of all of these.
+    pub modelfile: Option<String>,
+    /// Of a Modelfile on the server: refused, as files of the server are not read.
+    pub path: Option<String>,
+    /// Default: true.
+    pub stream: Option<bool>,
+}
+
+/// `POST /api/copy`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = OllamaCopyRequest)]
+pub(super) struct CopyRequest {
+    #[schema(required)]
+    pub source: Option<String>,
+    #[schema(required)]
+    pub destination: Option<String>,
+}
+
+/// `DELETE /api/delete`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = OllamaDeleteRequest)]
+pub(super) struct DeleteRequest {
+    pub model: Option<String>,
+    /// Former name of `model`.
+    pub name: Option<String>,
+}
+
+/// `POST /api/pull` and `POST /api/push`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = OllamaTransferRequest)]
+pub(super) struct TransferRequest {
+    /// `[host/][namespace/]model[:tag]`, such as `hf.co/user/repository:Q4_K_M`.
+    pub model: Option<String>,
+    /// Former name of `model`.
+    pub name: Option<String>,
+    /// Plain http, where the registry speaks no https.
+    pub insecure: Option<bool>,
+    /// Default: true.
+    pub stream: Option<bool>,
+}
+
+/// A line of progress.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OllamaProgress)]
+pub(super) struct ProgressLine {
+    pub status: String,
+    pub digest: Option<String>,
+    /// Bytes.
+    pub total: Option<u64>,
+    /// Bytes.
+    pub completed: Option<u64>,
 }

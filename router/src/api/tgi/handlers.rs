@@ -258,6 +258,11 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
     responses((status = 200, description = "Prometheus metrics", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(state): State<AppState>) -> Response {
-    let text = state.service.metrics.render(&state.service.engine.stats());
+    let services = state.models.services();
+    let mut all = services.iter().map(|service| (&*service.metrics, service.engine.stats()));
+    let text = match all.next() {
+        Some((pinned, engine)) => pinned.render(&engine, &all.collect::<Vec<_>>()),
+        None => String::new(),
+    };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

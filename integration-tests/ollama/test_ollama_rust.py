@@ -1,0 +1,38 @@
+"""ollama-rs, unmodified, in a crate of its own."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import ollama as library
+import pytest
+from harness.gguf_files import quantize
+from harness.registry import Registry
+
+CRATE = Path(__file__).with_name("rust")
+
+
+@pytest.mark.timeout(300)
+def test_every_call_of_the_client_for_rust(start_server, tmp_path):
+    build = ["cargo", "build", "--quiet", "--locked", "--manifest-path", CRATE / "Cargo.toml"]
+    subprocess.run(build, check=True, timeout=280)
+    server = start_server("--model-store", str(tmp_path / "models"), env={"REGISTRY_PRIVATE_HOST": "127.0.0.1"})
+    quantize(tmp_path / "demo.gguf", "Q8_0")
+    client = library.Client(server.url)
+    client.create("base", files={"demo.gguf": client.create_blob(tmp_path / "demo.gguf")})
+    registry = Registry(tmp_path)
+    try:
+        remote = f"{registry.start().host}/library/rust:v1"
+        program = CRATE / "target/debug/weirgate-ollama-rs-check"
+        done = subprocess.run([program, server.url, "base", remote], capture_output=True, text=True, timeout=50)
+        assert done.returncode == 0, done.stderr
+    finally:
+        registry.kill()
+    found = json.loads(done.stdout)
+    assert found["whole"] == found["streamed"] != "" and 0 < found["count"] <= 16
+    assert found["answer"] == found["chatted"] != ""
+    assert found["created"] == found["pushed"] == found["pulled"] == "success"
+    assert found["statuses"][-1] == "success" and found["pulls"][0] == "pulling manifest"
+    assert found["pulls"][-1] == "success" and found["before"] == found["after"] + 1
+    assert "num_predict" in found["parameters"] and found["info"]["general.architecture"] == "llama"
+    assert "completion" in found["capabilities"] and "not found" in found["missing"]

@@ -1,0 +1,156 @@
+//! Who may change which models there are: by key, by the way here, by the page that asks.
+
+use super::*;
+
+/// Every operation that changes models, with a body that would be refused for itself.
+const CHANGES: [(&str, &str); 6] = [
+    ("POST", "/api/create"),
+    ("POST", "/api/copy"),
+    ("DELETE", "/api/delete"),
+    ("POST", "/api/pull"),
+    ("POST", "/api/push"),
+    ("POST", "/api/blobs/sha256:0"),
+];
+
+fn request(method: &str, path: &str, headers: &[(&'static str, &str)]) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Body::from("{}")).unwrap()
+}
+
+async fn statuses(server: &TestServer, headers: &[(&'static str, &str)]) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for (method, path) in CHANGES {
+        statuses.push(server.send(request(method, path, headers)).await.status.as_u16());
+    }
+    statuses
+}
+
+fn with(change: impl FnOnce(&mut RouterConfig)) -> TestServer {
+    let mut config = config();
+    change(&mut config);
+    TestServer::with(config)
+}
+
+/// Whatever is added to Ollama's routes, or to another dialect's, either reads or is in the table above.
+#[test]
+fn all_that_changes_models_is_known() {
+    let document: Value = serde_json::from_str(&crate::openapi_json()).unwrap();
+    let reads = ["/api/generate", "/api/chat", "/api/show", "/api/embed", "/api/embeddings"];
+    let mut changes: Vec<(String, String)> = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            let writes = method != "get" && method != "head";
+            if path.starts_with("/api/") && writes && !reads.contains(&path.as_str()) {
+                changes.push((method.to_uppercase(), path.replace("{digest}", "sha256:0")));
+            }
+        }
+    }
+    let mut known = CHANGES.map(|(method, path)| (method.to_owned(), path.to_owned()));
+    known.sort();
+    changes.sort();
+    assert_eq!(changes, known);
+}
+
+#[tokio::test]
+async fn without_keys_models_are_changed_over_loopback_alone() {
+    assert_eq!(statuses(&TestServer::new(), &[]).await, [400, 400, 400, 400, 400, 400]);
+    let public = with(|config| config.listen = "0.0.0.0:0".parse().unwrap());
+    assert_eq!(statuses(&public, &[]).await, [403; 6]);
+    let answer = public.send(request("POST", "/api/pull", &[])).await;
+    assert!(answer.json()["error"].as_str().unwrap().contains("--admin-api-key"));
+    assert_eq!(public.get("/api/tags").await.status, StatusCode::OK);
+    assert_eq!(public.post("/generate", greedy(json!({}))).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_key_of_a_user_changes_nothing() {
+    let server = with(|config| {
+        config.api_keys = vec!["user".into()];
+        config.admin_api_keys = vec!["admin".into()];
+    });
+    for (key, expected) in [
+        ("Bearer admin", 400),
+        ("Bearer user", 403),
+        ("Bearer other", 401),
+        ("Bearer Admin", 401),
+        ("admin", 401),
+    ] {
+        assert_eq!(statuses(&server, &[("authorization", key)]).await, [expected; 6], "{key}");
+    }
+    assert_eq!(statuses(&server, &[]).await, [401; 6]);
+    for key in ["Bearer user", "Bearer admin"] {
+        let mut generate = post("/generate", &greedy(json!({})));
+        generate.headers_mut().insert("authorization", key.parse().unwrap());
+        assert_eq!(server.send(generate).await.status, StatusCode::OK, "{key}");
+    }
+    let none_is_admin = with(|config| config.api_keys = vec!["user".into()]);
+    assert_eq!(statuses(&none_is_admin, &[("authorization", "Bearer user")]).await, [403; 6]);
+}
+
+#[tokio::test]
+async fn a_key_of_an_administrator_alone_leaves_models_open_to_use() {
+    let server = with(|config| config.admin_api_keys = vec!["admin".into()]);
+    assert_eq!(statuses(&server, &[]).await, [403; 6]);
+    assert_eq!(statuses(&server, &[("authorization", "Bearer admin")]).await, [400; 6]);
+    assert_eq!(server.post("/generate", greedy(json!({}))).await.status, StatusCode::OK);
+}
+
+/// A browser sends a plain POST to anywhere without asking.
+#[tokio::test]
+async fn pages_of_other_sites_change_nothing() {
+    let server = TestServer::new();
+    let host = ("host", "localhost:3000");
+    for origin in ["http://evil.example", "null", "http://localhost.evil.example"] {
+        assert_eq!(statuses(&server, &[host, ("origin", origin)]).await, [403; 6], "{origin}");
+        assert_eq!(
+            server.send(request("GET", "/api/tags", &[host, ("origin", origin)])).await.status,
+            StatusCode::OK,
+            "as text-generation-inference's routes"
+        );
+    }
+    for origin in ["http://localhost:8080", "http://127.0.0.1", "app://any", "http://localhost:3000"] {
+        assert_eq!(statuses(&server, &[host, ("origin", origin)]).await, [400; 6], "{origin}");
+    }
+    let named = with(|config| config.cors_allow_origin = vec!["https://app.example".into()]);
+    assert_eq!(statuses(&named, &[host, ("origin", "https://app.example")]).await, [400; 6]);
+    // DNS rebinding: the page's own name is no longer the server's.
+    let rebound = [("host", "evil.example"), ("origin", "http://evil.example")];
+    assert_eq!(statuses(&server, &rebound).await, [403; 6]);
+}
+
+#[tokio::test]
+async fn ollamas_profile_refuses_pages_as_ollama_does() {
+    let server = with(|config| config.profile = Profile::Ollama);
+    let ask = |origin: &'static str| {
+        server.send(request("GET", "/api/tags", &[("host", "localhost"), ("origin", origin)]))
+    };
+    assert_eq!(ask("http://evil.example").await.status, StatusCode::FORBIDDEN);
+    let local = ask("http://localhost:5173").await;
+    assert_eq!(local.status, StatusCode::OK);
+    assert_eq!(local.headers["access-control-allow-origin"], "http://localhost:5173");
+    let headers = [
+        ("host", "localhost"),
+        ("origin", "app://desktop"),
+        ("access-control-request-method", "DELETE"),
+        ("access-control-request-headers", "content-type,x-stainless-os"),
+    ];
+    let preflight = server.send(request("OPTIONS", "/api/delete", &headers)).await;
+    assert_eq!(preflight.status, StatusCode::OK);
+    let allowed = |name: &str| preflight.headers[name].to_str().unwrap().to_owned();
+    assert_eq!(allowed("access-control-allow-origin"), "app://desktop");
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] {
+        assert!(allowed("access-control-allow-methods").contains(method), "{method}");
+    }
+    assert!(allowed("access-control-allow-headers").contains("x-stainless-os"));
+    let foreign = [("origin", "http://evil.example"), ("access-control-request-method", "DELETE")];
+    assert_eq!(server.send(request("OPTIONS", "/api/delete", &foreign)).await.status, StatusCode::FORBIDDEN);
+    let any = with(|config| (config.profile, config.cors_allow_origin) = (Profile::Ollama, vec!["*".into()]));
+    let answer = any.send(request("GET", "/api/tags", &[("origin", "http://evil.example")])).await;
+    assert_eq!(
+        (answer.status, &answer.headers["access-control-allow-origin"]),
+        (StatusCode::OK, &"*".parse().unwrap())
+    );
+}
