@@ -33,7 +33,7 @@ pub(crate) struct Assembled {
 /// # Errors
 /// When the system cannot start a thread.
 pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assembled, RouterError> {
-    let Loaded { text, executor, rope, sizing, card, spec } = loaded;
+    let Loaded { text, executor, rope, sizing, pool_bytes, card, spec } = loaded;
     let engine = EngineConfig {
         max_step_tokens: sizing.max_step_tokens,
         max_seqs: sizing.max_seqs,
@@ -104,7 +104,6 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
     let card = card.named(&config.model_id, service.template.text(), service.completion_template.is_some());
     let settings = Arc::new(settings(config, &service.validator));
     let service = Arc::new(service);
-    let pool_bytes = (sizing.blocks as u64).saturating_mul(sizing.block_bytes as u64);
     Ok(Assembled { model: Model { service, settings, card: Arc::new(card), pool_bytes }, outputs })
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Loaded {
     pub executor: Box<dyn Executor>,
     pub rope: RopeRule,
     pub sizing: Sizing,
+    /// Of this machine's memory that the KV cache may take.
+    pub pool_bytes: u64,
     pub card: Card,
     pub spec: ModelSpec,
 }
@@ -92,12 +94,17 @@ pub(crate) fn load_files(
         }
         None => stored.as_ref(),
     };
-    let (executor, sizing) = match device::choose(&config.engine)? {
-        Device::Cpu { .. } => on_cpu(config, &spec, tensors, &text)?,
-        Device::Cuda(device) => on_gpu(config, &device, &spec, tensors, &text)?,
+    let device = device::choose(&config.engine)?;
+    let (executor, sizing) = match &device {
+        Device::Cpu { .. } => on_cpu(config, &spec, tensors, &text, pace)?,
+        Device::Cuda(device) => on_gpu(config, device, &spec, tensors, &text)?,
+    };
+    let pool_bytes = match device {
+        Device::Cpu { .. } => (sizing.blocks as u64).saturating_mul(sizing.block_bytes as u64),
+        Device::Cuda(_) => 0,
     };
     let card = Card::describe(files, &spec, tensors);
-    Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing, card, spec })
+    Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing, pool_bytes, card, spec })
 }
 
 /// Sizes come first: the weights will take what they take in the file.
@@ -106,6 +113,7 @@ fn on_cpu(
     spec: &ModelSpec,
     tensors: &dyn TensorSource,
     text: &TextModel,
+    pace: Pace,
 ) -> Result<(Box<dyn Executor>, Sizing), RouterError> {
     let free_bytes = memory::free_bytes().map(|free| free.saturating_sub(tensors.total_bytes()));
     let measured = measure(spec, tensors, text, (DeviceKind::Cpu, free_bytes))?;

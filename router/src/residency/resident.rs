@@ -18,7 +18,7 @@ pub(crate) struct Model {
     pub service: Arc<Service>,
     pub settings: Arc<Settings>,
     pub card: Arc<Card>,
-    /// Of its KV cache, whether in use or not.
+    /// Of this machine's memory that its KV cache may take.
     pub pool_bytes: u64,
 }
 

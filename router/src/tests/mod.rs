@@ -236,7 +236,7 @@ fn loaded(script: &str, template: &str, config: &RouterConfig, gate: Gate) -> Lo
     let (executor, rope) = (Box::new(device), RopeRule::default());
     let spec =
         weirgate_models::read_spec(&weirgate_testkit::Definition::named("llama").unwrap().files).unwrap();
-    Loaded { text, executor, rope, sizing, card: Card::default(), spec }
+    Loaded { text, executor, rope, sizing, pool_bytes: 0, card: Card::default(), spec }
 }
 
 async fn answer(response: Response<Body>) -> Answer {
