@@ -6,12 +6,14 @@
 //! free text before a grammar: reasoning, or what a model says before it calls a tool.
 
 mod cache;
+mod classes;
 mod compile;
 mod error;
 mod limits;
 mod lower;
 mod matcher;
 mod outlines;
+mod relax;
 mod schema;
 mod spec;
 mod stages;
@@ -23,6 +25,7 @@ pub use compile::{Backend, Compiled, Compiler};
 pub use error::GrammarError;
 pub use limits::Limits;
 pub use lower::Whitespace;
+pub use relax::{Relaxation, Relaxed};
 pub use spec::{GrammarSpec, Rule};
 pub use stages::{Plan, Stage, Staged};
 pub use triggers::Trigger;

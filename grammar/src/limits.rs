@@ -56,10 +56,15 @@ impl Limits {
         }
     }
 
+    /// Of the groups of a regular expression.
+    pub(crate) fn nesting(&self) -> u32 {
+        self.depth.try_into().unwrap_or(u32::MAX)
+    }
+
     fn check_regex(&self, pattern: &str) -> Result<(), GrammarError> {
         at_most("regular expression's size in bytes", pattern.len(), self.regex_bytes)?;
         let ast = ast::parse::ParserBuilder::new()
-            .nest_limit(self.depth as u32)
+            .nest_limit(self.nesting())
             .build()
             .parse(pattern)
             .map_err(|error| GrammarError::Regex(error.to_string()))?;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 
+use crate::classes::of_python;
 use crate::schema::normalized;
 use crate::spec::Rule;
 use crate::watch::Watch;
@@ -39,7 +40,9 @@ impl Lowered {
                 ));
                 Ok(Self { grammar, schema: Some(schema) })
             }
-            GrammarSpec::Regex(pattern) => plain(TopLevelGrammar::from_regex(pattern)),
+            GrammarSpec::Regex(pattern) => {
+                plain(TopLevelGrammar::from_regex(&of_python(pattern, watch.limits.nesting())))
+            }
             GrammarSpec::Choice(choices) if choices.is_empty() => Err(GrammarError::Empty),
             GrammarSpec::Choice(choices) => {
                 let quoted: Vec<String> = choices.iter().map(|choice| quoted(choice)).collect();
@@ -137,7 +140,10 @@ impl<'a> Lark<'a> {
             Rule::Text(text) => Ok(self.literal(text)),
             Rule::Sequence(parts) => Ok(self.list(parts)?.join(" ")),
             Rule::Many(part) => Ok(format!("({})*", self.expression(part)?)),
-            Rule::Regex(pattern) => Ok(format!("/{}/", pattern.replace('/', "\\/"))),
+            Rule::Regex(pattern) => {
+                let pattern = of_python(pattern, self.watch.limits.nesting());
+                Ok(format!("/{}/", pattern.replace('/', "\\/")))
+            }
             Rule::AnyOf(parts) if parts.is_empty() => Err(GrammarError::Empty),
             Rule::AnyOf(_) | Rule::Schema(_) => self.name(rule),
         }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use llguidance::toktrie::TokEnv;
 
+use crate::classes::of_python;
 use crate::{GrammarError, GrammarSpec, Limits};
 pub(crate) use automaton::Automaton;
 pub(crate) use state::State;
@@ -30,11 +31,12 @@ pub(crate) fn compile(
     environment: &TokEnv,
 ) -> Result<Option<Arc<Automaton>>, GrammarError> {
     let (pattern, depth) = match spec {
-        GrammarSpec::Regex(pattern) => (pattern.clone(), limits.depth as u32),
+        // The limit was kept to before the classes were written out.
+        GrammarSpec::Regex(pattern) => (of_python(pattern, limits.nesting()), limits.nesting() + 2),
         GrammarSpec::Choice(choices) if choices.is_empty() => return Err(GrammarError::Empty),
         GrammarSpec::Choice(choices) => {
             let quoted: Vec<String> = choices.iter().map(|choice| regex_syntax::escape(choice)).collect();
-            (quoted.join("|"), limits.depth as u32)
+            (quoted.join("|"), limits.nesting())
         }
         GrammarSpec::JsonObject => (schema::to_regex(r#"{"type":"object"}"#, limits)?, CONVERTED_DEPTH),
         GrammarSpec::JsonSchema(text) => (schema::to_regex(text, limits)?, CONVERTED_DEPTH),

@@ -7,6 +7,7 @@ use std::time::Instant;
 use weirgate_types::{Finish, SeqUpdate, TokenId, TokenOut};
 
 use super::account::Account;
+use super::constraint::Checks;
 use super::dispatcher::{Mailbox, Updates};
 use super::error::{ServiceError, failure};
 use super::text::{SequenceText, Vocabulary};
@@ -71,6 +72,8 @@ pub(crate) struct Facts {
     pub prompt_characters: usize,
     /// Whether the text begins with reasoning.
     pub thinking: Thinking,
+    /// Of schemas that are not enforced in full.
+    pub checks: Option<Arc<Checks>>,
 }
 
 /// A request under way. Dropping it cancels the request.

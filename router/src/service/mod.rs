@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use tokenizers::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use weirgate_engine::{EngineHandle, GrammarSource};
+use weirgate_engine::EngineHandle;
 use weirgate_types::{GenerateRequest, Selection, TokenId};
 
 use crate::metrics::Metrics;
@@ -30,7 +30,10 @@ use crate::telemetry::Tracer;
 use crate::tools::{ModelForms, Thinking};
 pub(crate) use account::Account;
 pub(crate) use adapters::{AdapterError, Adapters};
-pub(crate) use constraint::{Constraint, Field, Grammars, Guided, guided, response_format, tgi_grammar};
+use constraint::Enforced;
+pub(crate) use constraint::{
+    Checks, Constraint, Field, Grammars, Guided, SchemaCheck, guided, response_format, tgi_grammar,
+};
 pub(crate) use context::ContextLimit;
 use context::Room;
 pub(crate) use dispatcher::Dispatcher;
@@ -90,7 +93,7 @@ struct Tokenized {
 /// A request that can be handed to the engine.
 struct Prepared {
     generate: GenerateRequest,
-    grammar: Option<Arc<dyn GrammarSource>>,
+    constraint: Option<Enforced>,
     characters: usize,
     thinking: Thinking,
 }
@@ -177,7 +180,7 @@ impl Service {
             prompt.tokens.drain(..prompt.tokens.len().saturating_sub(last));
         }
         let Room { max_new_tokens, shift } = self.room(request, &mut prompt.tokens)?;
-        let grammar = match &request.parameters.constraint {
+        let constraint = match &request.parameters.constraint {
             Some(constraint) => Some(self.grammars.compile(constraint, prompt.thinking).await?),
             None => None,
         };
@@ -185,7 +188,7 @@ impl Service {
         let id = self.engine.next_id();
         let generate = self.validator.lower(id, request, prompt.tokens.into(), max_new_tokens);
         let generate = GenerateRequest { deadline, shift, adapter, ..generate };
-        Ok(Prepared { generate, grammar, characters: prompt.characters, thinking: prompt.thinking })
+        Ok(Prepared { generate, constraint, characters: prompt.characters, thinking: prompt.thinking })
     }
 
     /// How much the request may generate, its prompt cut where it asks for that.
@@ -209,7 +212,7 @@ impl Service {
         request: &Request,
         mut account: Account,
     ) -> Result<Generation, ServiceError> {
-        let Prepared { generate, grammar, characters, thinking } = prepared;
+        let Prepared { generate, constraint, characters, thinking } = prepared;
         let seed = match generate.sampling.selection {
             Selection::Random { seed } => Some(seed),
             Selection::Greedy => None,
@@ -220,8 +223,9 @@ impl Service {
         let text = || SequenceText::new(vocabulary.clone(), &prompt, stops.clone(), request.text);
         let texts = (0..generate.n).map(|_| text()).collect();
         let mailbox = self.dispatcher.open(generate.id);
-        let submitted = match grammar {
-            Some(grammar) => self.engine.submit_constrained(generate, grammar),
+        let checks = constraint.as_ref().and_then(|constraint| constraint.checks.clone());
+        let submitted = match constraint {
+            Some(constraint) => self.engine.submit_constrained(generate, constraint.grammar),
             None => self.engine.submit(generate),
         };
         match submitted {
@@ -232,7 +236,7 @@ impl Service {
                 return Err(error);
             }
         }
-        let facts = Facts { prompt, seed, prompt_characters: characters, thinking };
+        let facts = Facts { prompt, seed, prompt_characters: characters, thinking, checks };
         Ok(Generation::new(facts, mailbox, texts, self.vocabulary.clone(), account))
     }
 

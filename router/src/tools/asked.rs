@@ -58,6 +58,12 @@ impl Asked {
         Ok(Self { calls, tools: given, prompt: None })
     }
 
+    /// For answers that cannot tell what of a schema was not enforced.
+    pub fn all_strict(mut self) -> Self {
+        self.calls.tools.iter_mut().for_each(|tool| tool.strict = true);
+        self
+    }
+
     /// How the model is told, in place of the usual words.
     pub fn with_prompt(self, prompt: Option<String>) -> Self {
         Self { prompt, ..self }
@@ -111,7 +117,12 @@ fn tool(value: &Value) -> Result<Tool, ServiceError> {
         Some(Value::Object(schema)) => as_object(schema),
         Some(_) => return Err(wrong(format!("the parameters of {name:?} are not a JSON schema"))),
     };
-    Ok(Tool { name: name.to_owned(), parameters })
+    let strict = match function.get("strict") {
+        None | Some(Value::Null) => true,
+        Some(Value::Bool(strict)) => *strict,
+        Some(_) => return Err(wrong(format!("`strict` of {name:?} must be true or false"))),
+    };
+    Ok(Tool { name: name.to_owned(), parameters, strict })
 }
 
 /// Arguments are an object, whether the schema says so or not.

@@ -36,6 +36,8 @@ pub(crate) struct Tool {
     pub name: String,
     /// JSON Schema of its arguments, an object.
     pub parameters: Value,
+    /// Whether the schema is enforced in full or refused.
+    pub strict: bool,
 }
 
 /// One way for calls to begin.

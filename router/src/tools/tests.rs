@@ -82,7 +82,8 @@ fn tools() -> Vec<Tool> {
         "city": {"type": "string"}, "days": {"type": "integer", "minimum": 1}, "metric": {"type": "boolean"},
     }, "required": ["city"]});
     let none = json!({"type": "object", "properties": {}});
-    vec![Tool { name: "weather".into(), parameters: weather }, Tool { name: "now".into(), parameters: none }]
+    let tool = |name: &str, parameters| Tool { name: name.into(), parameters, strict: true };
+    vec![tool("weather", weather), tool("now", none)]
 }
 
 fn calls(format: &'static dyn Format, required: bool) -> Calls {

@@ -80,7 +80,7 @@ async fn lower(
     let forms = &model.service.forms;
     let wanted = match &body.tools {
         Some(given) if !given.is_empty() => {
-            Some(tools::Asked::new(given, &tools::Choice::Auto, true, forms)?)
+            Some(tools::Asked::new(given, &tools::Choice::Auto, true, forms)?.all_strict())
         }
         _ => None,
     };

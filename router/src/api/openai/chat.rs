@@ -56,8 +56,10 @@ async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Ref
     request.tenant = state.tenant;
     let account = state.service.admit_one()?;
     let mut generation = state.service.generate(request, account).await?;
-    let reading = Reading { calls, thinking: generation.facts.thinking, quirks: shape.quirks };
-    let mut headers = compute_headers(&state.settings, generation.facts.prompt_characters);
+    let facts = &generation.facts;
+    let reading =
+        Reading { calls, thinking: facts.thinking, quirks: shape.quirks, checks: facts.checks.clone() };
+    let mut headers = compute_headers(&state.settings, facts.prompt_characters);
     if shape.stream {
         generation.started().await?;
         let chunks = ChatChunks::new(state.service.vocabulary.clone(), &shape, reading);
@@ -83,12 +85,14 @@ fn choice(
     index: usize,
     sequence: Finished,
 ) -> Result<ChatChoice, ServiceError> {
+    let schema_checks = reading.schema_checks(&sequence.end.text);
     let (message, called) = reading.message(sequence.end.text)?;
     Ok(ChatChoice {
         index,
         logprobs: shape.logprobs.then(|| logprobs::chat(&sequence.tokens, vocabulary)),
         finish_reason: reading.finish_reason(sequence.end.reason, called),
         message,
+        schema_checks,
     })
 }
 

@@ -1,8 +1,10 @@
 //! What a chat's text is made of: reasoning, content, tool calls; in whole answers and in chunks.
 
+use std::sync::Arc;
+
 use super::quirks::Quirks;
 use super::types::{AssistantMessage, CalledFunction, Delta, ToolCall};
-use crate::service::{ServiceError, StopReason, ToolError};
+use crate::service::{Checks, SchemaCheck, ServiceError, StopReason, ToolError};
 use crate::tools::{Calls, Piece, Reader, Thinking};
 
 const FUNCTION: Option<&str> = Some("function");
@@ -15,6 +17,15 @@ pub(super) struct Reading {
     pub calls: Option<Calls>,
     pub thinking: Thinking,
     pub quirks: &'static Quirks,
+    pub checks: Option<Arc<Checks>>,
+}
+
+/// A whole text, taken apart.
+#[derive(Default)]
+struct Parts {
+    content: String,
+    reasoning: String,
+    calls: Vec<ToolCall>,
 }
 
 impl Reading {
@@ -43,23 +54,8 @@ impl Reading {
         if self.is_plain() {
             return Ok((AssistantMessage { content: Some(Some(text)), ..AssistantMessage::new() }, false));
         }
-        let mut reader = self.reader();
-        let mut pieces = reader.push(&text);
-        pieces.extend(reader.finish());
+        let Parts { content, reasoning, calls } = self.parts(&text);
         let mut message = AssistantMessage::new();
-        let (mut content, mut reasoning, mut calls) = (String::new(), String::new(), Vec::new());
-        for piece in pieces {
-            match piece {
-                Piece::Content(text) => content.push_str(&text),
-                Piece::Reasoning(text) => reasoning.push_str(&text),
-                Piece::Call { id, name, .. } => calls.push(self.call(id, name)),
-                Piece::Arguments { text, .. } => {
-                    if let Some(call) = calls.last_mut() {
-                        call.function.arguments.push_str(&text);
-                    }
-                }
-            }
-        }
         let called = !calls.is_empty();
         if self.quirks.tgi_calls {
             self.check_complete(&calls, &content)?;
@@ -72,6 +68,40 @@ impl Reading {
         message.reasoning_content = (!reasoning.is_empty()).then_some(reasoning);
         message.tool_calls = called.then_some(calls);
         Ok((message, called))
+    }
+
+    fn parts(&self, text: &str) -> Parts {
+        let mut reader = self.reader();
+        let mut pieces = reader.push(text);
+        pieces.extend(reader.finish());
+        let mut parts = Parts::default();
+        for piece in pieces {
+            match piece {
+                Piece::Content(text) => parts.content.push_str(&text),
+                Piece::Reasoning(text) => parts.reasoning.push_str(&text),
+                Piece::Call { id, name, .. } => parts.calls.push(self.call(id, name)),
+                Piece::Arguments { text, .. } => {
+                    if let Some(call) = parts.calls.last_mut() {
+                        call.function.arguments.push_str(&text);
+                    }
+                }
+            }
+        }
+        parts
+    }
+
+    /// What is to be told of schemas with `strict: false`, once a choice's text is whole.
+    pub fn schema_checks(&self, text: &str) -> Vec<SchemaCheck> {
+        let Some(checks) = &self.checks else { return Vec::new() };
+        let Parts { content, calls, .. } = self.parts(text);
+        if calls.is_empty() {
+            return checks.content(&content).into_iter().collect();
+        }
+        let check = |(index, call): (usize, &ToolCall)| {
+            let name = call.function.name.as_ref()?.as_ref()?;
+            checks.call(index, name, &call.function.arguments)
+        };
+        calls.iter().enumerate().filter_map(check).collect()
     }
 
     /// TGI parses calls, and refuses what does not parse.

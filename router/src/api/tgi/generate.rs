@@ -62,9 +62,11 @@ fn response(
     generation: &Generation,
 ) -> GenerateResponse {
     let Some(winner) = collected.take_best() else {
-        return GenerateResponse { generated_text: wanted.prefix, details: None };
+        return GenerateResponse { generated_text: wanted.prefix, details: None, schema_check: None };
     };
     let seed = generation.facts.seed;
+    let checks = generation.facts.checks.as_ref();
+    let schema_check = checks.and_then(|checks| checks.content(&winner.end.text));
     let generated_text = wanted.prefix.clone() + &winner.end.text;
     let details = wanted.details.then(|| {
         let prefill = prefill_tokens(state, generation, &collected.prompt);
@@ -88,7 +90,7 @@ fn response(
             prefill,
         }
     });
-    GenerateResponse { generated_text, details }
+    GenerateResponse { generated_text, details, schema_check }
 }
 
 /// Text that was held back until the end belongs to the last token.

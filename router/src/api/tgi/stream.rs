@@ -12,7 +12,7 @@ use super::convert::{finish_reason, token, top_tokens};
 use super::errors::ApiError;
 use super::types::{StreamDetails, StreamResponse};
 use crate::api::AppState;
-use crate::service::{Account, Event, Generation, Request, SequenceEnd, Service, ServiceError, Token};
+use crate::service::{Account, Event, Facts, Generation, Request, SequenceEnd, Service, ServiceError, Token};
 
 /// What a stream adds to the tokens at its end.
 pub(super) struct StreamOptions {
@@ -103,22 +103,29 @@ impl TokenStream {
             token: token(&new),
             generated_text: None,
             details: None,
+            schema_check: None,
         };
         if let Some(end) = end {
             new.text.push_str(&end.tail);
             response.token.text = new.text;
             response.details = self.options.details.then(|| self.details(&end));
+            let checks = self.facts().and_then(|facts| facts.checks.as_ref());
+            response.schema_check = checks.and_then(|checks| checks.content(&end.text));
             response.generated_text = Some(std::mem::take(&mut self.options.prefix) + &end.text);
             self.stage = Stage::Done;
         }
         json_event(&response)
     }
 
-    fn details(&self, end: &SequenceEnd) -> StreamDetails {
-        let facts = match &self.stage {
+    fn facts(&self) -> Option<&Facts> {
+        match &self.stage {
             Stage::Generate(generation) => Some(&generation.facts),
             _ => None,
-        };
+        }
+    }
+
+    fn details(&self, end: &SequenceEnd) -> StreamDetails {
+        let facts = self.facts();
         StreamDetails {
             finish_reason: finish_reason(end.reason),
             generated_tokens: end.generated_tokens,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::docs::schemas::GrammarType;
+use crate::service::SchemaCheck;
 
 /// `/` takes both kinds; the others ignore `stream`.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -97,6 +98,9 @@ pub(crate) struct GenerateResponse {
     pub generated_text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<Details>,
+    /// Of a schema with `strict: false` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_check: Option<SchemaCheck>,
 }
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -161,6 +165,9 @@ pub(crate) struct StreamResponse {
     pub top_tokens: Vec<Token>,
     pub generated_text: Option<String>,
     pub details: Option<StreamDetails>,
+    /// In the last event, of a schema with `strict: false` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_check: Option<SchemaCheck>,
 }
 
 #[derive(Debug, Clone, Serialize, ToSchema)]

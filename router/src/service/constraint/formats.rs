@@ -21,7 +21,8 @@ pub(crate) fn tgi_grammar(grammar: &Value, field: Field) -> Result<Constraint, V
         ("regex", Some(Value::String(pattern))) => GrammarSpec::Regex(pattern.clone()),
         ("json_schema", Some(value)) => {
             let inner = value.get("schema").and_then(schema);
-            inner.ok_or_else(|| field.invalid("`schema` must be an object".to_owned()))?
+            let spec = inner.ok_or_else(|| field.invalid("`schema` must be an object".to_owned()))?;
+            return Ok(Constraint::whole(field, spec).with_strict(strict(value, field)?));
         }
         (kind, _) => {
             let message =
@@ -46,8 +47,9 @@ pub(crate) fn response_format(format: &Value, field: Field) -> Result<Option<Con
             None => own(GrammarSpec::JsonObject),
         },
         "json_schema" if format.get("value").is_none() => {
-            let value = format.get("json_schema").and_then(|inner| inner.get("schema"));
-            own(value.and_then(schema).ok_or_else(|| no_schema(field))?)
+            let inner = format.get("json_schema").unwrap_or(&Value::Null);
+            let spec = inner.get("schema").and_then(schema).ok_or_else(|| no_schema(field))?;
+            Ok(Some(Constraint::whole(field, spec).with_strict(strict(inner, field)?)))
         }
         _ => tgi_grammar(format, field).map(Some),
     }
@@ -107,6 +109,15 @@ pub(crate) fn guided(guided: &Guided) -> Result<Option<Constraint>, ValidationEr
             Err(ValidationError::Field { field, message: "only one form can be asked for".to_owned() })
         }
         (first, _) => Ok(first.map(|(field, spec)| Constraint::whole(field, spec))),
+    }
+}
+
+/// Whether a schema is to be enforced in full: unless it says that it need not be.
+fn strict(value: &Value, field: Field) -> Result<bool, ValidationError> {
+    match value.get("strict") {
+        None | Some(Value::Null) => Ok(true),
+        Some(Value::Bool(strict)) => Ok(*strict),
+        Some(_) => Err(field.invalid("`strict` must be true or false".to_owned())),
     }
 }
 

@@ -8,6 +8,7 @@ use tokenizers::Tokenizer;
 use weirgate_engine::GrammarSource;
 use weirgate_grammar::{Backend, Compiler, GrammarError, Limits, Vocabulary, Whitespace};
 
+use super::lenient::{Checks, Relaxer};
 use super::{Constraint, Form};
 use crate::service::error::ValidationError;
 use crate::service::workers::WorkerPool;
@@ -27,6 +28,13 @@ struct Shared {
     style: (Backend, Whitespace),
     compiler: OnceLock<Result<Compiler, String>>,
     limits: Limits,
+}
+
+/// A constraint that is ready.
+pub(crate) struct Enforced {
+    pub grammar: Arc<dyn GrammarSource>,
+    /// Where less is enforced than was asked for.
+    pub checks: Option<Arc<Checks>>,
 }
 
 /// Stops a compilation whose request is gone.
@@ -58,7 +66,7 @@ impl Grammars {
         &self,
         constraint: &Constraint,
         thinking: Thinking,
-    ) -> Result<Arc<dyn GrammarSource>, ValidationError> {
+    ) -> Result<Enforced, ValidationError> {
         let field = constraint.field;
         let (shared, constraint) = (self.shared.clone(), constraint.clone());
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -76,17 +84,20 @@ impl Shared {
         constraint: &Constraint,
         thinking: &Thinking,
         cancelled: &AtomicBool,
-    ) -> Result<Arc<dyn GrammarSource>, ValidationError> {
+    ) -> Result<Enforced, ValidationError> {
         let field = constraint.field;
         let compiler = self.compiler.get_or_init(|| compiler(&self.tokenizer, self.style)).as_ref();
         let compiler = compiler.map_err(|message| field.refused(message.clone()))?;
-        let plan = constraint.plan(thinking).map_err(|message| field.refused(message))?;
-        let limits = constraint.limits(&self.limits);
-        let compiled = compiler.compile_plan(&plan, &limits, cancelled).map_err(|error| match error {
+        let wrong = |error: GrammarError| match error {
             GrammarError::Json(_) | GrammarError::Regex(_) => field.invalid(error.to_string()),
             _ => field.refused(error.to_string()),
-        })?;
-        Ok(Arc::new(compiled))
+        };
+        let relaxer = Relaxer { compiler, limits: &self.limits, cancelled };
+        let (constraint, checks) = relaxer.relax(constraint.clone()).map_err(wrong)?;
+        let plan = constraint.plan(thinking).map_err(|message| field.refused(message))?;
+        let limits = constraint.limits(&self.limits);
+        let compiled = compiler.compile_plan(&plan, &limits, cancelled).map_err(wrong)?;
+        Ok(Enforced { grammar: Arc::new(compiled), checks })
     }
 }
 

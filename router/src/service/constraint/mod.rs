@@ -2,13 +2,15 @@
 
 mod formats;
 mod grammars;
+mod lenient;
 
 use weirgate_grammar::{GrammarSpec, Plan};
 
 use super::error::ValidationError;
 use crate::tools::{Calls, Thinking};
 pub(crate) use formats::{Guided, guided, response_format, tgi_grammar};
-pub(crate) use grammars::Grammars;
+pub(crate) use grammars::{Enforced, Grammars};
+pub(crate) use lenient::{Checks, SchemaCheck};
 
 /// What every sequence of a request must look like.
 #[derive(Debug, Clone)]
@@ -16,6 +18,8 @@ pub(crate) struct Constraint {
     /// The field of the request that it came in.
     pub field: Field,
     pub form: Form,
+    /// Whether the schema of the text is enforced in full or refused; of tools, each says so itself.
+    pub strict: bool,
 }
 
 /// A field that asks for a form; it decides how a refusal is worded.
@@ -35,11 +39,15 @@ pub(crate) enum Form {
 
 impl Constraint {
     pub fn whole(field: Field, spec: GrammarSpec) -> Self {
-        Self { field, form: Form::Whole(spec) }
+        Self { field, form: Form::Whole(spec), strict: true }
     }
 
     pub fn calls(calls: Calls) -> Self {
-        Self { field: Field::Other("tools"), form: Form::Calls(calls) }
+        Self { field: Field::Other("tools"), form: Form::Calls(calls), strict: true }
+    }
+
+    pub fn with_strict(self, strict: bool) -> Self {
+        Self { strict, ..self }
     }
 
     /// Calls, or a text of this form.
@@ -53,7 +61,7 @@ impl Constraint {
         };
         let content =
             content.ok_or_else(|| self.field.refused("cannot be combined with tools".to_owned()))?;
-        Ok(Self::calls(Calls { content: Some(content), ..calls }))
+        Ok(Self::calls(Calls { content: Some(content), ..calls }).with_strict(self.strict))
     }
 
     /// The tools that may be called.

@@ -46,7 +46,8 @@ impl Chunks for ChatChunks {
 
     fn begin(&mut self, index: usize) -> Option<ChatChunkChoice> {
         let delta = Delta { role: ROLE, content: Some(String::new()), ..Delta::default() };
-        let first = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None };
+        let first =
+            ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, schema_checks: Vec::new() };
         (!self.quirks.token_chunks).then_some(first)
     }
 
@@ -55,11 +56,12 @@ impl Chunks for ChatChunks {
         let logprobs = logprobs.map(|token| logprobs::chat(std::slice::from_ref(token), &self.vocabulary));
         let reason = end.as_ref().map(|end| end.reason);
         let mut text = token.map(|token| token.text).unwrap_or_default();
-        text.extend(end.map(|end| end.tail));
+        text.extend(end.as_ref().map(|end| end.tail.as_str()));
+        let schema_checks = end.map(|end| self.reading.schema_checks(&end.text)).unwrap_or_default();
         if self.quirks.token_chunks && self.reading.is_plain() {
             let delta = Delta { role: ROLE, content: Some(text), ..Delta::default() };
             let finish_reason = reason.map(|reason| self.quirks.finish_reason(reason));
-            return vec![ChatChunkChoice { index, delta, logprobs, finish_reason }];
+            return vec![ChatChunkChoice { index, delta, logprobs, finish_reason, schema_checks }];
         }
         let mut deltas = self.read(index, &text, reason.is_some());
         if deltas.is_empty() && logprobs.is_some() {
@@ -74,6 +76,7 @@ impl Chunks for ChatChunks {
             delta: Delta { role, ..delta },
             logprobs: None,
             finish_reason: None,
+            schema_checks: Vec::new(),
         };
         let mut chunks: Vec<ChatChunkChoice> = deltas.into_iter().map(chunk).collect();
         if let Some(first) = chunks.first_mut() {
@@ -81,6 +84,7 @@ impl Chunks for ChatChunks {
         }
         if let (Some(last), Some(reason)) = (chunks.last_mut(), reason) {
             last.finish_reason = Some(self.reading.finish_reason(reason, self.called(index)));
+            last.schema_checks = schema_checks;
         }
         chunks
     }

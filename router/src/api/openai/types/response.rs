@@ -3,6 +3,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::api::docs::schemas::{ChatCompletionDelta, OutputMessage};
+use crate::service::SchemaCheck;
 
 /// What every answer and every chunk begins with.
 #[derive(Debug, Clone, Serialize)]
@@ -27,6 +28,9 @@ pub(crate) struct ChatChoice {
     pub message: AssistantMessage,
     pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: &'static str,
+    /// Of schemas with `strict: false` only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schema_checks: Vec<SchemaCheck>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -85,6 +89,9 @@ pub(crate) struct ChatChunkChoice {
     pub delta: Delta,
     pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: Option<&'static str>,
+    /// In a choice's last chunk, of schemas with `strict: false` only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schema_checks: Vec<SchemaCheck>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
