@@ -2,9 +2,13 @@
 
 use crate::constraint::MaskJob;
 use crate::handle::Message;
+use crate::priority::lower_priority;
 
 /// Most threads; a mask takes tens of microseconds, a forward pass milliseconds.
 const MAX_THREADS: usize = 8;
+/// The forward pass waits for each of its threads, so one that a mask pushes aside holds up every sequence; a mask that is
+/// late holds up its own.
+const NICE: i32 = 5;
 
 /// Answers come through the engine's inbox, in any order.
 pub(crate) struct MaskPool {
@@ -20,6 +24,7 @@ impl MaskPool {
         for _ in 0..cores.div_ceil(2).min(MAX_THREADS) {
             let (queue, inbox) = (queue.clone(), inbox.clone());
             std::thread::Builder::new().name("mask".into()).spawn(move || {
+                lower_priority(NICE);
                 for job in queue {
                     let answer = Message::Mask(Box::new(job.run()));
                     // Nobody who could still want an answer is left once this fails.

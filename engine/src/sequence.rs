@@ -82,6 +82,8 @@ pub(crate) struct Sequence {
     pub surprise: Option<Surprise>,
     /// So many tokens have their keys and values in `table`.
     pub computed: usize,
+    /// The most that `computed` has been: what lies before is computed anew, what lies behind for the first time.
+    pub frontier: usize,
     pub table: BlockTable,
     /// Tokens before this length were computed under the rotary tables of this length: the prompt's length, or the
     /// length at which the sequence was recomputed under other tables.
@@ -119,6 +121,7 @@ impl Sequence {
         self.dropped += end - keep;
         self.prompt_left = self.prompt_left.min(keep) + self.prompt_left.saturating_sub(end);
         self.computed = 0;
+        self.frontier = self.len();
         self.rope_base = self.len();
         if let Some(drafter) = &mut self.drafter {
             drafter.forget();
@@ -127,6 +130,16 @@ impl Sequence {
 
     pub fn work(&self) -> usize {
         self.len() - self.computed
+    }
+
+    /// Its work is new tokens of its own: the one drawn last, and those that a grammar forced behind it.
+    pub fn decodes(&self) -> bool {
+        self.generated() > 0 && self.computed >= self.frontier
+    }
+
+    pub fn advance(&mut self, tokens: usize) {
+        self.computed += tokens;
+        self.frontier = self.frontier.max(self.computed);
     }
 
     /// The mask of its next draw is still being computed.

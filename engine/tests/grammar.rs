@@ -209,6 +209,74 @@ impl Grammar for Anything {
     }
 }
 
+/// A grammar that forces twelve tokens behind every drawn one.
+#[derive(Debug, Clone)]
+struct Chains {
+    advanced: usize,
+}
+
+const CHAIN: usize = 12;
+
+impl GrammarSource for Chains {
+    fn start(&self) -> Box<dyn Grammar> {
+        Box::new(self.clone())
+    }
+}
+
+impl Grammar for Chains {
+    fn fill_mask(&mut self, mask: &mut [u32]) -> Result<(), GrammarFault> {
+        mask.fill(u32::MAX);
+        Ok(())
+    }
+
+    fn advance(&mut self, _: u32) -> Result<(), GrammarFault> {
+        self.advanced += 1;
+        Ok(())
+    }
+
+    fn is_final(&mut self) -> Result<bool, GrammarFault> {
+        Ok(false)
+    }
+
+    fn forced(&mut self) -> Result<Vec<u32>, GrammarFault> {
+        let begins = self.advanced % (CHAIN + 1) == 1;
+        Ok(if begins { vec![7; CHAIN] } else { Vec::new() })
+    }
+
+    fn rollback(&mut self, tokens: usize) -> Result<(), GrammarFault> {
+        self.advanced -= tokens;
+        Ok(())
+    }
+}
+
+/// Tokens of each step of one sequence under [`Chains`] beside free ones that decode, and of the whole steps.
+fn steps_beside(free: u64) -> Vec<(u32, usize)> {
+    let mut rig =
+        Rig::new(ExecutorLimits { max_seqs: 64, max_step_tokens: 128, ..limits(2048, 4) }, Rotary::Fixed);
+    for id in 0..free {
+        rig.submit(request(id, &[1, id as u32], 64));
+    }
+    let chains: Arc<dyn GrammarSource> = Arc::new(Chains { advanced: 0 });
+    rig.submit_constrained(request(free, &[1, 2], 64), &chains);
+    rig.step();
+    let mut step = || {
+        rig.step();
+        let ends = &rig.batch.cu_q;
+        (ends[ends.len() - 1] - ends[ends.len() - 2], rig.batch.tokens())
+    };
+    (0..2 * CHAIN).map(|_| step()).collect()
+}
+
+#[test]
+fn what_a_grammar_forces_comes_along_where_few_decode_and_holds_up_nobody_where_many_do() {
+    // A drawn token and its chain in one step.
+    assert!(steps_beside(3).iter().take(3).all(|step| *step == (1 + CHAIN as u32, 4 + CHAIN)));
+    // What is left of 32 tokens, until the chain is computed: 4 of the step's own, then up to 4 more.
+    let some: Vec<u32> = steps_beside(27).into_iter().map(|(own, _)| own).take(4).collect();
+    assert_eq!(some, [5, 5, 3, 5]);
+    assert!(steps_beside(40).iter().all(|step| *step == (1, 41)));
+}
+
 /// Starts only when told to.
 #[derive(Debug)]
 struct Late(flume::Receiver<()>);

@@ -51,7 +51,7 @@ impl Scheduler {
     /// The sequence's next `tokens` tokens are computed now.
     fn commit_computed(&mut self, at: usize, tokens: usize, scores: &[f32]) {
         let sequence = &mut self.running[at];
-        sequence.computed += tokens;
+        sequence.advance(tokens);
         if let Some(collected) = &mut sequence.scores {
             collected.extend_from_slice(scores);
         }
@@ -75,7 +75,7 @@ impl Scheduler {
         for next in drawn {
             let sequence = &mut self.running[at];
             let guessed = draft.get(accepted) == Some(&next.token);
-            sequence.computed += usize::from(guessed);
+            sequence.advance(usize::from(guessed));
             accepted += usize::from(guessed);
             let token = next.token;
             if let Some(surprise) = &mut sequence.surprise {

@@ -6,11 +6,7 @@ use weirgate_types::TokenId;
 use crate::block_pool::BlockPool;
 use crate::sequence::Sequence;
 
-use super::{Plan, RopeRule, Scheduler};
-
-/// Drafts fill a step up to this many tokens. A small step takes the time of reading the weights, whatever its size;
-/// beyond that every token costs, and a sequence's draft would hold up the others.
-const FULL_STEP: usize = 32;
+use super::{FULL_STEP, Plan, RopeRule, Scheduler};
 
 impl Scheduler {
     /// Adds drafts to a plan whose own work is settled: they take what tokens and blocks are left, in order of service.

@@ -6,8 +6,9 @@
 //!
 //! # Order of service
 //! `(priority, arrival, index)`, smallest first. Running sequences are walked in that order; the head of the queue is
-//! admitted at its place in it. One token is set aside for every running sequence that needs just one (decodes first);
-//! what is left of the token budget goes to the others in order, by chunks. Beside decodes that is no more than
+//! admitted at its place in it. One token is set aside for every running sequence that decodes (decodes first); where
+//! those are few, what a grammar forced behind a drawn token comes along, up to [`FULL_STEP`] tokens in all. What
+//! is left of the token budget goes to the others in order, by chunks. Beside decodes that is no more than
 //! `mixed_prefill_tokens`, or [`PREFILL_PER_DECODE`] tokens for each of them where that is more: whoever decodes waits for
 //! the whole step, so a burst of prompts would hold up every stream.
 //!
@@ -88,6 +89,10 @@ impl Default for RopeRule {
 /// Tokens of prompts in a step for each sequence that decodes in it, where decodes are many: as long as answers are at least
 /// half as long as prompts, new sequences come in as fast as others end.
 const PREFILL_PER_DECODE: usize = 2;
+
+/// Drafts and the tokens that grammars force fill a step up to this many tokens. A small step takes the time of reading
+/// the weights, whatever its size; beyond that every token costs, and what one sequence is ahead holds up the others.
+const FULL_STEP: usize = 32;
 
 /// What a scheduler works under.
 pub struct SchedulerConfig {
@@ -351,6 +356,7 @@ impl Scheduler {
             account: self.ledger.open(from.id, key.index),
             tokens: from.prompt.to_vec(),
             computed: 0,
+            frontier: 0,
             table: BlockTable::default(),
             rope_base: from.prompt.len(),
             prompt_left: from.prompt.len(),

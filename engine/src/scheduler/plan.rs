@@ -10,7 +10,7 @@ use crate::batch::{Sample, Score};
 use crate::constraint::Constraint;
 use crate::sequence::{SeqKey, SeqStatus, Sequence};
 
-use super::{PREFILL_PER_DECODE, Scheduler};
+use super::{FULL_STEP, PREFILL_PER_DECODE, Scheduler};
 
 /// What a step computes, to be handed back with its result to [`Scheduler::commit`].
 #[derive(Debug)]
@@ -48,8 +48,10 @@ pub(super) struct Item {
 
 /// The state of one pass over the sequences.
 struct Pass {
-    /// Tokens left for those that need more than one.
+    /// Tokens left beside those that are set aside.
     spare: usize,
+    /// How many of them may be forced ones.
+    forced: usize,
     /// Whether the head of the queue may still be admitted.
     admitting: bool,
     preemptions: u32,
@@ -64,21 +66,28 @@ impl Scheduler {
         batch.block_offsets.push(0);
         let mut plan = self.empty_plan();
         let single = self.running.iter().filter(|sequence| needs_one(sequence)).count();
-        let mut pass = Pass { spare: self.spare_tokens(single), admitting: true, preemptions: 0 };
+        let mut pass = Pass {
+            spare: self.spare_tokens(single),
+            forced: FULL_STEP.saturating_sub(single),
+            admitting: true,
+            preemptions: 0,
+        };
         let mut at = 0;
         loop {
             let admitted = pass.admitting && self.admit_head(at, &mut pass);
             if at == self.running.len() {
                 break;
             }
-            // A token was set aside for each running sequence that needs just one.
+            // A token was set aside for each running sequence that decodes.
             let reserved = usize::from(!admitted && needs_one(&self.running[at]));
             let tokens = self.secure(at, reserved, &mut pass, batch);
             if tokens > 0 {
-                pass.spare -= tokens - reserved.min(tokens);
+                let extra = tokens - reserved.min(tokens);
+                pass.spare -= extra;
                 let sequence = &self.running[at];
-                if sequence.generated() > 0 && sequence.work() == 1 {
-                    plan.decode_tokens += 1;
+                if sequence.decodes() {
+                    pass.forced = pass.forced.saturating_sub(extra);
+                    plan.decode_tokens += tokens as u32;
                 } else {
                     plan.prefill_tokens += tokens as u32;
                 }
@@ -93,11 +102,11 @@ impl Scheduler {
         plan
     }
 
-    /// The token budget for all that needs more than one, when `single` tokens are set aside.
+    /// The token budget for all else, when `single` tokens are set aside.
     fn spare_tokens(&self, single: usize) -> usize {
         let left = self.max_step_tokens - single;
         // Those that wait for their masks wait for this step, too.
-        match self.running.iter().filter(|sequence| sequence.work() == 1).count() {
+        match self.running.iter().filter(|sequence| sequence.work() == 1 || sequence.decodes()).count() {
             0 => left,
             decodes => left.min(self.mixed_prefill_tokens.max(PREFILL_PER_DECODE * decodes)),
         }
@@ -138,7 +147,9 @@ impl Scheduler {
         if self.running[at].table.is_empty() {
             self.attach_running(at);
         }
-        let tokens = self.running[at].ready_work().min(pass.spare + reserved);
+        let sequence = &self.running[at];
+        let allowed = if sequence.decodes() { (reserved + pass.forced).max(1) } else { usize::MAX };
+        let tokens = sequence.ready_work().min(pass.spare + reserved).min(allowed);
         if tokens == 0 {
             return 0;
         }
@@ -188,7 +199,7 @@ impl Scheduler {
 
 /// Whether a token is set aside for a running sequence.
 fn needs_one(sequence: &Sequence) -> bool {
-    sequence.work() == 1 && sequence.ready_work() == 1
+    (sequence.work() == 1 || sequence.decodes()) && sequence.ready_work() > 0
 }
 
 /// Adds a sequence's part in the step to the batch: its next tokens, then its draft.

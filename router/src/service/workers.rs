@@ -24,11 +24,22 @@ impl WorkerPool {
     /// # Errors
     /// When the system cannot start a thread.
     pub fn new(name: &str, workers: usize) -> std::io::Result<Self> {
+        Self::with_niceness(name, workers, 0)
+    }
+
+    /// A pool of a lower priority, by steps of niceness.
+    ///
+    /// # Errors
+    /// As for [`WorkerPool::new`].
+    pub fn with_niceness(name: &str, workers: usize, steps: i32) -> std::io::Result<Self> {
         let (jobs, inbox) = flume::bounded::<Job>(QUEUE);
         for number in 0..workers.max(1) {
             let inbox = inbox.clone();
             let thread = std::thread::Builder::new().name(format!("{name}-{number}")).stack_size(STACK_BYTES);
             thread.spawn(move || {
+                if steps > 0 {
+                    weirgate_engine::lower_priority(steps);
+                }
                 for job in inbox {
                     job();
                 }

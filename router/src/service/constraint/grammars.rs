@@ -16,6 +16,8 @@ use crate::tools::Thinking;
 
 /// Bytes of compiled grammars that are kept.
 const CACHE_BYTES: usize = 64 << 20;
+/// A request that brings a schema waits for it; those that do not shall not.
+const NICE: i32 = 10;
 
 /// Compiles constraints for one tokenizer. The first one to come prepares the compiler.
 pub(crate) struct Grammars {
@@ -55,7 +57,7 @@ impl Grammars {
         threads: usize,
     ) -> std::io::Result<Self> {
         let shared = Shared { tokenizer, style, compiler: OnceLock::new(), limits: Limits::default() };
-        Ok(Self { shared: Arc::new(shared), workers: WorkerPool::new("grammar", threads)? })
+        Ok(Self { shared: Arc::new(shared), workers: WorkerPool::with_niceness("grammar", threads, NICE)? })
     }
 
     /// Compiles a constraint. Waits for nothing but its turn; dropped, it is given up.
