@@ -23,7 +23,8 @@ pub struct Limits {
     pub repetition: u64,
     /// States of the lexer, about 2 kB each.
     pub states: usize,
-    /// Wall clock of one compilation, looked at between its stages; each stage is bounded by `states` as well.
+    /// That one compilation computes, without what it waits for a processor; looked at between its stages, each of which
+    /// is bounded by `states` as well.
     pub time: Duration,
 }
 

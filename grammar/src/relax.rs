@@ -1,11 +1,11 @@
 //! The part of a schema that can be enforced, for requests that would rather have less than nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use serde_json::{Map, Value};
 
 use crate::lower::parse;
+use crate::watch::computed;
 use crate::{Compiler, GrammarError, GrammarSpec, Limits};
 
 /// Keywords that are left out one at a time; with more of them, the whole schema is.
@@ -40,7 +40,7 @@ impl Compiler {
         limits: &Limits,
         cancelled: &AtomicBool,
     ) -> Result<Relaxed, GrammarError> {
-        let start = Instant::now();
+        let start = computed();
         let mut relaxations = Vec::new();
         let mut value = match parse(schema, limits) {
             Ok(value) => value,
@@ -57,7 +57,8 @@ impl Compiler {
             let GrammarError::Keyword { keyword, path, message } = &refused else {
                 return Ok(Relaxed::whole(refused));
             };
-            let exhausted = relaxations.len() >= MAX_DROPPED || start.elapsed() >= limits.time;
+            let exhausted =
+                relaxations.len() >= MAX_DROPPED || computed().saturating_sub(start) >= limits.time;
             match drop_keyword(&mut value, path, keyword) {
                 Some((path, keyword)) if !exhausted => {
                     relaxations.push(Relaxation { keyword, path, reason: message.clone() });

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use llguidance::toktrie::{Recognizer, TokEnv};
 use regex_automata::hybrid::dfa::{Builder, Cache, Config, DFA};
@@ -16,6 +16,7 @@ use weirgate_engine::GrammarFault;
 use weirgate_types::TokenId;
 
 use crate::GrammarError;
+use crate::watch::computed;
 
 /// Memory of the states before they are made deterministic.
 const NFA_BYTES: usize = 8 << 20;
@@ -23,7 +24,7 @@ const NFA_BYTES: usize = 8 << 20;
 const STATES_BYTES: usize = 4 << 20;
 /// Masks that are kept, one per state.
 const MASKS: usize = 64;
-/// Wall clock of one mask; a thousand times what the largest vocabularies take.
+/// That one mask computes; a thousand times what the largest vocabularies take.
 const MASK_TIME: Duration = Duration::from_secs(1);
 /// Bytes of the vocabulary between looks at the clock.
 const CLOCK_INTERVAL: u32 = 64;
@@ -128,7 +129,7 @@ impl Automaton {
                 dfa: &self.dfa,
                 shared,
                 stack: vec![at],
-                deadline: Instant::now() + MASK_TIME,
+                deadline: computed() + MASK_TIME,
                 pushed: 0,
                 stop: None,
             };
@@ -256,7 +257,8 @@ struct Walk<'a> {
     dfa: &'a DFA,
     shared: &'a mut Shared,
     stack: Vec<LazyStateID>,
-    deadline: Instant,
+    /// By [`computed`].
+    deadline: Duration,
     pushed: u32,
     stop: Option<Stop>,
 }
@@ -283,7 +285,7 @@ impl Recognizer for Walk<'_> {
 
     fn try_push_byte(&mut self, byte: u8) -> bool {
         self.pushed += 1;
-        if self.pushed.is_multiple_of(CLOCK_INTERVAL) && Instant::now() > self.deadline {
+        if self.pushed.is_multiple_of(CLOCK_INTERVAL) && computed() > self.deadline {
             self.stop = Some(Stop::Time);
         }
         let Some(&from) = self.stack.last().filter(|_| self.stop.is_none()) else { return false };
