@@ -77,7 +77,9 @@ class Requests:
 
 
 async def times(port: int, route: str, body: dict, found: list[float] | None = None) -> list[float]:
-    """When each event of a stream came; `found` keeps them where the stream is given up. Reads no JSON: whatever this does, it takes from the server's processors."""
+    """When each event of a stream came; `found` keeps them where the stream is given up.
+
+    Reads no JSON: whatever this does, it takes from the server's processors."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         text = json.dumps(body).encode()
@@ -183,9 +185,9 @@ def main() -> int:
     model = Path(arguments.model_id).name
     streams = f"{arguments.streams} free streams of {arguments.tokens} tokens, model `{model}`"
     print(f"{streams}; inter-token times in ms: p50, p99, p99 since all streams")
-    print(f"have begun. Beside {arguments.streams} other streams (free, constrained), alone, and beside {FLOOD_CLIENTS} clients")
-    print("that send one-token requests without pause. Every constrained request brings a schema of its own. The last columns")
-    print("are ratios of the two p99.\n")
+    print(f"have begun. Beside {arguments.streams} other streams (free, constrained), alone, and beside {FLOOD_CLIENTS}")
+    print("clients that send one-token requests without pause. Every constrained request brings a schema of its own.")
+    print("The last columns are ratios of the two p99.\n")
     table(runs)
     answered = {kind: sum(run[kind].others for run in runs) for kind in SURROUNDINGS[3:]}
     print("\nRequests of the floods: " + ", ".join(f"{kind} {count}" for kind, count in answered.items()) + ".\n")
@@ -197,7 +199,8 @@ def main() -> int:
         bound = f"at most {limit:.2f}: {verdict}"
         print(f"- {above} / {below}: median p99 ratio {middle[0]:.3f}, {bound} ({middle[1]:.3f} since all have begun)")
     control = [median(of) for of in zip(*(ratio(run, *SURROUNDINGS[:2:-1]) for run in runs), strict=True)]
-    print(f"- flood / the same flood without schemas: median p99 ratio {control[0]:.3f} ({control[1]:.3f} since all have begun)")
+    figures = f"{control[0]:.3f} ({control[1]:.3f} since all have begun)"
+    print(f"- flood / the same flood without schemas: median p99 ratio {figures}")
     return 0 if met else 1
 
 
