@@ -185,7 +185,7 @@ def main() -> int:
     model = Path(arguments.model_id).name
     streams = f"{arguments.streams} free streams of {arguments.tokens} tokens, model `{model}`"
     print(f"{streams}; inter-token times in ms: p50, p99, p99 since all streams")
-    print(f"have begun. Beside {arguments.streams} other streams (free, constrained), alone, and beside {FLOOD_CLIENTS}")
+    print(f"have begun. Beside {arguments.streams} other streams (free, constrained), alone, beside {FLOOD_CLIENTS}")
     print("clients that send one-token requests without pause. Every constrained request brings a schema of its own.")
     print("The last columns are ratios of the two p99.\n")
     table(runs)
