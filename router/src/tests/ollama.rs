@@ -461,18 +461,15 @@ async fn a_full_server_says_that_it_is_busy() {
 #[tokio::test]
 async fn a_failure_in_the_middle_is_the_last_line() {
     let server = held(config());
-    let request = tokio::spawn({
-        let server = server.clone();
-        async move { server.post("/api/chat", chat(json!({"options": {"num_predict": 150}}))).await.lines() }
-    });
     server.gate.allow(3);
-    server.until(|stats| stats.steps >= 2).await;
+    let asked = post("/api/chat", &chat(json!({"options": {"num_predict": 150}})));
+    let mut body = server.open(asked).await.into_body();
+    assert!(body.frame().await.is_some());
     server.state.service.dispatcher.fail_all(crate::service::Failure::Engine);
-    let lines = request.await.unwrap();
-    assert_eq!(
-        lines.last().unwrap(),
-        &json!({"error": "Request failed during generation: the engine failed"})
-    );
+    let rest = body.collect().await.unwrap().to_bytes();
+    let last = rest.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).unwrap();
+    let last: Value = serde_json::from_slice(last).unwrap();
+    assert_eq!(last, json!({"error": "Request failed during generation: the engine failed"}));
     server.gate.reopen();
 }
 
