@@ -166,6 +166,12 @@ fn generated(nvcc: Option<&Nvcc>, sources: &Sources, out: &Path) -> Result<Strin
     let mut text = String::new();
     writeln!(text, "pub(super) const TOOLKIT: Option<(u32, u32)> = {:?};", nvcc.map(|nvcc| nvcc.version))?;
     let images = if nvcc.is_some() { sources.kernels.as_slice() } else { &[] };
+    if !images.is_empty() {
+        writeln!(
+            text,
+            "/// The driver reads images in words.\n#[repr(align(16))]\nstruct Aligned<T: ?Sized>(T);"
+        )?;
+    }
     for (n, source) in images.iter().enumerate() {
         let image = out.join(file_name(source)).with_extension("fatbin");
         writeln!(text, "static IMAGE_{n}: &Aligned<[u8]> = &Aligned(*include_bytes!({image:?}));")?;

@@ -6,8 +6,4 @@ pub(super) struct Source {
     pub text: &'static str,
 }
 
-/// The driver reads images in words.
-#[repr(align(16))]
-struct Aligned<T: ?Sized>(T);
-
 include!(concat!(env!("OUT_DIR"), "/cuda/images.rs"));
