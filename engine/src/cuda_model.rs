@@ -131,18 +131,19 @@ fn prompts(options: &LoadOptions) -> Batch {
     batch
 }
 
-/// The last token of `count` sequences of the greatest length. All of their blocks are the first one: what is read does
-/// not matter.
+/// The last token of `count` sequences of the greatest length. Each has a last block of its own to write to; all others
+/// are the first one, since what is read does not matter.
 fn decodes(options: &LoadOptions, count: usize) -> Batch {
     let last = options.max_seq_len.saturating_sub(1);
     let blocks = options.max_seq_len.div_ceil(options.block_size).max(1);
     let mut batch = Batch { cu_q: vec![0], block_offsets: vec![0], ..Batch::default() };
-    for _ in 0..count {
+    for own in 1..=count {
         batch.ids.push(0);
         batch.positions.push(last as u32);
-        batch.slots.push((last % options.block_size) as u32);
+        batch.slots.push((own * options.block_size + last % options.block_size) as u32);
         batch.rope_len.push(last as u32 + 1);
-        batch.block_tables.resize(batch.block_tables.len() + blocks, 0);
+        batch.block_tables.resize(batch.block_tables.len() + blocks - 1, 0);
+        batch.block_tables.push(own as u32);
         end_sequence(&mut batch, last + 1);
     }
     batch
@@ -206,9 +207,14 @@ mod tests {
             slots.dedup();
             assert_eq!(slots.len(), tokens, "no two tokens share a slot");
             assert!(batch.samples.iter().zip(&batch.cu_q[1..]).all(|(sample, end)| sample.row + 1 == *end));
-            let counts: Vec<usize> = largest_steps(&options).skip(1).map(|step| step.seqs()).collect();
-            assert_eq!(counts.first(), Some(&seqs.min(tokens)));
-            assert_eq!(counts.last(), Some(&1));
+            let steps: Vec<Batch> = largest_steps(&options).skip(1).collect();
+            let counts: Vec<usize> = steps.iter().map(Batch::seqs).collect();
+            assert_eq!((counts[0], counts[counts.len() - 1]), (seqs.min(tokens), 1));
+            for step in &steps {
+                let limit = (warm_up_blocks(&options) * options.block_size) as u32;
+                let slots: std::collections::BTreeSet<u32> = step.slots.iter().copied().collect();
+                assert!(slots.len() == step.seqs() && slots.iter().all(|slot| *slot < limit));
+            }
         }
     }
 }

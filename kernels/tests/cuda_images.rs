@@ -106,16 +106,12 @@ fn every_file_compiles_at_run_time_too() {
         libraries: vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cuda/lib")],
         cache: Some(cache.path().to_owned()),
     };
-    for target in ["sm_80", "sm_90a"] {
-        let compile = || driver::compile_kernels(Version::new(13, 0), target, &settings).unwrap();
-        let first = compile();
-        assert!(
-            !first.is_empty() && first.iter().all(|file| file.bytes > 0 && !file.cached),
-            "{target}: {first:?}"
-        );
-        let again: Vec<_> = first.into_iter().map(|file| Compiled { cached: true, ..file }).collect();
-        assert_eq!(compile(), again);
-    }
+    // One chip's code differs from the others' by its instructions, which nvcc has compiled for all.
+    let compile = || driver::compile_kernels(Version::new(13, 0), "sm_90a", &settings).unwrap();
+    let first = compile();
+    assert!(!first.is_empty() && first.iter().all(|file| file.bytes > 0 && !file.cached), "{first:?}");
+    let again: Vec<_> = first.into_iter().map(|file| Compiled { cached: true, ..file }).collect();
+    assert_eq!(compile(), again);
 }
 
 #[test]
