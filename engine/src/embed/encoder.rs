@@ -280,8 +280,9 @@ fn linear<B: EncoderBackend>(
     rows: usize,
 ) -> Result<(), ExecutorError> {
     let bias = linear.bias.as_ref();
-    Ok(match act {
+    match act {
         Some(act) => backend.linear_act(out, x, &linear.weight, bias, act, rows)?,
         None => backend.linear(out, x, &linear.weight, bias, rows)?,
-    })
+    }
+    Ok(())
 }

@@ -267,7 +267,7 @@ fn pooling() {
                 .map(|col| match kind {
                     PoolingKind::Mean => column(col).sum::<f64>() / (x.len() / cols) as f64,
                     PoolingKind::First => column(col).next().unwrap(),
-                    PoolingKind::Last => column(col).last().unwrap(),
+                    PoolingKind::Last => column(col).next_back().unwrap(),
                     PoolingKind::Max => column(col).fold(f64::MIN, f64::max),
                 })
                 .collect()

@@ -88,7 +88,7 @@ fn rope(
         }
         base = own.optional_positive("rope_theta")?.or(base);
     }
-    if rotary_dim % 2 != 0 {
+    if !rotary_dim.is_multiple_of(2) {
         return Err(config.error("hidden_size", format!("makes heads of {rotary_dim}, which is odd")));
     }
     Ok(RopeSpec { rotary_dim, base: base.unwrap_or(default), scaling: RopeScaling::None })

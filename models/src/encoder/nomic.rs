@@ -71,7 +71,7 @@ fn rope(config: &Config, rotary_dim: usize) -> Result<RopeSpec, ModelError> {
         }
         base = own.optional_positive("rope_theta")?.or(base);
     }
-    if rotary_dim % 2 != 0 {
+    if !rotary_dim.is_multiple_of(2) {
         return Err(config.error("n_embd", format!("makes heads of {rotary_dim}, which is odd")));
     }
     Ok(RopeSpec { rotary_dim, base: base.unwrap_or(1000.0), scaling: RopeScaling::None })

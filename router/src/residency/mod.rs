@@ -379,10 +379,11 @@ impl Models {
                 let idle = ready(&table).filter(|(_, resident)| resident.is_idle());
                 let victim =
                     idle.min_by_key(|(_, resident)| resident.last_used()).map(|(key, _)| key.clone());
-                if victim.is_none() && begun.elapsed() >= TURN {
-                    if let Some((_, first)) = ready(&table).min_by_key(|(_, resident)| resident.loaded) {
-                        first.set_leaving(true);
-                    }
+                if victim.is_none()
+                    && begun.elapsed() >= TURN
+                    && let Some((_, first)) = ready(&table).min_by_key(|(_, resident)| resident.loaded)
+                {
+                    first.set_leaving(true);
                 }
                 victim.and_then(|key| table.remove(&key)).map(retire)
             };

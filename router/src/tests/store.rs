@@ -189,7 +189,7 @@ async fn a_model_is_made_of_blobs_texts_and_options() {
     assert_eq!(layers[5].1, digest(b"{\"stop\":[\"USER:\"],\"temperature\":0.6}\n"));
 
     // The form of earlier clients, on top of the first.
-    let modelfile = format!("FROM m\nSYSTEM \"\"\"Be\nlong.\"\"\"\nPARAMETER top_k 3\n");
+    let modelfile = "FROM m\nSYSTEM \"\"\"Be\nlong.\"\"\"\nPARAMETER top_k 3\n";
     let statuses = kept.told("/api/create", json!({"name": "old", "modelfile": modelfile})).await;
     assert_eq!(statuses.last().unwrap(), "success");
     let digests = |name: &str| -> Vec<String> {
