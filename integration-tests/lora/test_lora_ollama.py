@@ -10,7 +10,7 @@ from harness.client import Client
 from harness.gguf_files import quantize
 
 PROMPT = "Once upon a time, there was"
-OPTIONS = {"temperature": 0, "num_predict": 16}
+OPTIONS = {"temperature": 0, "num_predict": 16, "repeat_penalty": 1.0}
 
 
 def install(root, name: str, **files: bytes):
