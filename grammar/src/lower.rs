@@ -28,16 +28,10 @@ impl Lowered {
     ) -> Result<Self, GrammarError> {
         let plain = |grammar| Ok(Self { grammar, schema: None });
         match spec {
-            GrammarSpec::JsonObject => plain(TopLevelGrammar::from_json_schema(styled(
-                json!({ "type": "object" }),
-                whitespace.style(),
-            ))),
+            GrammarSpec::JsonObject => plain(json_text(json!({ "type": "object" }), vocabulary, whitespace)),
             GrammarSpec::JsonSchema(text) => {
                 let schema = parse(text, watch.limits)?;
-                let grammar = TopLevelGrammar::from_json_schema(styled(
-                    normalized(&schema, watch)?,
-                    whitespace.style(),
-                ));
+                let grammar = json_text(normalized(&schema, watch)?, vocabulary, whitespace);
                 Ok(Self { grammar, schema: Some(schema) })
             }
             GrammarSpec::Regex(pattern) => {
@@ -65,10 +59,21 @@ impl Lowered {
     }
 }
 
+/// A JSON text that is all of an answer.
+fn json_text(schema: Value, vocabulary: &Vocabulary, whitespace: Whitespace) -> TopLevelGrammar {
+    let style = whitespace.style();
+    if !vocabulary.is_spaced() {
+        return TopLevelGrammar::from_json_schema(styled(schema, style));
+    }
+    let style = Style { blanks: style.blanks.or_else(|| Some(r"\x20".to_owned())), ..style };
+    TopLevelGrammar::from_lark(format!("start: /\\x20/? text\ntext: %json {}", styled(schema, style)))
+}
+
 /// Blanks in a JSON text that is all of an answer. Texts within another form have those of Python's `json.dumps`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Whitespace {
-    /// None, so that a weak model cannot write blanks for ever.
+    /// None, so that a weak model cannot write blanks for ever; one at a time where the vocabulary's tokens bring them
+    /// along.
     #[default]
     Compact,
     /// Up to [`MAX_BLANKS`] at a time, wherever JSON allows them.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use llguidance::toktrie::{TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{Decoder, Tokenizer};
 
 /// The library's prefix tree holds about a thousand levels.
 const MAX_TOKEN_BYTES: usize = 1000;
@@ -21,6 +21,8 @@ pub struct Vocabulary {
     special: Arc<HashMap<TokenId, Vec<u8>>>,
     /// Present where a part of a text is tokenized as it would be within the text.
     tokenizer: Option<Arc<Tokenizer>>,
+    /// Most tokens begin with a blank, those of punctuation among them.
+    spaced: bool,
 }
 
 /// Why a tokenizer cannot be used with grammars.
@@ -41,7 +43,7 @@ enum Encoding {
     ByteLevel,
     /// A character stands for the space; `<0x0A>` for a byte.
     SentencePiece { space: char },
-    /// `##` continues a word; other tokens begin one after a space.
+    /// `##` continues a word; other tokens begin one after a space, which the decoder leaves out before some.
     WordPiece,
 }
 
@@ -49,7 +51,13 @@ impl Vocabulary {
     /// A vocabulary given by its bytes: a token without bytes, or of more than a thousand, never occurs. Nothing is forced
     /// under it.
     pub fn from_bytes(tokens: Vec<Vec<u8>>) -> Self {
-        Self { tokens: tokens.into(), added: Arc::default(), special: Arc::default(), tokenizer: None }
+        Self {
+            tokens: tokens.into(),
+            added: Arc::default(),
+            special: Arc::default(),
+            tokenizer: None,
+            spaced: false,
+        }
     }
 
     /// Reads a Hugging Face `tokenizer.json`: byte-level BPE, SentencePiece with or without byte fallback, WordPiece.
@@ -68,7 +76,10 @@ impl Vocabulary {
         let mut tokens = vec![Vec::new(); size];
         for (text, id) in tokenizer.get_vocab(false) {
             if let Some(slot) = tokens.get_mut(id as usize) {
-                *slot = bytes(&text, encoding, &table);
+                *slot = match encoding {
+                    Encoding::WordPiece => piece(text, &tokenizer)?,
+                    _ => bytes(&text, encoding, &table),
+                };
             }
         }
         let mut added = Vec::new();
@@ -98,6 +109,7 @@ impl Vocabulary {
             added: added.into(),
             special: Arc::new(special),
             tokenizer: canonical.then(|| Arc::new(tokenizer)),
+            spaced: encoding == Encoding::WordPiece,
         })
     }
 
@@ -113,6 +125,11 @@ impl Vocabulary {
     /// The bytes of a token; none if it never occurs under a grammar.
     pub fn bytes(&self, token: TokenId) -> &[u8] {
         self.tokens.get(token as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a text without blanks may be more than the vocabulary can write.
+    pub(crate) fn is_spaced(&self) -> bool {
+        self.spaced
     }
 
     /// A token as it is written, special tokens included.
@@ -192,11 +209,16 @@ fn bytes(text: &str, encoding: Encoding, table: &HashMap<char, u8>) -> Vec<u8> {
                 None => text.replace(space, " ").into_bytes(),
             }
         }
-        Encoding::WordPiece => match text.strip_prefix("##") {
-            Some(rest) => rest.as_bytes().to_vec(),
-            None => format!(" {text}").into_bytes(),
-        },
+        Encoding::WordPiece => text.as_bytes().to_vec(),
     }
+}
+
+/// What the decoder makes of a token behind others.
+fn piece(text: String, tokenizer: &Tokenizer) -> Result<Vec<u8>, VocabularyError> {
+    let wrong = |error: tokenizers::Error| VocabularyError::Json(error.to_string());
+    let Some(decoder) = tokenizer.get_decoder() else { return Ok(text.into_bytes()) };
+    let parts = decoder.decode_chain(vec!["a".to_owned(), text]).map_err(wrong)?;
+    Ok(parts.concat().into_bytes().split_off(1))
 }
 
 /// GPT-2's table: printable Latin-1 characters stand for themselves, the other bytes for characters from U+0100 on.

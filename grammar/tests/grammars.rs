@@ -272,10 +272,38 @@ fn token_bytes_of_each_kind_of_tokenizer() {
         token_bytes(bpe(json!({ "<s>": 0, "▁a": 1, "<0x0A>": 2, "<0xE2>": 3, "é": 4 })), fallback),
         [&b""[..], b" a", b"\n", b"\xe2", "é".as_bytes()]
     );
-    let pieces = json!({ "type": "WordPiece", "vocab": { "<s>": 0, "[UNK]": 1, "un": 2, "##like": 3 },
+    let pieces = json!({ "type": "WordPiece", "vocab": { "<s>": 0, "[UNK]": 1, "un": 2, "##like": 3, ",": 4, "{": 5 },
         "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100 });
     let decoder = json!({ "type": "WordPiece", "prefix": "##", "cleanup": true });
-    assert_eq!(token_bytes(pieces, decoder), [&b""[..], b"", b" un", b"like"]);
+    assert_eq!(token_bytes(pieces, decoder), [&b""[..], b"", b" un", b"like", b",", b" {"]);
+}
+
+#[test]
+fn json_of_tokens_that_bring_blanks_along() {
+    let words = ["<s>", "[UNK]", "{", "}", "\"", ":", ",", "##\"", "##n", "1", "##2", "[", "]"];
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), json!(id))).collect();
+    let model = json!({ "type": "WordPiece", "vocab": vocab, "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##", "max_input_chars_per_word": 100 });
+    let decoder = json!({ "type": "WordPiece", "prefix": "##", "cleanup": true });
+    let vocabulary = Vocabulary::from_tokenizer_json(&tokenizer_json(model, decoder)).expect("a vocabulary");
+    let compiler = Compiler::new(vocabulary, 1 << 20).expect("a vocabulary");
+    let spec = schema(
+        json!({ "type": "object", "properties": { "n": { "type": "array", "items": { "type": "integer" } } },
+        "required": ["n"], "additionalProperties": false }),
+    );
+    let compiled = compiler.compile(&spec, &Limits::default(), &AtomicBool::new(false)).expect("compiles");
+    let take = |tokens: &[&str]| {
+        let ids: Vec<u32> = tokens
+            .iter()
+            .map(|token| words.iter().position(|word| word == token).expect("a word") as u32)
+            .collect();
+        taken(compiled.as_ref(), words.len(), &ids, &mut Vec::new()).expect("no fault")
+    };
+    // As the decoder writes it: ` { "n" : [ 12, 1 ] }`.
+    assert_eq!(take(&["{", "\"", "##n", "##\"", ":", "[", "1", "##2", ",", "1", "]", "}"]), None);
+    // ` { "n "`: another name.
+    assert_eq!(take(&["{", "\"", "##n", "\""]), Some(3));
 }
 
 #[test]
