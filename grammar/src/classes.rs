@@ -7,8 +7,7 @@ const WORD: &str = r"\p{L}\p{N}_";
 /// Rust's blanks, and the four separators that Python counts among them.
 const SPACE: &str = r"\s\x1c-\x1f";
 
-/// A pattern whose `\w`, `\W` and `\S` mean what they mean in Python. `\s` stays: it is within Python's, so that what
-/// matches it satisfies both; so does what is malformed.
+/// A pattern whose `\w`, `\s` and their complements mean what they mean in Python. What is malformed stays as it is.
 pub(crate) fn of_python(pattern: &str, nest_limit: u32) -> String {
     let parsed = ParserBuilder::new().nest_limit(nest_limit).build().parse(pattern);
     let Ok(ast) = parsed else { return pattern.to_owned() };
@@ -39,10 +38,10 @@ struct Classes {
 
 impl Classes {
     fn add(&mut self, class: &ClassPerl) {
-        let members = match (&class.kind, class.negated) {
-            (ClassPerlKind::Word, _) => WORD,
-            (ClassPerlKind::Space, true) => SPACE,
-            _ => return,
+        let members = match &class.kind {
+            ClassPerlKind::Word => WORD,
+            ClassPerlKind::Space => SPACE,
+            ClassPerlKind::Digit => return,
         };
         let not = if class.negated { "^" } else { "" };
         let (start, end) = (class.span.start.offset, class.span.end.offset);
@@ -80,7 +79,7 @@ mod tests {
     #[test]
     fn classes_are_those_of_python() {
         for (pattern, expected) in [
-            (r"a\w+\s\d", r"a[\p{L}\p{N}_]+\s\d"),
+            (r"a\w+\s\d", r"a[\p{L}\p{N}_]+[\s\x1c-\x1f]\d"),
             (r"[\w.-]+@\W", r"[[\p{L}\p{N}_].-]+@[^\p{L}\p{N}_]"),
             (r"(?:\S|[^\S\n])*", r"(?:[^\s\x1c-\x1f]|[^[^\s\x1c-\x1f]\n])*"),
             (r"\\w", r"\\w"),

@@ -6,7 +6,7 @@ pub enum GrammarSpec {
     JsonSchema(String),
     /// Any JSON object.
     JsonObject,
-    /// A match of the whole text, in the syntax of Rust's `regex` crate; `\w`, `\W` and `\S` are those of Python's `re`.
+    /// A match of the whole text, in the syntax of Rust's `regex` crate; `\w`, `\s` and their complements are those of Python's `re`.
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
