@@ -55,7 +55,9 @@ def idle(client: Client) -> bool:
 def test_extreme_parameters(client, parameters, route):
     parameters = {"max_new_tokens": 8, "details": True} | parameters
     response = client.post(route, {"inputs": "Once upon a time", "parameters": parameters})
-    assert response.status in (200, 422), response.text
+    # What is beyond all numbers of 32 bits is refused while the body is read.
+    beyond = parameters.get("temperature", 0) > 3.5e38
+    assert response.status in ((400, 422) if beyond else (200, 422)), response.text
     assert "NaN" not in response.text and "Infinity" not in response.text
     if response.status == 200 and route == "/generate":
         details = response.json()["details"]
