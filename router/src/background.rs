@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 /// Linux's measure: a tenth of what a thread of priority 0 gets beside it. With less, a load beside busy engines would
 /// take for ever.
-const NICE: i32 = 10;
+pub(crate) const NICE: i32 = 10;
 
 /// Does `work` in a thread of low priority, which those that it starts share. Nothing comes where it panics.
 ///
@@ -18,10 +18,7 @@ pub(crate) fn spawn<T: Send + 'static>(
 ) -> io::Result<oneshot::Receiver<T>> {
     let (tell, done) = oneshot::channel();
     let run = move || {
-        // On Linux a priority is the calling thread's own.
-        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-            tracing::debug!(%error, "a background thread keeps its priority");
-        }
+        weirgate_engine::lower_priority(NICE);
         // Whoever asked may have gone.
         let _ = tell.send(work());
     };

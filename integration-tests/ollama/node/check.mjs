@@ -1,24 +1,12 @@
 // Makes the calls of Ollama's client for Node and prints what it got as one JSON object. Arguments: host, model.
 import { Ollama } from "ollama";
 
+import { collect, failure } from "./results.mjs";
+
 const [host, model] = process.argv.slice(2);
 const client = new Ollama({ host });
 const options = { temperature: 0, num_predict: 24 };
 const messages = [{ role: "user", content: "Which port do you listen on?" }];
-
-const collect = async (stream) => {
-  const parts = [];
-  for await (const part of stream) parts.push(part);
-  return parts;
-};
-const failure = async (promise) => {
-  try {
-    await promise;
-    return null;
-  } catch (error) {
-    return { name: error.name, status: error.status_code ?? null, message: error.message };
-  }
-};
 
 const results = {
   version: await client.version(),

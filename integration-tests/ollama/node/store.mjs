@@ -2,22 +2,11 @@
 // object. Arguments: host, model to begin with, name at a registry, name at a registry that is slow.
 import { Ollama } from "ollama";
 
+import { collect, failure } from "./results.mjs";
+
 const [host, base, remote, slow] = process.argv.slice(2);
 const client = new Ollama({ host });
 
-const collect = async (stream) => {
-  const parts = [];
-  for await (const part of stream) parts.push(part);
-  return parts;
-};
-const failure = async (promise) => {
-  try {
-    await promise;
-    return null;
-  } catch (error) {
-    return { name: error.name, status: error.status_code ?? null, message: error.message };
-  }
-};
 const names = async () => (await client.list()).models.map((model) => model.model);
 
 const results = {

@@ -10,14 +10,13 @@ use weirgate_grammar::{Backend, Compiler, GrammarError, Limits, Vocabulary, Whit
 
 use super::lenient::{Checks, Relaxer};
 use super::{Constraint, Form};
+use crate::background;
 use crate::service::error::ValidationError;
 use crate::service::workers::WorkerPool;
 use crate::tools::Thinking;
 
 /// Bytes of compiled grammars that are kept.
 const CACHE_BYTES: usize = 64 << 20;
-/// A request that brings a schema waits for it; those that do not shall not.
-const NICE: i32 = 10;
 
 /// Compiles constraints for one tokenizer. The first one to come prepares the compiler.
 pub(crate) struct Grammars {
@@ -57,7 +56,10 @@ impl Grammars {
         threads: usize,
     ) -> std::io::Result<Self> {
         let shared = Shared { tokenizer, style, compiler: OnceLock::new(), limits: Limits::default() };
-        Ok(Self { shared: Arc::new(shared), workers: WorkerPool::with_niceness("grammar", threads, NICE)? })
+        Ok(Self {
+            shared: Arc::new(shared),
+            workers: WorkerPool::with_niceness("grammar", threads, background::NICE)?,
+        })
     }
 
     /// Compiles a constraint. Waits for nothing but its turn; dropped, it is given up.
