@@ -139,7 +139,7 @@ async def beside(port: int, requests: Requests, arguments: argparse.Namespace, s
 async def measure(port: int, arguments: argparse.Namespace) -> list[dict[str, Sample]]:
     requests = Requests()
     runs = []
-    short = argparse.Namespace(streams=4, tokens=8)
+    short = argparse.Namespace(streams=4, tokens=48)
     for kind in SURROUNDINGS:
         await beside(port, requests, short, kind)
     for run in range(arguments.runs):
