@@ -48,6 +48,7 @@ fn dependencies_point_one_way() {
         ("weirgate-grammar", &["weirgate-router", "weirgate-kernels", "weirgate-models", "tokio", "axum"]),
         ("weirgate-router", &["weirgate-kernels", "cudarc", "candle"]),
         ("weirgate-benchmark", &["weirgate-router", "axum"]),
+        ("weirgate-jobs", &["weirgate-", "axum"]),
     ];
     for (package, banned) in forbidden {
         for dependency in &all[*package] {

@@ -1,0 +1,127 @@
+//! PostgreSQL. One thread holds the connection, and makes a new one when the old one has broken.
+
+use std::error::Error;
+use std::sync::mpsc;
+
+use postgres::error::SqlState;
+use postgres::types::private::BytesMut;
+use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use postgres::{Client, NoTls};
+
+use super::{Database, Dialect, Row, Statement, Value};
+use crate::error::JobsError;
+
+const DIALECT: Dialect = Dialect {
+    now: "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)",
+    number: "BIGSERIAL PRIMARY KEY",
+    skip_locked: "FOR UPDATE SKIP LOCKED",
+};
+/// Servers that start at the same time make the tables one after the other.
+const SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(7310579016234)";
+
+type Answer = Result<Vec<Vec<Row>>, JobsError>;
+
+pub(super) struct Postgres {
+    tasks: mpsc::Sender<(Vec<Statement>, mpsc::Sender<Answer>)>,
+}
+
+impl Postgres {
+    pub fn open(url: &str) -> Result<Self, JobsError> {
+        let mut client = Some(connect(url)?);
+        let (tasks, inbox) = mpsc::channel::<(Vec<Statement>, mpsc::Sender<Answer>)>();
+        let url = url.to_owned();
+        let serve = move || {
+            for (statements, answer) in inbox {
+                // Whoever asked may have gone.
+                let _ = answer.send(answered(&url, &mut client, &statements));
+            }
+        };
+        std::thread::Builder::new()
+            .name("postgres".to_owned())
+            .spawn(serve)
+            .map_err(JobsError::io("the database's thread"))?;
+        Ok(Self { tasks })
+    }
+}
+
+fn connect(url: &str) -> Result<Client, JobsError> {
+    Client::connect(url, NoTls).map_err(|error| failure(&error))
+}
+
+fn answered(url: &str, client: &mut Option<Client>, statements: &[Statement]) -> Answer {
+    if client.as_ref().is_none_or(Client::is_closed) {
+        *client = None;
+        *client = Some(connect(url)?);
+    }
+    let Some(open) = client else { return Err(JobsError::Database("not connected".to_owned())) };
+    let answer = transaction(open, statements);
+    if open.is_closed() {
+        *client = None;
+    }
+    answer.map_err(|error| failure(&error))
+}
+
+fn transaction(client: &mut Client, statements: &[Statement]) -> Result<Vec<Vec<Row>>, postgres::Error> {
+    let mut transaction = client.transaction()?;
+    if statements.iter().any(|statement| statement.text.starts_with("CREATE")) {
+        transaction.execute(SCHEMA_LOCK, &[])?;
+    }
+    let mut all = Vec::new();
+    for statement in statements {
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            statement.parameters.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+        let found = transaction.query(&statement.text, &parameters)?;
+        all.push(found.iter().map(values).collect::<Result<_, _>>()?);
+    }
+    transaction.commit()?;
+    Ok(all)
+}
+
+fn values(row: &postgres::Row) -> Result<Row, postgres::Error> {
+    let value = |(at, column): (usize, &postgres::Column)| {
+        Ok(if *column.type_() == Type::INT8 {
+            row.try_get::<_, Option<i64>>(at)?.into()
+        } else {
+            row.try_get::<_, Option<String>>(at)?.into()
+        })
+    };
+    row.columns().iter().enumerate().map(value).collect()
+}
+
+fn failure(error: &postgres::Error) -> JobsError {
+    if error.code() == Some(&SqlState::UNIQUE_VIOLATION) {
+        return JobsError::Conflict;
+    }
+    // The error alone says little more than "db error".
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    JobsError::Database(format!("{error}{cause}"))
+}
+
+impl Database for Postgres {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn run(&self, statements: Vec<Statement>) -> Answer {
+        let stopped = || JobsError::Database("its thread has ended".to_owned());
+        let (answer, answered) = mpsc::channel();
+        self.tasks.send((statements, answer)).map_err(|_| stopped())?;
+        answered.recv().map_err(|_| stopped())?
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Int(number) => number.to_sql_checked(kind, out),
+            Self::Text(text) => text.to_sql_checked(kind, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
