@@ -94,6 +94,10 @@ prove-lora: build setup setup-prove ## 64 requests over 16 adapters in one batch
 prove-templates: build setup-prove ## chat templates against transformers
 	.venv/prove/bin/python tools/templates/prove.py
 
+.PHONY: prove-arm
+prove-arm: ## the CPU device on 64-bit Arm, under QEMU
+	tools/prove/arm.sh
+
 prove-image: ## the container images without a container engine: every target started as its platforms do (root)
 	python3 tools/image/prove.py
 

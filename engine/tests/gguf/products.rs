@@ -162,6 +162,45 @@ proptest! {
     }
 }
 
+/// Every code at either end of its range, times the largest activations of either sign: sums of a few products fit into
+/// whatever an instruction keeps them in.
+#[test]
+fn the_largest_codes_do_not_overflow() {
+    for (kind, (_, dtype, halves)) in TYPES.into_iter().enumerate() {
+        for byte in [0x00, 0x7f, 0x80, 0xff] {
+            let mut weights = Weights::new(kind, 19, 256);
+            for block in weights.bytes.chunks_exact_mut(dtype.block_bytes()) {
+                block.fill(byte);
+                for &at in halves {
+                    block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
+                }
+                if dtype == DType::Mxfp4 {
+                    block[0] = 127;
+                }
+            }
+            weights.values = dequantize(dtype, &weights.bytes);
+            for isa in Isa::available() {
+                let mut device = CpuBackend::with_isa(1, isa);
+                let w = device.matrix(&[weights.view()]).unwrap();
+                for rows in [1, 2, 3, 4, 5, 9] {
+                    let row = |row: usize| if row.is_multiple_of(2) { 127.0 } else { -127.0 };
+                    let x: Vec<f32> = (0..rows * weights.cols).map(|i| row(i / weights.cols)).collect();
+                    let got = product(&mut device, &w, &x, (rows, 19));
+                    for (i, &got) in got.iter().enumerate() {
+                        let (want, magnitude, _) =
+                            weights.reference(&x[i / 19 * weights.cols..][..weights.cols], i % 19);
+                        let error = (f64::from(got) - want).abs();
+                        assert!(
+                            error <= ROUNDING * magnitude,
+                            "{isa:?} {dtype:?} of {byte:#x}, {rows} rows: {got}, expected {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The integers are exact and the float arithmetic is the same, so all vector instructions give the same bits.
 #[test]
 fn vector_instruction_sets_agree() {

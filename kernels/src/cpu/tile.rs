@@ -7,8 +7,9 @@
 use super::isa::Simd;
 use super::panel::{Element, LANES};
 
-/// Most rows in a tile; with four panels that takes 24 of 32 vector registers.
-pub(crate) const MAX_ROWS: usize = 6;
+/// Most rows in a tile. With four panels six take 24 of 32 vector registers; with NEON, where a column of one panel is
+/// four registers, five take 20, and two columns eight.
+pub(crate) const MAX_ROWS: usize = if cfg!(target_arch = "aarch64") { 5 } else { 6 };
 
 /// `acc[r][p] += a[r][..len] · b[p][..len]` for sixteen rows of each panel. Meanwhile as many columns from each of
 /// `next` on are brought nearer; those are addresses of any kind.

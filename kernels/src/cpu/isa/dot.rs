@@ -2,6 +2,8 @@
 
 use half::f16;
 
+#[cfg(target_arch = "aarch64")]
+use super::dot_neon;
 #[cfg(target_arch = "x86_64")]
 use super::dot_x86;
 use super::{Isa, Simd, portable};
@@ -13,14 +15,19 @@ pub(crate) enum Range {
     EightBits,
 }
 
-/// Vectors of 64 bytes, seen as sixteen lanes of four, and of sixteen i32. All arithmetic is exact, so every
-/// instruction set gives the same integers.
+/// Vectors of 64 bytes, seen as sixteen lanes of four (a *quad*), and of sixteen i32. All arithmetic is exact, so every
+/// instruction set gives the same products in the end.
 pub(crate) trait Dot: Copy {
     type F: Simd;
     /// 64 bytes.
     type B: Copy;
     /// Sixteen i32.
     type I: Copy;
+    /// What codes of eight bits are less, in two's complement, when they are multiplied: 0, or 128 where the instructions
+    /// know signed numbers alone.
+    const SHIFT: u8 = 0;
+    /// How many columns of a row lie together in what [`Dot::dot_group`] takes: four, or eight.
+    const COLUMNS: usize = 4;
 
     /// The float lanes of the same instruction set.
     fn float(self) -> Self::F;
@@ -41,8 +48,8 @@ pub(crate) trait Dot: Copy {
     fn look_up(self, table: &[u8; 16], index: Self::B) -> Self::B;
 
     fn splat_i32(self, value: i32) -> Self::I;
-    /// `acc[i] + Σ codes[4i + j] * x[4i + j]` over four `j`; codes are unsigned and within `range`, `x`
-    /// is signed and above -128.
+    /// `acc[i] + Σ codes[4i + j] * x[4i + j]` over four `j`; codes are unsigned and within `range`, those of eight bits
+    /// [shifted](Dot::shift); `x` is signed and above -128.
     fn dot(self, acc: Self::I, codes: Self::B, x: Self::B, range: Range) -> Self::I;
     fn to_f32(self, a: Self::I) -> <Self::F as Simd>::V;
 
@@ -53,6 +60,64 @@ pub(crate) trait Dot: Copy {
     fn widen_i8(self, from: &[u8; 16]) -> <Self::F as Simd>::V;
     /// To the nearest integers, ties to even; lanes are within -127..=127, or the result is of no use.
     fn narrow_i8(self, v: <Self::F as Simd>::V, to: &mut [i8; 16]);
+
+    /// What is left of a type's `bias` to be taken from the products.
+    #[inline(always)]
+    fn bias(self, bias: u8, range: Range) -> u8 {
+        match range {
+            Range::SevenBits => bias,
+            Range::EightBits => bias - Self::SHIFT,
+        }
+    }
+
+    /// `codes` less [`Dot::SHIFT`]; and back.
+    #[inline(always)]
+    fn shift(self, codes: Self::B) -> Self::B {
+        codes
+    }
+
+    /// Eight quads as [`Dot::dot_group`] takes them.
+    #[inline(always)]
+    fn arrange(self, quads: [Self::B; 8]) -> [Self::B; 8] {
+        quads
+    }
+
+    /// The sums plus [`Dot::dot`] of `P` panels' quads with those of `R` rows. Of both, [`Dot::COLUMNS`] columns of a row
+    /// lie together: with eight, each two vectors of codes hold two quads, and each two elements of `x` two quads of
+    /// every row.
+    #[inline(always)]
+    fn dot_group<const R: usize, const P: usize>(
+        self,
+        sums: [[Self::I; P]; R],
+        codes: [&[[u8; 64]]; P],
+        x: &[[[i8; 4]; R]],
+        range: Range,
+    ) -> [[Self::I; P]; R] {
+        dot_quads(self, sums, codes, x, range)
+    }
+}
+
+/// [`Dot::dot_group`], quad by quad.
+// Counted loops unroll into registers, whatever iterators would do.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+pub(super) fn dot_quads<D: Dot, const R: usize, const P: usize>(
+    d: D,
+    mut sums: [[D::I; P]; R],
+    codes: [&[[u8; 64]]; P],
+    x: &[[[i8; 4]; R]],
+    range: Range,
+) -> [[D::I; P]; R] {
+    for (quad, x) in x.iter().enumerate() {
+        let codes: [_; P] = std::array::from_fn(|p| d.load(&codes[p][quad]));
+        for r in 0..R {
+            let four = d.splat4(&x[r]);
+            for p in 0..P {
+                sums[r][p] = d.dot(sums[r][p], codes[p], four, range);
+            }
+        }
+    }
+    sums
 }
 
 /// A piece of work written over [`Dot`]; see [`super::Kernel`].
@@ -78,6 +143,15 @@ impl super::Dispatch {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { dot_x86::run_avx2(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => unsafe { dot_neon::run_neon(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => unsafe { dot_neon::run_dot(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => unsafe { dot_neon::run_i8mm(kernel) },
             _ => kernel.run(portable::Portable),
         }
     }

@@ -1,12 +1,16 @@
 //! Which instructions to use: chosen once at run time, the same code for all.
 //!
 //! A kernel is written once over [`Simd`], sixteen f32 lanes with a fixed meaning, and compiled for every [`Isa`].
-//! Each operation rounds the same way on every instruction set with fused multiply-add, so AVX2 and AVX-512 give the
-//! same bits.
+//! Each operation rounds the same way on every instruction set with fused multiply-add, so AVX2, AVX-512 and NEON give
+//! the same bits.
 
 mod dot;
+#[cfg(target_arch = "aarch64")]
+mod dot_neon;
 #[cfg(target_arch = "x86_64")]
 mod dot_x86;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -27,12 +31,19 @@ pub enum Isa {
     Avx512,
     /// With AVX-512 VNNI too, which matters to quantized weights alone.
     Avx512Vnni,
+    /// NEON.
+    Neon,
+    /// With dot products of int8 too, which matter to quantized weights alone.
+    NeonDot,
+    /// With matrix products of int8 too, which matter to quantized weights alone.
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every instruction set this processor has, worst first.
     pub fn available() -> impl Iterator<Item = Isa> {
-        [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni]
+        use Isa::*;
+        [Portable, Avx2, AvxVnni, Avx512, Avx512Vnni, Neon, NeonDot, NeonI8mm]
             .into_iter()
             .filter(|isa| isa.is_available())
     }
@@ -54,8 +65,13 @@ impl Isa {
             Isa::Avx512 => x86::has_avx512(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => dot_x86::has_avx512_vnni(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 | Isa::Avx512Vnni => false,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::has_neon(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => dot_neon::has_dot(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => dot_neon::has_i8mm(),
+            _ => false,
         }
     }
 }
@@ -74,20 +90,6 @@ impl Dispatch {
         self.0
     }
 
-    /// [`Simd::WIDE`] of what kernels run on.
-    pub(crate) fn is_wide(self) -> bool {
-        struct Ask<'a>(&'a mut bool);
-        impl Kernel for Ask<'_> {
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) {
-                *self.0 = S::WIDE;
-            }
-        }
-        let mut wide = false;
-        self.run(Ask(&mut wide));
-        wide
-    }
-
     /// Runs `kernel` compiled for this instruction set.
     #[inline]
     #[allow(unsafe_code)]
@@ -99,6 +101,9 @@ impl Dispatch {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => unsafe { x86::run_avx2(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => unsafe { neon::run(kernel) },
             _ => kernel.run(portable::Portable),
         }
     }

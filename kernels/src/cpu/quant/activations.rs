@@ -1,12 +1,13 @@
 //! Activations in int8: for each 32 columns of a row a scale, the largest magnitude over 127.
 //!
 //! They lie as they are multiplied: chunk by chunk of columns, in each tile by tile of a few rows, in each of these quad
-//! by quad (scale by scale, …), row beside row. What a tile needs is one piece of memory, and the next tile's follows.
+//! by quad (scale by scale, …), row beside row; where [`Dot::COLUMNS`] is eight, two quads by two quads. What a tile needs
+//! is one piece of memory, and the next tile's follows.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
 
-use super::super::isa::{Dot, DotKernel, Simd};
+use super::super::isa::{self, Dot, DotKernel, Simd};
 use super::super::memory::{Memory, Plain};
 use super::super::panel::LANES;
 use super::super::pool::{Pool, Shards};
@@ -20,6 +21,8 @@ pub(crate) struct Wanted {
     /// Columns per sum.
     pub(crate) group: usize,
     pub(crate) bias: u8,
+    /// How large the codes are.
+    pub(crate) range: isa::Range,
     /// Most rows in a tile.
     pub(crate) tile: usize,
 }
@@ -46,7 +49,7 @@ pub(crate) struct Rows<'a> {
 /// One chunk of columns of a tile of `R` rows.
 #[derive(Clone, Copy)]
 pub(crate) struct TileChunk<'a, const R: usize> {
-    /// Quad by quad.
+    /// Quad by quad, as [`Dot::dot_group`] takes them.
     pub(crate) codes: &'a [[[i8; 4]; R]],
     /// One for each unit.
     pub(crate) scales: &'a [[f32; R]],
@@ -178,8 +181,10 @@ struct Quantize<'a> {
 impl DotKernel for Quantize<'_> {
     #[inline(always)]
     fn run<D: Dot>(self, d: D) {
-        let Wanted { group, bias, .. } = self.wanted;
+        let Wanted { group, bias, range, .. } = self.wanted;
+        let bias = d.bias(bias, range);
         let (per_unit, height) = (UNIT / group, self.height);
+        let together = D::COLUMNS / 4;
         let cols = 4 * self.codes.len() / height;
         let mut unit_codes = [0; UNIT];
         for row in 0..height {
@@ -188,7 +193,9 @@ impl DotKernel for Quantize<'_> {
                 let scale = quantize_unit(d, x, &mut unit_codes);
                 self.scales[unit * height + row] = scale;
                 for (quad, codes) in unit_codes.as_chunks().0.iter().enumerate() {
-                    self.codes[(unit * UNIT / 4 + quad) * height + row] = *codes;
+                    let quad = unit * UNIT / 4 + quad;
+                    let (pack, rest) = (quad / together, quad % together);
+                    self.codes[(pack * height + row) * together + rest] = *codes;
                 }
                 for (i, codes) in unit_codes.chunks_exact(group).enumerate() {
                     let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();

@@ -15,7 +15,7 @@
 
 use std::marker::PhantomData;
 
-use super::super::isa::{Dot, DotKernel, Simd};
+use super::super::isa::{Dot, DotKernel, Range, Simd};
 use super::super::panel::LANES;
 use super::{Format, Parts, Scales};
 
@@ -138,7 +138,7 @@ const fn planes<T: Format>() -> (usize, usize) {
     }
 }
 
-/// The eight quads of a unit: codes, or what they stand for.
+/// The eight quads of a unit: codes, or what they stand for, as [`Dot::dot`] takes them.
 #[inline(always)]
 pub(crate) fn quads<D: Dot, T: Format>(d: D, unit: &[u8]) -> [D::B; 8] {
     let vectors = unit.as_chunks::<64>().0;
@@ -183,6 +183,11 @@ pub(crate) fn quads<D: Dot, T: Format>(d: D, unit: &[u8]) -> [D::B; 8] {
     if let Some(table) = T::TABLE {
         for quad in &mut quads {
             *quad = d.look_up(table, *quad);
+        }
+    }
+    if T::RANGE == Range::EightBits {
+        for quad in &mut quads {
+            *quad = d.shift(*quad);
         }
     }
     quads
@@ -245,7 +250,7 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
 /// A chunk with one byte per code and scales in f32: what many rows are multiplied with.
 #[repr(C, align(64))]
 pub(crate) struct Unpacked {
-    /// Quad by quad.
+    /// Quad by quad, as [`Dot::dot_group`] takes them.
     pub(crate) codes: [[u8; 64]; 8 * UNITS],
     /// Group by group.
     pub(crate) scales: [[f32; LANES]; GROUPS],
@@ -271,7 +276,7 @@ impl Unpacked {
         }
         let unpacked = self.codes.as_chunks_mut::<8>().0;
         for (unit, out) in codes.chunks_exact(unit_len::<T>()).zip(unpacked) {
-            let quads = quads::<D, T>(d, unit);
+            let quads = d.arrange(quads::<D, T>(d, unit));
             for q in 0..8 {
                 d.store(quads[q], &mut out[q]);
             }
@@ -300,13 +305,15 @@ impl<T: Format> DotKernel for CopyRow<'_, T> {
     #[inline(always)]
     fn run<D: Dot>(self, d: D) {
         let mut unpacked = Unpacked::EMPTY;
+        let shift = if T::RANGE == Range::EightBits { D::SHIFT } else { 0 };
         let chunks = self.panel.chunks(chunk_len::<T>(UNITS));
         for (chunk, out) in chunks.zip(self.out.chunks_mut(CHUNK)) {
             unpacked.fill::<D, T>(d, chunk, out.len() / UNIT);
             for (col, out) in out.iter_mut().enumerate() {
-                let code = unpacked.codes[col / 4][4 * self.lane + col % 4];
+                let (pack, rest) = (col / D::COLUMNS, col % D::COLUMNS);
+                let code = unpacked.codes.as_flattened()[(pack * LANES + self.lane) * D::COLUMNS + rest];
                 let group = col / T::GROUP;
-                let code = f32::from(i16::from(code) - i16::from(T::BIAS));
+                let code = f32::from(i16::from(code ^ shift) - i16::from(T::BIAS));
                 let value = unpacked.scales[group][self.lane] * code - unpacked.mins[group][self.lane];
                 *out = value * self.factor;
             }

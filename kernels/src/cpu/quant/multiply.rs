@@ -24,9 +24,11 @@ use crate::{BlockType, KernelError};
 const STREAMS: usize = 4;
 /// Most rows whose products are taken straight from memory, without unpacking: one tile, where there are registers.
 const FEW_ROWS: usize = 8;
-/// Most rows in a tile where there are registers for two panels, and where there are few.
+/// Most rows in a tile where there are registers for two panels, where there are few, and where there are few but rows
+/// are multiplied two at a time.
 const WIDE_ROWS: usize = 6;
 const NARROW_ROWS: usize = 3;
+const PAIRED_ROWS: usize = 4;
 /// Tiles whose activations, a chunk of each, are in the cache together.
 const TILES_IN_CACHE: usize = 32;
 
@@ -46,13 +48,10 @@ pub(crate) fn multiply(
     (x, rows): (&[f32], usize),
     band: Band<'_>,
 ) -> Result<(), KernelError> {
-    let tile = match isa.is_wide() {
-        true if rows <= FEW_ROWS => FEW_ROWS,
-        true => WIDE_ROWS,
-        false => NARROW_ROWS,
-    };
+    let mut tile = 0;
+    isa.run_dot(MostRows { rows, tile: &mut tile });
     with_format!(band.blocks, T => {
-        let wanted = Wanted { group: T::GROUP, bias: T::BIAS, tile };
+        let wanted = Wanted { group: T::GROUP, bias: T::BIAS, range: T::RANGE, tile };
         let x = activations.quantize((pool, isa), x, (rows, band.cols), wanted)?;
         let panels = output.outputs.div_ceil(LANES);
         let per_part = super::super::linear::panels_per_chunk(panels, pool.threads(), rows);
@@ -62,6 +61,24 @@ pub(crate) fn multiply(
             isa.run_dot(Part::<T> { output, x, band, panels, format: PhantomData });
         })
     })
+}
+
+/// Finds out how many of `rows` rows to put in a tile at most.
+struct MostRows<'a> {
+    rows: usize,
+    tile: &'a mut usize,
+}
+
+impl DotKernel for MostRows<'_> {
+    #[inline(always)]
+    fn run<D: Dot>(self, _: D) {
+        *self.tile = match (D::F::WIDE, D::COLUMNS) {
+            (true, _) if self.rows <= FEW_ROWS => FEW_ROWS,
+            (true, _) => WIDE_ROWS,
+            (false, 8) => PAIRED_ROWS,
+            (false, _) => NARROW_ROWS,
+        };
+    }
 }
 
 /// What one thread takes: all rows, some panels.
@@ -180,7 +197,7 @@ impl<T: Format> Part<'_, T> {
     }
 }
 
-/// A few rows with one chunk, whose codes go from memory to registers.
+/// A few rows with one chunk, whose codes go from memory to registers; more than one only where [`Dot::COLUMNS`] is four.
 // Counted loops unroll into registers, whatever iterators would do.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
@@ -203,7 +220,7 @@ fn dot_chunk<D: Dot, T: Format, const R: usize>(
         for part in 0..parts {
             let group = unit * parts + part;
             let mut products = [d.splat_i32(0); R];
-            if T::BIAS != 0 {
+            if d.bias(T::BIAS, T::RANGE) != 0 {
                 products = x.starts[group].map(|start| d.splat_i32(start));
             }
             for quad in part * per_group..(part + 1) * per_group {
@@ -257,28 +274,21 @@ impl<T: Format, const P: usize> Product<'_, T, P> {
     fn products<D: Dot, const R: usize>(&self, d: D, x: &TileChunk<'_, R>, group: usize) -> [[D::I; P]; R] {
         let quads = T::GROUP / 4;
         let mut products = [[d.splat_i32(0); P]; R];
-        if T::BIAS != 0 {
+        if d.bias(T::BIAS, T::RANGE) != 0 {
             // SAFETY: a tile's chunk has as many groups as the weights' chunk.
             let starts = unsafe { x.starts.get_unchecked(group) };
             for r in 0..R {
                 products[r] = [d.splat_i32(starts[r]); P];
             }
         }
-        for quad in group * quads..(group + 1) * quads {
-            // SAFETY: a tile's chunk has as many quads as the weights' chunk, at most `8 * UNITS`.
-            let (x, codes) = unsafe {
-                let codes: [_; P] =
-                    std::array::from_fn(|p| d.load(self.weights[p].codes.get_unchecked(quad)));
-                (x.codes.get_unchecked(quad), codes)
-            };
-            for r in 0..R {
-                let four = d.splat4(&x[r]);
-                for p in 0..P {
-                    products[r][p] = d.dot(products[r][p], codes[p], four, T::RANGE);
-                }
-            }
-        }
-        products
+        let first = group * quads;
+        // SAFETY: a tile's chunk has as many quads as the weights' chunk, at most `8 * UNITS`.
+        let (codes, x) = unsafe {
+            let codes =
+                std::array::from_fn(|p| self.weights[p].codes.get_unchecked(first..).get_unchecked(..quads));
+            (codes, x.codes.get_unchecked(first..).get_unchecked(..quads))
+        };
+        d.dot_group(products, codes, x, T::RANGE)
     }
 
     /// `sums += scale * products * x_scale - min * x_sum`.
