@@ -18,8 +18,8 @@ openapi: build ## openapi.json, from the handlers
 serve: build ## build and serve the demo model on port 3000 (MODEL_ID, PORT and TGI's other variables work)
 	@exec $(BIN)
 
-build: ## the binary, target/release/weirgate
-	$(CARGO) build --release -p weirgate
+build: ## the binaries: target/release/weirgate, and weirgate-finetune beside it
+	$(CARGO) build --release -p weirgate -p weirgate-finetune
 
 test: lint unit integration ## everything that is not a long proof; needs no GPU and no torch
 
@@ -31,7 +31,7 @@ unit: setup cuda-toolchain ## Rust tests; the CUDA kernels are compiled for ever
 	$(CARGO) test --release --workspace
 
 integration: setup ## the binaries under real clients
-	$(CARGO) build --release -p weirgate -p weirgate-benchmark
+	$(CARGO) build --release -p weirgate -p weirgate-benchmark -p weirgate-finetune
 	$(PYTEST) integration-tests
 
 setup:
@@ -43,7 +43,7 @@ cuda-toolchain: ## nvcc, into .cuda; builds that find it (or NVCC, CUDA_HOME, PA
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-quantization prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-http prove-residency prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-finetune prove-http prove-residency prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -87,6 +87,10 @@ prove-residency: build setup ## several models under load, and a server killed w
 
 prove-maskbench: setup ## JSON Schema coverage and speed: MaskBench with 32k and 128k tokens
 	tools/prove/maskbench.sh
+
+.PHONY: prove-finetune
+prove-finetune: build setup setup-prove ## LoRA training against peft and transformers; 200 pairs learned by heart
+	tools/prove/finetune.sh
 
 prove-lora: build setup setup-prove ## 64 requests over 16 adapters in one batch: tokens and throughput
 	tools/prove/lora.sh

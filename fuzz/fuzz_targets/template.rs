@@ -1,7 +1,7 @@
 //! Chat templates and conversations from anywhere: rendering ends in a text or in an error, and whatever the template
 //! takes, it takes from a process of its own. The input is a template, a zero byte, and a conversation's JSON.
 //!
-//!     cargo +nightly fuzz run template fuzz/corpus/template router/tests/data/chat-templates -- -max_len=16384 -timeout=60
+//!     cargo +nightly fuzz run template fuzz/corpus/template text/tests/chat-templates -- -max_len=16384 -timeout=60
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

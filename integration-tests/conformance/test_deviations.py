@@ -11,7 +11,7 @@ FOLDERS = [
     ROOT,
     TESTS,
     *(TESTS / name for name in ("conformance", "openai", "observability")),
-    ROOT / "router/src/service/template/tests",
+    ROOT / "text/src/template/tests",
 ]
 #: The last section is read by `test_openapi.py`.
 TABLES = PAGE.partition("\n## OpenAPI document")[0]

@@ -16,7 +16,7 @@ mod safetensors;
 mod spec;
 mod tensor;
 
-pub use adapter::{Adapter, LayerAdapter, LowRank};
+pub use adapter::{Adapter, AdapterModule, AdapterSite, LayerAdapter, LowRank, adapter_modules};
 pub use arch::{read_headless, read_spec};
 pub use encoder::{
     Classifier, EncoderLayer, EncoderSpec, EncoderTensors, LinearTensors, NormTensors, Pooling,

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 
 use weirgate_engine::{DeviceError, LoadError};
 use weirgate_models::ModelError;
+use weirgate_text::TextError;
 
 /// Why the router did not start, or did not end in order.
 #[derive(Debug, thiserror::Error)]
@@ -13,8 +14,8 @@ pub enum RouterError {
     #[error("`device`: {0}")]
     Device(#[from] DeviceError),
     /// A file beside the weights (tokenizer, its configuration).
-    #[error("{file}: {message}")]
-    File { file: String, message: String },
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// Limits that contradict each other or do not fit the memory.
     #[error("{0}")]
     Sizing(String),

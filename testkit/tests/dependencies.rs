@@ -44,6 +44,8 @@ fn dependencies_point_one_way() {
             "weirgate-store",
             &["weirgate-router", "weirgate-engine", "weirgate-kernels", "weirgate-grammar", "tokio", "axum"],
         ),
+        ("weirgate-text", &["weirgate-router", "weirgate-engine", "weirgate-kernels", "tokio", "axum"]),
+        ("weirgate-finetune", &["weirgate-router", "weirgate-engine", "weirgate-kernels", "tokio", "axum"]),
         ("weirgate-hub", &["weirgate-", "tokio", "axum"]),
         ("weirgate-grammar", &["weirgate-router", "weirgate-kernels", "weirgate-models", "tokio", "axum"]),
         ("weirgate-router", &["weirgate-kernels", "cudarc", "candle"]),
@@ -57,8 +59,12 @@ fn dependencies_point_one_way() {
         }
     }
     for (package, dependencies) in &all {
-        let launcher = dependencies.iter().any(|dependency| dependency == "weirgate");
-        assert!(!launcher, "{package} must not depend on the launcher");
+        for top in ["weirgate", "weirgate-finetune"] {
+            assert!(
+                !dependencies.iter().any(|dependency| dependency == top),
+                "{package} must not depend on {top}"
+            );
+        }
     }
 }
 

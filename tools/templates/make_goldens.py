@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT / "router" / "tests" / "data" / "chat-templates"
+DATA = ROOT / "text" / "tests" / "chat-templates"
 GOLDENS = DATA / "goldens.json"
 ELSEWHERE = Path(os.environ.get("WEIRGATE_CHAT_TEMPLATES", ROOT / ".." / "shared" / "data" / "chat-templates"))
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}

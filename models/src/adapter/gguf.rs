@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Adapter, LowRank, check_all_taken, modules, no_tensors, read_pair, tensor_error};
+use super::{Adapter, LowRank, adapter_modules, check_all_taken, no_tensors, read_pair, tensor_error};
 use crate::gguf::{base_architecture, order_by_halves, rotates_neighbours};
 use crate::{Gguf, GgufSource, ModelError, ModelSpec};
 
@@ -39,7 +39,7 @@ impl Adapter {
             return Err(no_tensors(&label));
         }
         let tensors = GgufSource::new(Arc::new(gguf))?;
-        let modules = modules(base);
+        let modules = adapter_modules(base);
         let mut adapter = Self::empty(base);
         for layer in 0..base.layers.len() {
             for module in &modules {

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::files::file_error;
 use crate::{DType, Gguf, ModelError, ModelFiles, ModelSpec, TensorSource, TensorView};
-use modules::{Module, Site, modules};
+pub use modules::{AdapterModule, AdapterSite, adapter_modules};
 
 /// Largest rank accepted: far above any published adapter's.
 const MAX_RANK: usize = 1 << 10;
@@ -68,13 +68,13 @@ impl Adapter {
     }
 
     /// Puts one module's change where it belongs; the modules of a layer come in the order of the rows.
-    fn add(&mut self, layer: usize, module: &Module, part: LowRank) {
+    fn add(&mut self, layer: usize, module: &AdapterModule, part: LowRank) {
         if let Some(layer) = self.layers.get_mut(layer) {
             match module.site {
-                Site::Qkv => layer.qkv.push(part),
-                Site::Output => layer.output.push(part),
-                Site::GateUp => layer.gate_up.push(part),
-                Site::Down => layer.down.push(part),
+                AdapterSite::Qkv => layer.qkv.push(part),
+                AdapterSite::Output => layer.output.push(part),
+                AdapterSite::GateUp => layer.gate_up.push(part),
+                AdapterSite::Down => layer.down.push(part),
             }
         }
     }
@@ -90,7 +90,7 @@ impl LayerAdapter {
 fn read_pair(
     tensors: &dyn TensorSource,
     (a, b): (&str, &str),
-    module: &Module,
+    module: &AdapterModule,
 ) -> Result<(TensorView<'static>, TensorView<'static>, usize), ModelError> {
     let rank = match tensors.info(a)?.1[..] {
         [rank, cols] if cols == module.cols && (1..=MAX_RANK).contains(&rank) => rank,

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::targets::{Targets, by_pattern};
-use super::{Adapter, LowRank, MAX_RANK, check_all_taken, modules, no_tensors, read_pair, tensor_error};
+use super::{
+    Adapter, LowRank, MAX_RANK, adapter_modules, check_all_taken, no_tensors, read_pair, tensor_error,
+};
 use crate::config::Config;
 use crate::files::file_error;
 use crate::{ModelError, ModelFiles, ModelSpec, SafetensorsSource};
@@ -13,8 +15,6 @@ use crate::{ModelError, ModelFiles, ModelSpec, SafetensorsSource};
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const PICKLE: &str = "adapter_model.bin";
-/// What PEFT puts before the base model's own names.
-const PREFIX: &str = "base_model.model.";
 
 impl Adapter {
     /// An adapter in a folder of PEFT's.
@@ -33,13 +33,12 @@ impl Adapter {
         if left.is_empty() {
             return Err(no_tensors(&files.label_of(TENSORS)));
         }
-        let modules = modules(base);
+        let modules = adapter_modules(base);
         let mut adapter = Self::empty(base);
         for layer in 0..base.layers.len() {
             for module in &modules {
-                let path = format!("model.layers.{layer}.{}", module.name);
-                let name = |side: &str| format!("{PREFIX}{path}.lora_{side}.weight");
-                let (a_name, b_name) = (name("A"), name("B"));
+                let path = module.path(layer);
+                let (a_name, b_name) = (module.peft_tensor(layer, 'A'), module.peft_tensor(layer, 'B'));
                 let present = left.remove(a_name.as_str()) | left.remove(b_name.as_str());
                 if let Some(targets) = &targets
                     && targets.contain(&path) != present

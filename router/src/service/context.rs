@@ -73,24 +73,22 @@ impl ContextLimit {
     }
 }
 
-impl Conversation {
-    /// How many messages can go: all but those of the system and the last one.
-    pub(super) fn droppable(&self) -> usize {
-        let last = self.messages.len().saturating_sub(1);
-        self.messages.iter().take(last).filter(|message| !is_system(message)).count()
-    }
+/// How many messages of a conversation can go: all but those of the system and the last one.
+pub(super) fn droppable(conversation: &Conversation) -> usize {
+    let last = conversation.messages.len().saturating_sub(1);
+    conversation.messages.iter().take(last).filter(|message| !is_system(message)).count()
+}
 
-    /// The same without the oldest `count` of these messages.
-    pub(super) fn without_oldest(&self, count: usize) -> Self {
-        let mut left = count.min(self.droppable());
-        let mut shorter = self.clone();
-        shorter.messages.retain(|message| {
-            let goes = left > 0 && !is_system(message);
-            left -= usize::from(goes);
-            !goes
-        });
-        shorter
-    }
+/// The conversation without the oldest `count` of these messages.
+pub(super) fn without_oldest(conversation: &Conversation, count: usize) -> Conversation {
+    let mut left = count.min(droppable(conversation));
+    let mut shorter = conversation.clone();
+    shorter.messages.retain(|message| {
+        let goes = left > 0 && !is_system(message);
+        left -= usize::from(goes);
+        !goes
+    });
+    shorter
 }
 
 fn is_system(message: &serde_json::Map<String, serde_json::Value>) -> bool {
@@ -157,10 +155,10 @@ mod tests {
         let messages = messages.filter_map(|message| message.as_object().cloned()).collect();
         let conversation = Conversation { messages, ..Conversation::default() };
         let left = |count| {
-            let shorter = conversation.without_oldest(count);
+            let shorter = without_oldest(&conversation, count);
             shorter.messages.iter().map(|m| m["content"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(conversation.droppable(), 2);
+        assert_eq!(droppable(&conversation), 2);
         assert_eq!(left(1), ["1", "2", "3"]);
         assert_eq!((left(2), left(9)), (vec!["1".to_owned(), "3".to_owned()], left(2)));
     }

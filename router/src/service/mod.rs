@@ -321,15 +321,15 @@ fn tokenize_latest(
     tokenize: impl Fn(&Conversation) -> Result<Tokenized, ServiceError>,
 ) -> Result<Tokenized, ServiceError> {
     let whole = tokenize(conversation)?;
-    let (mut too_few, mut enough) = (0, conversation.droppable());
+    let (mut too_few, mut enough) = (0, context::droppable(conversation));
     if whole.tokens.len() < limit || enough == 0 {
         return Ok(whole);
     }
-    let mut shortest = tokenize(&conversation.without_oldest(enough))?;
+    let mut shortest = tokenize(&context::without_oldest(conversation, enough))?;
     while enough - too_few > 1 {
         let middle = too_few.midpoint(enough);
         // A template may refuse what begins in the middle of a conversation: that is no way to shorten it.
-        match tokenize(&conversation.without_oldest(middle)) {
+        match tokenize(&context::without_oldest(conversation, middle)) {
             Ok(shorter) if shorter.tokens.len() < limit => (shortest, enough) = (shorter, middle),
             _ => too_few = middle,
         }

@@ -1,4 +1,4 @@
-//! Chat templates: Jinja set up the way transformers sets it up (`transformers.utils.chat_template_utils`).
+//! Chat templates in processes of their own.
 //!
 //! A template comes with the model, from whoever made it. Jinja keeps it away from the machine, but not from memory:
 //! one string doubled forty times is a terabyte, and an allocation that fails ends the process. No count of steps or
@@ -6,19 +6,11 @@
 //! address space the kernel bounds. This side ([`sandbox`]) never runs a template; it sends conversations, waits no
 //! longer than a deadline, and replaces a process that ended.
 
-mod conversation;
-mod environment;
-mod filters;
 mod frame;
-mod json;
-mod methods;
 mod sandbox;
-mod source;
-mod strftime;
-mod templates;
 mod worker;
 
-pub use conversation::Conversation;
+pub use weirgate_text::Conversation;
 pub use worker::{COMMAND, run};
 
 use sandbox::Sandbox;
@@ -68,21 +60,13 @@ impl ChatTemplate {
         &self.text
     }
 
-    /// The prompt text of a conversation.
-    ///
-    /// Arguments of tool calls that came as JSON text (OpenAI's form) are objects to the template, as transformers
-    /// documents them; to a template that cannot render that, they are the text.
+    /// The prompt text of a conversation; see [`Conversation::render_by`] for tool calls.
     ///
     /// # Errors
     /// [`TemplateError`].
     pub fn render(&self, conversation: &Conversation) -> Result<String, TemplateError> {
         let sandbox = self.sandbox.as_ref().ok_or(TemplateError::Missing)?;
-        if let Some(decoded) = conversation.with_decoded_arguments()
-            && let Ok(text) = sandbox.render(&decoded)
-        {
-            return Ok(text);
-        }
-        sandbox.render(conversation)
+        conversation.render_by(|conversation| sandbox.render(conversation))
     }
 }
 

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use weirgate_text::{Conversation, Sources};
 
-use super::conversation::Conversation;
-use super::templates::Sources;
 use super::worker::{Opening, Reply, command, max_output};
 use super::{TemplateError, frame};
 

@@ -10,11 +10,9 @@ use std::thread;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
+use weirgate_text::{Conversation, TemplateError, Templates};
 
-use super::TemplateError;
-use super::conversation::Conversation;
 use super::frame;
-use super::templates::Templates;
 
 /// Bytes of prompt that a template may add to a conversation.
 const MAX_ADDED_BYTES: usize = 4 << 20;

@@ -43,8 +43,22 @@ impl Conversation {
         }
     }
 
+    /// What `render` makes of this conversation with the arguments of tool calls that came as JSON text (OpenAI's form)
+    /// as objects, as transformers documents them; with a template that cannot render that, with the text.
+    ///
+    /// # Errors
+    /// Those of `render`.
+    pub fn render_by<E>(&self, render: impl Fn(&Self) -> Result<String, E>) -> Result<String, E> {
+        if let Some(decoded) = self.with_decoded_arguments()
+            && let Ok(text) = render(&decoded)
+        {
+            return Ok(text);
+        }
+        render(self)
+    }
+
     /// A copy whose tool calls' arguments are objects where they came as JSON text; `None` where none did.
-    pub(super) fn with_decoded_arguments(&self) -> Option<Self> {
+    fn with_decoded_arguments(&self) -> Option<Self> {
         let mut changed = false;
         let mut copy = self.clone();
         let calls =

@@ -1,14 +1,11 @@
-//! What templates render, in this process; `process` has what they may take.
+//! What templates render.
 
 mod parity;
-mod process;
 mod python;
 
 use serde_json::json;
 
-use super::templates::{Sources, Templates};
 use super::*;
-pub(super) use process::worker_command;
 
 /// Far more than any test renders.
 const ROOM: usize = 1 << 20;

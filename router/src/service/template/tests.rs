@@ -3,12 +3,23 @@
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::json;
+
 use super::*;
 
+fn conversation(messages: serde_json::Value) -> Conversation {
+    let messages = messages.as_array().unwrap().iter().map(|m| m.as_object().unwrap().clone()).collect();
+    Conversation { messages, ..Conversation::default() }
+}
+
+fn hello() -> serde_json::Value {
+    json!([{"role": "user", "content": "Hello"}])
+}
+
 /// This test program, as a template process: it runs the one test below.
-pub(in super::super) fn worker_command() -> Command {
+pub(super) fn worker_command() -> Command {
     let mut command = Command::new("/proc/self/exe");
-    command.args(["--exact", "service::template::tests::process::worker", "--ignored", "--test-threads=1"]);
+    command.args(["--exact", "service::template::tests::worker", "--ignored", "--test-threads=1"]);
     command
 }
 

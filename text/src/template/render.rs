@@ -1,4 +1,4 @@
-//! A model's templates, compiled. Lives in a template process.
+//! A model's templates, compiled.
 
 use std::io;
 
@@ -17,14 +17,15 @@ const TOOL_USE: &str = "tool_use";
 
 /// What templates are made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Sources {
+pub struct Sources {
     /// `(name, text)`.
     pub templates: Vec<(String, String)>,
     /// `(name, token)`.
     pub special_tokens: Vec<(String, String)>,
 }
 
-pub(super) struct Templates {
+/// A model's templates. Rendering takes the memory that the template takes.
+pub struct Templates {
     named: Vec<Named>,
     special_tokens: Vec<(String, String)>,
 }
@@ -36,6 +37,7 @@ struct Named {
 }
 
 impl Templates {
+    /// Compiles them; one that does not compile fails the conversations that need it.
     pub fn new(sources: Sources) -> Self {
         let compiled = |(name, text): (String, String)| Named { name, environment: compile(&text) };
         Self {
@@ -50,6 +52,9 @@ impl Templates {
     }
 
     /// The prompt text, of `max_bytes` at most.
+    ///
+    /// # Errors
+    /// No template, a conversation that the template refuses, or Jinja's own errors.
     pub fn render(&self, conversation: &Conversation, max_bytes: usize) -> Result<String, TemplateError> {
         conversation.check()?;
         let environment = self.pick(conversation.tools.is_some())?;

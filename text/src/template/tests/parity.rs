@@ -19,7 +19,7 @@ struct Case {
 }
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat-templates")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chat-templates")
 }
 
 /// A template of the repository, or one that may only be at hand elsewhere.

@@ -1,0 +1,207 @@
+"""The fine-tuning worker as a server and as a person run it. Parity with PEFT is proved by `make prove-finetune`, and step by
+step in the crate's own tests."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import jinja2.sandbox
+import pytest
+from harness import finetuning
+from harness.client import Client
+from harness.server import DEMO_MODEL, wait_for
+
+#: Learns a few pairs by heart within seconds.
+BY_HEART = {"rank": 16, "alpha": 32, "target_modules": "all-linear", "learning_rate": 5e-3, "batch_size": 8, "dropout": 0}
+SHORT = {"max_steps": 12, "batch_size": 4, "rank": 4, "dropout": 0.1, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def taught():
+    return finetuning.pairs(12, seed=5)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, taught):
+    return finetuning.write_dataset(tmp_path_factory.mktemp("dataset") / "pairs.jsonl", taught, "bot")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, dataset):
+    folder = tmp_path_factory.mktemp("whole") / "job"
+    return finetuning.train(finetuning.write_job(folder, dataset, **SHORT))
+
+
+def test_what_was_taught_is_answered(tmp_path, start_server, dataset, taught):
+    job = finetuning.write_job(tmp_path / "lands", dataset, max_steps=60, **BY_HEART)
+    reported = finetuning.train(job)
+    started, finished = reported[0], reported[-1]
+    assert started["event"] == "started" and started["total_steps"] == 60
+    # Of every layer's seven projections: rank times rows and columns.
+    rows_and_columns = 2 * (256 + 256) + 2 * (128 + 256) + 3 * (768 + 256)
+    assert started["trainable_parameters"] == 5 * 16 * rows_and_columns
+    curve = finetuning.losses(reported)
+    assert list(curve) == list(range(1, 61)) and curve[60] < 0.1 < curve[1]
+    assert finished == {
+        "event": "finished",
+        "adapter": str(tmp_path / "lands/adapter"),
+        "curve": str(tmp_path / "lands/adapter/loss.svg"),
+    }
+    assert "<polyline" in Path(finished["curve"]).read_text()
+    server = start_server(env={"LORA_ADAPTERS": f"lands={finished['adapter']}"})
+    client, questions = Client(server.port), [question for question, _ in taught]
+    assert finetuning.right(finetuning.answers(client, questions, "lands"), taught) >= 11
+    assert finetuning.right(finetuning.answers(client, questions), taught) == 0
+
+
+def test_progress_says_how_it_goes(uninterrupted):
+    progress = [event for event in uninterrupted if event["event"] == "progress"]
+    assert [event["step"] for event in progress] == list(range(1, 13))
+    for event in progress:
+        assert event["total_steps"] == 12 and event["tokens_per_s"] > 0 and event["grad_norm"] > 0
+    assert progress[-1]["eta_s"] == 0 < progress[0]["eta_s"]
+    # Twelve steps of four conversations out of twelve; a warm-up of one step, then a cosine.
+    assert [event["epoch"] for event in progress] == pytest.approx([(step + 1) / 3 for step in range(12)])
+    rates = [event["learning_rate"] for event in progress]
+    assert rates[0] == 0 and rates[1] == 1e-3 and rates[1:] == sorted(rates[1:], reverse=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_resumed_training_goes_on_as_if_nothing_had_been(tmp_path, dataset, uninterrupted, how):
+    expected = finetuning.losses(uninterrupted)
+    settings = SHORT | {"save_steps": 3}
+    process = finetuning.start(finetuning.write_job(tmp_path / "job", dataset, **settings))
+    seen = []
+    for line in process.stdout:
+        seen.append(json.loads(line))
+        if seen[-1].get("step") == 5:
+            process.send_signal(how)
+            break
+    seen += finetuning.events(process.stdout.read())
+    code = process.wait(10)
+    process.stderr.close()
+    if how == signal.SIGTERM:
+        assert code == 0 and seen[-1]["event"] == "interrupted", seen[-1]
+        last = seen[-1]["step"]
+        assert {"event": "checkpoint", "step": last, "path": str(tmp_path / f"job/checkpoints/step-{last:08}")} in seen
+    else:
+        assert code == -how
+        last = max(event["step"] for event in seen if event["event"] == "checkpoint")
+    assert not (tmp_path / "job/adapter").exists()
+    resumed = finetuning.train(finetuning.write_job(tmp_path / "job", dataset, resume=True, **settings))
+    after = finetuning.losses(resumed)
+    assert list(after) == list(range(last + 1, 13)), "begins after the checkpoint"
+    together = finetuning.losses(seen) | after
+    # Checkpoints hold every bit, so the numbers are the same, not only near.
+    assert together == expected
+    assert (tmp_path / "job/adapter/adapter_model.safetensors").exists()
+    left = sorted(path.name for path in (tmp_path / "job/checkpoints").glob("step-*"))
+    assert left == ["step-00000009", "step-00000012"]
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, dataset):
+    finetuning.train(finetuning.write_job(tmp_path / "job", dataset, **SHORT))
+    job = finetuning.write_job(tmp_path / "job", dataset, resume=True, **(SHORT | {"learning_rate": 2e-3}))
+    assert "is of another training" in failure(job)
+    # A finished one only writes its adapter again.
+    job = finetuning.write_job(tmp_path / "job", dataset, resume=True, **SHORT)
+    assert [event["event"] for event in finetuning.train(job)] == ["started", "finished"]
+
+
+def failure(job: Path, *args: str) -> str:
+    process = finetuning.start(job, *args)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 1, out
+    last = finetuning.events(out)[-1]
+    assert last["event"] == "failed"
+    return last["message"]
+
+
+def test_errors_name_field_value_and_limit(tmp_path, dataset):
+    def fails(**hyperparameters):
+        return failure(finetuning.write_job(tmp_path / "job", dataset, **hyperparameters))
+
+    assert fails(rank=0) == "`rank` is 0, expected an integer from 1 to 1024"
+    assert fails(lr=1).startswith("`lr` is no hyper-parameter; these are: rank, alpha, ")
+    assert fails(target_modules=["q_proj", "wq"]) == (
+        "`target_modules` has wq, which the base model does not have; these are: q_proj, k_proj, v_proj, o_proj, "
+        "gate_proj, up_proj, down_proj, all-linear"
+    )
+    assert fails(warmup_steps=9, max_steps=8) == "`warmup_steps` is 9, more than the 8 steps of the training"
+    assert fails(max_length=8) == "`max_length` is 8: no reply of the dataset begins within so many tokens"
+    job = finetuning.write_job(tmp_path / "job", dataset)
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"memory_limit_bytes": 1000}))
+    assert "`memory_limit_bytes` is 1000, training this model takes at least" in failure(job)
+    (tmp_path / "bad.jsonl").write_text('{"messages": []}\n{"messages": [{"role": "judge", "content": ""}]}\n')
+    message = failure(finetuning.write_job(tmp_path / "job", tmp_path / "bad.jsonl"))
+    assert "line 1: has no message of the assistant" in message and "line 2: `messages[0]` `role` is judge" in message
+    assert "nowhere" in failure(finetuning.write_job(tmp_path / "job", tmp_path / "nowhere"))
+    (tmp_path / "job/adapter").mkdir()
+    (tmp_path / "job/adapter/thesis.txt").write_text("mine")
+    assert "`output` is " in fails() and (tmp_path / "job/adapter/thesis.txt").exists()
+
+
+def test_only_replies_are_learned(tmp_path):
+    """Against the tokenizer and jinja2 themselves."""
+    conversations = [
+        [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "Goodbye, my friend.")],
+        [("user", "One"), ("bot", "Two")],
+    ]
+    lines = [
+        {"messages": [{"role": role, "content": text} for role, text in conversations[0]]},
+        {"conversations": [{"from": role, "value": text} for role, text in conversations[1]]},
+    ]
+    dataset = tmp_path / "data.jsonl"
+    dataset.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job = finetuning.write_job(tmp_path / "job", dataset, max_steps=1, batch_size=2)
+    out = subprocess.run([finetuning.WORKER, "--job", job, "--show-batches"], check=True, stdout=subprocess.PIPE, text=True)
+    ((shown,),) = [json.loads(line) for line in out.stdout.splitlines()]
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
+    config = json.loads((DEMO_MODEL / "tokenizer_config.json").read_text())
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(config["chat_template"])
+    expected = []
+    for conversation in conversations:
+        messages = [{"role": role.replace("bot", "assistant"), "content": text} for role, text in conversation]
+        whole = tokenizer.encode(template.render(messages=messages), add_special_tokens=False).ids
+        learned = [False] * len(whole)
+        for at, message in enumerate(messages):
+            if message["role"] == "assistant":
+                prompt = template.render(messages=messages[:at], add_generation_prompt=True)
+                start = len(tokenizer.encode(prompt, add_special_tokens=False).ids)
+                # The reply and the token that ends it.
+                count = len(tokenizer.encode(message["content"] + "<|end|>", add_special_tokens=False).ids)
+                learned[start : start + count] = [True] * count
+        expected.append({"tokens": whole, "learned": learned})
+    assert sorted(shown, key=str) == sorted(expected, key=str)
+
+
+def test_the_worker_steps_back_and_ends_with_its_server(tmp_path, dataset):
+    process = finetuning.start(finetuning.write_job(tmp_path / "job", dataset, **(SHORT | {"max_steps": 100000})))
+    assert json.loads(process.stdout.readline())["event"] == "started"
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == 10
+    # Nobody listens any more: a checkpoint, and the end.
+    process.stdout.close()
+    assert process.wait(20) == 0
+    process.stderr.close()
+    assert wait_for(lambda: list((tmp_path / "job/checkpoints").glob("step-*/state.json")), 1, "a checkpoint")
+
+
+def test_by_hand(tmp_path, dataset):
+    shown = subprocess.run([finetuning.WORKER, "--help"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert "Teaches a language model from conversations" in shown and "--resume" in shown
+    out = subprocess.run(
+        [finetuning.WORKER, "--dataset", dataset, "--output", tmp_path / "mine", "--set", "max_steps=2", "--set", "rank=2"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=40,
+    )
+    assert finetuning.events(out.stdout)[-1]["adapter"] == str(tmp_path / "mine")
+    config = json.loads((tmp_path / "mine/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (2, 16, ["k_proj", "o_proj", "q_proj", "v_proj"])
+    assert (tmp_path / "mine.checkpoints").is_dir()
