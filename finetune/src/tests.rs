@@ -12,7 +12,7 @@ use crate::process::Stop;
 use crate::{Batch, Example, Hyperparameters};
 
 /// How far a loss may be from PEFT's, relative.
-const BOUND: f64 = 2e-3;
+const BOUND: f64 = 1e-4;
 const ALL_MEMORY: u64 = u64::MAX;
 
 struct Goldens(Value);
