@@ -6,8 +6,8 @@ PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
         prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-constrained-load \
-        prove-maskbench prove-cuda-emulated prove-schemas prove-fuzz-grammar prove-lora prove-http prove-templates prove-image openapi \
-        bench-peer cuda-toolchain cuda-check gpu-bundle gpu-check gpu-sanitize gpu-soak
+        prove-maskbench prove-cuda-emulated prove-schemas prove-fuzz-grammar prove-lora prove-http prove-templates prove-image \
+        prove-embeddings openapi bench-peer cuda-toolchain cuda-check gpu-bundle gpu-check gpu-sanitize gpu-soak
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -43,7 +43,7 @@ cuda-toolchain: ## nvcc, into .cuda; builds that find it (or NVCC, CUDA_HOME, PA
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-quantization prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-finetune prove-http prove-residency prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-embeddings prove-finetune prove-http prove-residency prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -97,6 +97,9 @@ prove-lora: build setup setup-prove ## 64 requests over 16 adapters in one batch
 
 prove-templates: build setup-prove ## chat templates against transformers
 	.venv/prove/bin/python tools/templates/prove.py
+
+prove-embeddings: build setup-prove ## a real MiniLM against sentence-transformers: vectors and speed
+	.venv/prove/bin/python tools/embeddings/prove.py
 
 .PHONY: prove-arm
 prove-arm: ## the CPU device on 64-bit Arm, under QEMU

@@ -91,8 +91,14 @@ impl RepoCache {
     /// Makes `file` of the snapshot lead to the content.
     pub fn link(&self, commit: &Commit, file: &FileName, etag: &Etag) -> Result<(), HubError> {
         let path = self.snapshot(commit).join(file.as_str());
-        let temporary = self.snapshot(commit).join(format!(".{file}.{}", std::process::id()));
-        let target = Path::new("../../blobs").join(etag.as_str());
+        let plain = file.as_str().replace('/', "+");
+        let temporary = self.snapshot(commit).join(format!(".{plain}.{}", std::process::id()));
+        let mut target = Path::new("../../blobs").join(etag.as_str());
+        if let Some(folder) = file.folder() {
+            let folder = self.snapshot(commit).join(folder);
+            fs::create_dir_all(&folder).map_err(HubError::io(&folder))?;
+            target = Path::new("..").join(target);
+        }
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(HubError::Io { path: temporary, source: error });

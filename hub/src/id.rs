@@ -120,16 +120,24 @@ impl fmt::Display for Commit {
     }
 }
 
-/// A file at the top of a repository.
+/// A file at the top of a repository, or in a folder there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileName(String);
 
 impl FileName {
     pub fn parse(text: &str) -> Option<Self> {
-        let valid = (1..=MAX_FILE_NAME).contains(&text.len())
-            && !text.starts_with('.')
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'));
-        valid.then(|| Self(text.to_owned()))
+        let plain = |part: &str| {
+            (1..=MAX_FILE_NAME).contains(&part.len())
+                && !part.starts_with('.')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'))
+        };
+        let (folder, name) = text.split_once('/').unwrap_or(("folder", text));
+        (plain(folder) && plain(name)).then(|| Self(text.to_owned()))
+    }
+
+    /// The folder that it is in, where it is not at the top.
+    pub fn folder(&self) -> Option<&str> {
+        self.0.split_once('/').map(|(folder, _)| folder)
     }
 
     pub fn as_str(&self) -> &str {
@@ -197,9 +205,10 @@ mod tests {
         assert!(Commit::parse("0123456789abcdef0123456789abcdef01234567").is_some());
         assert!(Commit::parse("0123456789abcdef0123456789abcdef0123456").is_none());
         assert!(Commit::parse("../3456789abcdef0123456789abcdef01234567").is_none());
-        for bad in ["", ".", "..", ".x", "a/b", "a\\b", "a\0"] {
+        for bad in ["", ".", "..", ".x", "a/b/c", "a/", "/a", "../a", "a/..", "a/.b", "a\\b", "a\0"] {
             assert!(FileName::parse(bad).is_none(), "{bad:?}");
         }
+        assert_eq!(FileName::parse("1_Pooling/config.json").unwrap().folder(), Some("1_Pooling"));
         assert!(FileName::parse("model-00001-of-00002.safetensors").is_some());
     }
 }

@@ -23,8 +23,8 @@ pub(crate) struct Wanted {
     pub size: Option<u64>,
 }
 
-/// Settings, tokenizer, templates and safetensors at the top of the repository; weights last, as they take longest. Of an
-/// adapter, its two files.
+/// Settings, tokenizer, templates and safetensors at the top of the repository, and the pooling of an embedding model;
+/// weights last, as they take longest. Of an adapter, its two files.
 ///
 /// # Errors
 /// [`HubError::MissingFile`] without a config.json, [`HubError::NoWeights`] without safetensors.
@@ -41,7 +41,7 @@ pub(crate) fn wanted_files(id: &ModelId, siblings: &[Sibling]) -> Result<Vec<Wan
     let wanted = |weights: bool| {
         siblings.iter().filter_map(move |sibling| {
             let name = FileName::parse(&sibling.rfilename)?;
-            let fits = match kind(name.as_str()) {
+            let fits = match kind(&name) {
                 Kind::Weights => weights && (!standard || name.as_str().starts_with("model")),
                 Kind::Settings => !weights,
                 Kind::Other => false,
@@ -76,8 +76,13 @@ enum Kind {
     Other,
 }
 
-fn kind(name: &str) -> Kind {
+fn kind(file: &FileName) -> Kind {
+    let name = file.as_str();
     let is = |extension: &str| name.ends_with(extension);
+    if file.folder().is_some() {
+        // All other folders hold the same weights for other programs.
+        return if is("_Pooling/config.json") { Kind::Settings } else { Kind::Other };
+    }
     if is(".safetensors") {
         Kind::Weights
     } else if is(".bin.index.json") || is(".msgpack.index.json") || is(".h5.index.json") {
@@ -126,6 +131,9 @@ mod tests {
             "onnx/model.onnx",
             "../evil.json",
             "tokenizer.model",
+            "1_Pooling/config.json",
+            "2_Dense/model.safetensors",
+            "1_Pooling/../config.json",
         ];
         assert_eq!(
             select(&listed).unwrap(),
@@ -135,6 +143,7 @@ mod tests {
                 "tokenizer.json",
                 "chat_template.jinja",
                 "tokenizer.model",
+                "1_Pooling/config.json",
                 "model-00001-of-00002.safetensors",
                 "model-00002-of-00002.safetensors",
             ]

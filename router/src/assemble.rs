@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use tokenizers::Tokenizer;
 use tokio::sync::Semaphore;
-use weirgate_engine::EngineConfig;
+use weirgate_engine::{EmbedConfig, EngineConfig};
 use weirgate_types::{StepOutputs, TokenId, Watermark};
 
 use crate::api::Settings;
 use crate::config::RouterConfig;
 use crate::error::RouterError;
-use crate::load::Loaded;
+use crate::load::{Loaded, LoadedEngine};
 use crate::metrics::Metrics;
 use crate::residency::Model;
 use crate::service::{
-    AdapterError, Adapters, Dispatcher, Grammars, Health, Service, Validator, Vocabulary, WorkerPool,
+    AdapterError, Adapters, Dispatcher, Embedding, Engine, Grammars, Health, Service, Validator, Vocabulary,
+    WorkerPool,
 };
-use crate::sizing::BLOCK_SIZE;
+use crate::sizing::{BLOCK_SIZE, Sizing};
 use crate::telemetry::Tracer;
 use crate::tools::ModelForms;
 
@@ -33,19 +34,8 @@ pub(crate) struct Assembled {
 /// # Errors
 /// When the system cannot start a thread.
 pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assembled, RouterError> {
-    let Loaded { text, executor, rope, sizing, pool_bytes, card, spec } = loaded;
-    let engine = EngineConfig {
-        max_step_tokens: sizing.max_step_tokens,
-        max_seqs: sizing.max_seqs,
-        prefix_cache: config.engine.prefix_caching,
-        speculate: config.engine.speculate,
-        mixed_prefill_tokens: sizing.device.mixed_prefill_tokens(),
-        rope,
-        stall_after_steps: config.fault_stall_after_steps,
-        ..EngineConfig::default()
-    };
-    let vocab_size = u32::try_from(executor.limits().vocab_size).unwrap_or(u32::MAX);
-    let (engine, outputs) = weirgate_engine::spawn(executor, engine)?;
+    let Loaded { text, engine, sizing, pool_bytes, card } = loaded;
+    let Started { engine, adapters, vocab_size, outputs } = start(config, engine, &sizing)?;
     let limits = &config.limits;
     let validator = Validator {
         max_best_of: limits.max_best_of,
@@ -79,7 +69,7 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         )?,
         forms,
         workers: WorkerPool::new("tokenizer", config.validation_workers)?,
-        adapters: Adapters::new(spec, engine.clone()),
+        adapters,
         engine,
         dispatcher: Arc::new(Dispatcher::default()),
         permits: Arc::new(Semaphore::new(places)),
@@ -105,6 +95,44 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
     let settings = Arc::new(settings(config, &service.validator));
     let service = Arc::new(service);
     Ok(Assembled { model: Model { service, settings, card: Arc::new(card), pool_bytes }, outputs })
+}
+
+/// An engine that runs.
+struct Started {
+    engine: Engine,
+    adapters: Adapters,
+    vocab_size: u32,
+    /// What the engine says.
+    outputs: flume::Receiver<StepOutputs>,
+}
+
+/// Starts the engine.
+fn start(config: &RouterConfig, engine: LoadedEngine, sizing: &Sizing) -> Result<Started, RouterError> {
+    let size = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+    Ok(match engine {
+        LoadedEngine::Generator { executor, rope, spec } => {
+            let settings = EngineConfig {
+                max_step_tokens: sizing.max_step_tokens,
+                max_seqs: sizing.max_seqs,
+                prefix_cache: config.engine.prefix_caching,
+                speculate: config.engine.speculate,
+                mixed_prefill_tokens: sizing.device.mixed_prefill_tokens(),
+                rope,
+                stall_after_steps: config.fault_stall_after_steps,
+                ..EngineConfig::default()
+            };
+            let vocab_size = size(executor.limits().vocab_size);
+            let (engine, outputs) = weirgate_engine::spawn(executor, settings)?;
+            let adapters = Adapters::new(*spec, engine.clone());
+            Started { engine: Engine::Generator(engine), adapters, vocab_size, outputs }
+        }
+        LoadedEngine::Embedder { embedder, profile } => {
+            let vocab_size = size(embedder.limits().vocab_size);
+            let (handle, outputs) = weirgate_engine::spawn_embedder(embedder, EmbedConfig::default())?;
+            let engine = Engine::Embedder(Embedding { handle, profile });
+            Started { engine, adapters: Adapters::none(), vocab_size, outputs }
+        }
+    })
 }
 
 /// The token of a line feed by itself: the last of its encoding, before which some tokenizers put a blank.

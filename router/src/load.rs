@@ -1,10 +1,13 @@
 //! From a checkpoint's files to a model that can be served. The only module that knows how models are loaded.
 
+mod embedder;
+
 use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 use weirgate_engine::{
-    CompileSettings, CudaDevice, Device, Executor, LoadOptions, RopeRule, kv_block_bytes, load_cpu, load_cuda,
+    CompileSettings, CudaDevice, Device, Embedder, Executor, ExecutorError, LoadOptions, RopeRule,
+    kv_block_bytes, load_cpu, load_cuda,
 };
 use weirgate_models::{ModelFiles, ModelSpec, Quantized, TensorSource, open_tensors, read_spec};
 use weirgate_text::{TokenizerSettings, eos_tokens, read_tokenizer};
@@ -15,7 +18,7 @@ use crate::device;
 use crate::error::RouterError;
 use crate::memory;
 use crate::residency::Card;
-use crate::service::ChatTemplate;
+use crate::service::{ChatTemplate, EmbedProfile};
 use crate::sizing::{self, BLOCK_SIZE, DeviceKind, Measured, Sizing};
 
 /// The text side of a model.
@@ -32,13 +35,29 @@ pub(crate) struct TextModel {
 /// A loaded model.
 pub(crate) struct Loaded {
     pub text: TextModel,
-    pub executor: Box<dyn Executor>,
-    pub rope: RopeRule,
+    pub engine: LoadedEngine,
     pub sizing: Sizing,
     /// Of this machine's memory that the KV cache may take.
     pub pool_bytes: u64,
     pub card: Card,
-    pub spec: ModelSpec,
+}
+
+/// What a model does.
+pub(crate) enum LoadedEngine {
+    /// It goes on from texts.
+    Generator { executor: Box<dyn Executor>, rope: RopeRule, spec: Box<ModelSpec> },
+    /// It makes vectors or scores of them.
+    Embedder { embedder: Box<dyn Embedder>, profile: EmbedProfile },
+}
+
+impl LoadedEngine {
+    /// See [`Executor::use_threads`].
+    pub fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError> {
+        match self {
+            Self::Generator { executor, .. } => executor.use_threads(threads),
+            Self::Embedder { embedder, .. } => embedder.use_threads(threads),
+        }
+    }
 }
 
 /// Loads the model that `config` names. The small files come first, so that what is wrong with them is said at once.
@@ -65,6 +84,9 @@ pub(crate) fn load_files(
     files: &ModelFiles,
     pace: Pace,
 ) -> Result<Loaded, RouterError> {
+    if let Some(kind) = embedder::kind(files)? {
+        return embedder::load(config, files, &kind, pace);
+    }
     let mut spec = read_spec(files)?;
     match config.engine.rope_scaling {
         Some(RopeOverride::Linear { factor }) => {
@@ -96,7 +118,8 @@ pub(crate) fn load_files(
         Device::Cuda(_) => 0,
     };
     let card = Card::describe(files, &spec, tensors);
-    Ok(Loaded { text, executor, rope: RopeRule::of(&spec), sizing, pool_bytes, card, spec })
+    let engine = LoadedEngine::Generator { executor, rope: RopeRule::of(&spec), spec: Box::new(spec) };
+    Ok(Loaded { text, engine, sizing, pool_bytes, card })
 }
 
 /// Sizes come first: the weights will take what they take in the file.

@@ -84,6 +84,10 @@ impl<B: Backend> Embedder for DecoderEmbedder<B> {
         self.limits
     }
 
+    fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError> {
+        self.decoder.use_threads(threads)
+    }
+
     fn embed(&mut self, texts: &[EmbedInput], out: &mut Vec<f32>) -> Result<(), ExecutorError> {
         let batch = whole_texts(texts);
         self.decoder.forward(&batch)?;

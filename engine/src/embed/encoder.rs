@@ -250,6 +250,10 @@ impl<B: EncoderBackend> Embedder for Encoder<B> {
         self.limits
     }
 
+    fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError> {
+        Ok(self.backend.use_threads(threads)?)
+    }
+
     fn embed(&mut self, texts: &[EmbedInput], out: &mut Vec<f32>) -> Result<(), ExecutorError> {
         self.upload(texts)?;
         let rows = self.host.ids.len();

@@ -45,6 +45,11 @@ pub struct EmbedLimits {
 /// Computes vectors; hides the model and the device.
 pub trait Embedder: Send {
     fn limits(&self) -> EmbedLimits;
+    /// See [`weirgate_kernels::Backend::use_threads`].
+    ///
+    /// # Errors
+    /// [`ExecutorError::Kernel`].
+    fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError>;
     /// Appends one vector of [`EmbedLimits::dimensions`] elements for each text to `out`. The texts are within the
     /// limits. After an error the embedder is as it was.
     ///

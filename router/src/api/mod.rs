@@ -8,6 +8,7 @@ mod headers;
 pub(crate) mod ollama;
 pub(crate) mod openai;
 pub(crate) mod platforms;
+mod tei;
 pub(crate) mod tgi;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub(crate) fn routes() -> (Router<AppState>, OpenApi) {
         .merge(tgi::routes())
         .merge(openai::routes())
         .merge(ollama::routes())
+        .merge(tei::routes())
         .merge(platforms::routes())
         .split_for_parts();
     docs::complete(&mut document);

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use weirgate_models::{ModelFiles, ModelSpec, TensorSource};
+use weirgate_models::{EncoderSpec, ModelFiles, ModelSpec, TensorSource};
 use weirgate_store::{ModelSettings, SHORT_ARRAY, Show};
 
 use crate::tools::ModelForms;
@@ -49,12 +49,50 @@ pub(crate) struct Card {
 impl Card {
     /// The card of a checkpoint; its name comes with the configuration.
     pub fn describe(files: &ModelFiles, spec: &ModelSpec, tensors: &dyn TensorSource) -> Self {
-        let family = family(files).unwrap_or_else(|| spec.architecture.clone());
-        let parameters = tensor_names(spec)
+        let main = spec.tensors.layers.first().map(|layer| layer.down.as_str());
+        let names: Vec<&str> = tensor_names(spec).collect();
+        let sizes = [
+            ("context_length", spec.max_positions),
+            ("embedding_length", spec.hidden_size),
+            ("block_count", spec.layers.len()),
+            ("feed_forward_length", spec.intermediate_size),
+            ("attention.head_count", spec.heads),
+            ("attention.head_count_kv", spec.kv_heads),
+            ("attention.key_length", spec.head_dim),
+            ("vocab_size", spec.vocab_size),
+        ];
+        Self::of_tensors(files, tensors, (&spec.architecture, &names, main), &sizes)
+    }
+
+    /// The card of an encoder.
+    pub fn of_encoder(files: &ModelFiles, spec: &EncoderSpec, tensors: &dyn TensorSource) -> Self {
+        let main = spec.layers.first().and_then(|layer| layer.down.weights.first()).map(String::as_str);
+        let names: Vec<&str> = spec.tensor_shapes().into_iter().map(|(name, _)| name).collect();
+        let sizes = [
+            ("context_length", spec.max_tokens),
+            ("embedding_length", spec.hidden_size),
+            ("block_count", spec.layers.len()),
+            ("feed_forward_length", spec.intermediate_size),
+            ("attention.head_count", spec.heads),
+            ("attention.key_length", spec.head_dim),
+            ("vocab_size", spec.vocab_size),
+        ];
+        Self::of_tensors(files, tensors, (&spec.architecture, &names, main), &sizes)
+    }
+
+    /// What the tensors `names` tell, of which `main` has the type of most.
+    fn of_tensors(
+        files: &ModelFiles,
+        tensors: &dyn TensorSource,
+        (architecture, names, main): (&str, &[&str], Option<&str>),
+        sizes: &[(&str, usize)],
+    ) -> Self {
+        let family = family(files).unwrap_or_else(|| architecture.to_owned());
+        let parameters = names
+            .iter()
             .filter_map(|name| tensors.info(name).ok())
             .map(|(_, shape)| shape.iter().map(|size| *size as u64).product::<u64>())
             .sum();
-        let main = spec.tensors.layers.first().map(|layer| layer.down.as_str());
         let quantization = main.and_then(|name| tensors.info(name).ok()).map(|(dtype, _)| dtype.to_string());
         Self {
             format: if files.gguf().is_some() { "gguf" } else { "safetensors" }.to_owned(),
@@ -62,7 +100,7 @@ impl Card {
             quantization: quantization.unwrap_or_default(),
             bytes: tensors.total_bytes(),
             modified: modified(files),
-            info: info(&family, parameters, spec),
+            info: info(&family, parameters, sizes),
             family,
             ..Self::default()
         }
@@ -79,12 +117,18 @@ impl Card {
             (forms.reasoning.is_some(), "thinking"),
         ];
         let identity = format!("{id}\n{}\n{:?}\n{}", self.bytes, self.modified, self.info.len());
+        let capabilities = capabilities.into_iter().filter(|(has, _)| *has).map(|(_, name)| name);
         let digest = || Sha256::digest(identity).iter().map(|byte| format!("{byte:02x}")).collect();
         Self {
             name: if known { self.name } else { shown_name(id) },
             digest: if known { self.digest } else { digest() },
             template: template.to_owned(),
-            capabilities: capabilities.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect(),
+            // An embedder has its own from the start.
+            capabilities: if self.capabilities.is_empty() {
+                capabilities.collect()
+            } else {
+                self.capabilities
+            },
             ..self
         }
     }
@@ -172,22 +216,13 @@ fn human_count(count: u64) -> String {
 }
 
 /// Under the keys that a GGUF file has them.
-fn info(family: &str, parameters: u64, spec: &ModelSpec) -> Map<String, Value> {
-    let own = [
-        ("context_length", spec.max_positions),
-        ("embedding_length", spec.hidden_size),
-        ("block_count", spec.layers.len()),
-        ("feed_forward_length", spec.intermediate_size),
-        ("attention.head_count", spec.heads),
-        ("attention.head_count_kv", spec.kv_heads),
-        ("attention.key_length", spec.head_dim),
-        ("vocab_size", spec.vocab_size),
-    ];
+fn info(family: &str, parameters: u64, sizes: &[(&str, usize)]) -> Map<String, Value> {
     let general = [
         ("general.architecture".to_owned(), json!(family)),
         ("general.parameter_count".to_owned(), json!(parameters)),
     ];
-    general.into_iter().chain(own.map(|(key, size)| (format!("{family}.{key}"), json!(size)))).collect()
+    let own = sizes.iter().map(|(key, size)| (format!("{family}.{key}"), json!(size)));
+    general.into_iter().chain(own).collect()
 }
 
 #[cfg(test)]

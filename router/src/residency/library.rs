@@ -141,7 +141,9 @@ impl Library for StoredModels {
         };
         let config = Arc::new(config);
         let mut loaded = load_in_background(&config, files).map_err(|error| failed(error.to_string()))?;
-        loaded.card = Card { template: loaded.card.template, info: loaded.card.info, ..card.clone() };
+        let capabilities = loaded.card.capabilities;
+        loaded.card =
+            Card { template: loaded.card.template, info: loaded.card.info, capabilities, ..card.clone() };
         let assembled = assemble(&config, loaded).map_err(|error| failed(error.to_string()))?;
         let service = assembled.model.service.clone();
         for adapter in &self.store.settings(&entry).map_err(failure)?.adapters {
@@ -163,7 +165,7 @@ fn load_in_background(config: &Arc<RouterConfig>, files: ModelFiles) -> Result<L
     let done = background::spawn("load", move || load::load_files(&own, &files, Pace::Quiet))?;
     let broke_off = |_| RouterError::Library("the load broke off".to_owned());
     let mut loaded = done.blocking_recv().map_err(broke_off)??;
-    loaded.executor.use_threads(loaded.sizing.threads).map_err(std::io::Error::other)?;
+    loaded.engine.use_threads(loaded.sizing.threads).map_err(std::io::Error::other)?;
     Ok(loaded)
 }
 

@@ -33,17 +33,25 @@ pub(crate) enum AdapterError {
     Device(#[from] weirgate_engine::KernelError),
     #[error("the engine has stopped")]
     Stopped,
+    #[error("the model takes no adapters")]
+    Unsupported,
 }
 
 /// What is loaded beside a model, and how to load more.
 pub(crate) struct Adapters {
-    base: ModelSpec,
-    engine: EngineHandle,
+    /// `None`: the model takes none.
+    base: Option<Base>,
     table: Mutex<BTreeMap<String, Slot>>,
     /// The one that is part of the model itself: it answers where no other is named.
     own: OnceLock<AdapterId>,
     /// Whether there ever was one with a name.
     named: AtomicBool,
+}
+
+/// The model that adapters are for.
+struct Base {
+    spec: ModelSpec,
+    engine: EngineHandle,
 }
 
 #[derive(Clone, Copy)]
@@ -54,9 +62,14 @@ struct Slot {
 }
 
 impl Adapters {
-    pub fn new(base: ModelSpec, engine: EngineHandle) -> Self {
+    pub fn new(spec: ModelSpec, engine: EngineHandle) -> Self {
+        Self { base: Some(Base { spec, engine }), ..Self::none() }
+    }
+
+    /// Of a model that takes none.
+    pub fn none() -> Self {
         let (table, own, named) = (Mutex::default(), OnceLock::new(), AtomicBool::new(false));
-        Self { base, engine, table, own, named }
+        Self { base: None, table, own, named }
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
@@ -115,7 +128,7 @@ impl Adapters {
         drop(table);
         self.named.store(true, Ordering::SeqCst);
         if let Some(old) = before.and_then(|slot| slot.id) {
-            self.engine.unload_adapter(old);
+            self.forget(old);
         }
         tracing::info!(adapter = name, "loaded");
         Ok(())
@@ -144,14 +157,21 @@ impl Adapters {
     }
 
     fn open(&self, path: &Path) -> Result<AdapterId, AdapterError> {
-        let adapter = Adapter::open(path, &self.base)?;
+        let Base { spec, engine } = self.base.as_ref().ok_or(AdapterError::Unsupported)?;
+        let adapter = Adapter::open(path, spec)?;
         // It is in memory once already.
         let needed = adapter.bytes();
         if let Some(free) = memory::free_bytes().filter(|free| *free < needed) {
             return Err(AdapterError::Memory { needed, free });
         }
-        let loaded = self.engine.load_adapter(Arc::new(adapter)).recv();
+        let loaded = engine.load_adapter(Arc::new(adapter)).recv();
         Ok(loaded.map_err(|_| AdapterError::Stopped)??)
+    }
+
+    fn forget(&self, id: AdapterId) {
+        if let Some(base) = &self.base {
+            base.engine.unload_adapter(id);
+        }
     }
 
     /// Takes the name away at once; what is under way with the adapter goes on to its end.
@@ -165,7 +185,7 @@ impl Adapters {
         };
         table.remove(name);
         drop(table);
-        self.engine.unload_adapter(id);
+        self.forget(id);
         tracing::info!(adapter = name, "unloaded");
         Ok(())
     }

@@ -134,6 +134,11 @@ pub(crate) enum ValidationError {
     Token { field: &'static str, token: i64, vocab: u32 },
     #[error("{field}: {message}")]
     Field { field: &'static str, message: String },
+    /// The model is made for something else.
+    #[error("the model does not support {0}")]
+    Unsupported(&'static str),
+    #[error("`{field}`: text {index} has {given} tokens; the limit is {limit}")]
+    TextLength { field: &'static str, index: usize, limit: usize, given: usize },
 }
 
 impl ValidationError {
@@ -157,6 +162,8 @@ impl ValidationError {
             Self::TopNTokens { .. } => "top_logprobs",
             Self::Grammar | Self::InvalidGrammar(_) | Self::RefusedGrammar(_) => "response_format",
             Self::Image => "messages",
+            Self::Unsupported(_) => "model",
+            Self::TextLength { field, .. } => field,
             Self::Range { field, .. } | Self::TooMany { field, .. } => field,
             Self::Token { field, .. } | Self::Field { field, .. } => field,
             _ => return None,

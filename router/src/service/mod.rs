@@ -6,6 +6,8 @@ mod constraint;
 mod context;
 mod detokenizer;
 mod dispatcher;
+mod embed;
+mod engine;
 mod error;
 mod generation;
 mod health;
@@ -22,7 +24,6 @@ use std::time::{Duration, Instant};
 
 use tokenizers::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use weirgate_engine::EngineHandle;
 use weirgate_types::{GenerateRequest, Selection, TokenId};
 
 use crate::metrics::Metrics;
@@ -37,6 +38,8 @@ pub(crate) use constraint::{
 pub(crate) use context::ContextLimit;
 use context::Room;
 pub(crate) use dispatcher::Dispatcher;
+pub(crate) use embed::{EmbedProfile, EmbedRequest, Embedded, Embedding, Scores, TextInput};
+pub(crate) use engine::Engine;
 pub(crate) use error::{Failure, ServiceError, ToolError, ValidationError};
 pub(crate) use generation::{Event, Facts, Generation, SequenceEnd, StopReason, Token, TopToken};
 pub(crate) use health::{Health, State};
@@ -60,7 +63,7 @@ pub(crate) struct Service {
     pub grammars: Grammars,
     /// How the model calls tools and reasons.
     pub forms: ModelForms,
-    pub engine: EngineHandle,
+    pub engine: Engine,
     pub adapters: Adapters,
     pub dispatcher: Arc<Dispatcher>,
     /// One per request under way, of `places`.
@@ -172,6 +175,7 @@ impl Service {
 
     async fn prepare(&self, request: &Request, account: &mut Account) -> Result<Prepared, ServiceError> {
         let deadline = (!self.patience.is_zero()).then(|| Instant::now() + self.patience);
+        let engine = self.engine.generator()?;
         self.validator.check_parameters(request)?;
         let adapter = self.adapters.resolve(request.parameters.adapter.as_deref())?;
         let context = request.context.as_ref();
@@ -185,7 +189,7 @@ impl Service {
             None => None,
         };
         account.validated(prompt.tokens.len(), max_new_tokens);
-        let id = self.engine.next_id();
+        let id = engine.next_id();
         let generate = self.validator.lower(id, request, prompt.tokens.into(), max_new_tokens);
         let generate = GenerateRequest { deadline, shift, adapter, ..generate };
         Ok(Prepared { generate, constraint, characters: prompt.characters, thinking: prompt.thinking })
@@ -222,11 +226,12 @@ impl Service {
         let vocabulary = self.vocabulary.showing(&request.marks);
         let text = || SequenceText::new(vocabulary.clone(), &prompt, stops.clone(), request.text);
         let texts = (0..generate.n).map(|_| text()).collect();
+        let engine = self.engine.generator()?;
         let mailbox = self.dispatcher.open(generate.id);
         let checks = constraint.as_ref().and_then(|constraint| constraint.checks.clone());
         let submitted = match constraint {
-            Some(constraint) => self.engine.submit_constrained(generate, constraint.grammar),
-            None => self.engine.submit(generate),
+            Some(constraint) => engine.submit_constrained(generate, constraint.grammar),
+            None => engine.submit(generate),
         };
         match submitted {
             Ok(ticket) => self.dispatcher.attach(ticket),

@@ -239,7 +239,7 @@ async fn a_failed_engine_fails_what_is_under_way_and_what_comes() {
     let stream =
         ask("/v1/chat/completions", json!({"messages": [{"role": "user", "content": "a"}], "stream": true}));
     server.until(|stats| stats.live_requests == 2).await;
-    server.state.service.engine.abort();
+    server.state.service.engine.generator().unwrap().abort();
     server.gate.reopen();
     let plain = plain.await.unwrap();
     assert_eq!(

@@ -31,7 +31,7 @@ use crate::config::{
     DeviceSetting, EngineSettings, GrammarBackend, GrammarWhitespace, Limits, LogSettings, ModelLocation,
     Profile, RouterConfig, VertexRoutes,
 };
-use crate::load::{Loaded, TextModel};
+use crate::load::{Loaded, LoadedEngine, TextModel};
 use crate::residency::{Card, Models};
 use crate::server;
 use crate::service::ChatTemplate;
@@ -233,10 +233,14 @@ fn loaded(script: &str, template: &str, config: &RouterConfig, gate: Gate) -> Lo
         threads: 1,
         device: DeviceKind::Cpu,
     };
-    let (executor, rope) = (Box::new(device), RopeRule::default());
     let spec =
         weirgate_models::read_spec(&weirgate_testkit::Definition::named("llama").unwrap().files).unwrap();
-    Loaded { text, executor, rope, sizing, pool_bytes: 0, card: Card::default(), spec }
+    let engine = LoadedEngine::Generator {
+        executor: Box::new(device),
+        rope: RopeRule::default(),
+        spec: Box::new(spec),
+    };
+    Loaded { text, engine, sizing, pool_bytes: 0, card: Card::default() }
 }
 
 async fn answer(response: Response<Body>) -> Answer {

@@ -58,6 +58,7 @@ async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Ref
     if empty {
         return Ok(stream::single(shape.nothing("load"), streams));
     }
+    models::check_generates(&lease, &shape.model, "chat")?;
     let asked = convert::asked(&body.common, &lease)?;
     shape.logprobs = asked.logprobs;
     let render_only = body.common.debug_render_only.unwrap_or(false);

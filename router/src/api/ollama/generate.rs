@@ -57,6 +57,7 @@ async fn answer(state: &AppState, mut body: GenerateRequest) -> Result<Response,
     if is_empty(&body) {
         return Ok(stream::single(shape.nothing("load"), streams));
     }
+    models::check_generates(&lease, &shape.model, "generate")?;
     let mut asked = convert::asked(&body.common, &lease)?;
     shape.logprobs = asked.logprobs;
     shape.context = !body.raw.unwrap_or(false);

@@ -20,7 +20,7 @@ use super::types::{
 use crate::api::extract::AnyType;
 use crate::api::{AppState, Caller};
 use crate::residency::{AcquireError, Card, KeepAlive, Layers, Lease, Model, tagged};
-use crate::service::{Prompt, ServiceError};
+use crate::service::{Prompt, ServiceError, ValidationError};
 
 /// What clients compare with the versions that brought the features they use.
 const VERSION: &str = concat!("0.12.11+weirgate.", env!("CARGO_PKG_VERSION"));
@@ -41,6 +41,16 @@ pub(super) async fn acquire(state: &AppState, name: &str, keep: Option<KeepAlive
 /// When there is none.
 pub(super) async fn find(state: &AppState, name: &str) -> Result<Arc<Card>, Refusal> {
     state.models.card(name).await.map_err(|error| refusal(error, name))
+}
+
+/// # Errors
+/// When the model makes vectors of texts and none of its own.
+pub(super) fn check_generates(model: &Model, name: &str, what: &str) -> Result<(), Refusal> {
+    let refuse = |error: ValidationError| {
+        model.service.refuse(&error.into());
+        Refusal::bad(format!("{name:?} does not support {what}"))
+    };
+    model.service.engine.generator().map(drop).map_err(refuse)
 }
 
 fn refusal(error: AcquireError, name: &str) -> Refusal {

@@ -242,7 +242,7 @@ impl Telling {
 }
 
 /// At least one: clients divide by it.
-fn nanoseconds(duration: Duration) -> u64 {
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 

@@ -315,6 +315,10 @@ pub(super) struct EmbedRequest {
     pub name: Option<String>,
     /// A text, or several.
     pub input: Option<Value>,
+    /// Texts that are too long lose their ends; the default.
+    pub truncate: Option<bool>,
+    /// Elements of each vector; all of them by default.
+    pub dimensions: Option<i64>,
     pub keep_alive: Option<Value>,
     pub options: Option<Map<String, Value>>,
 }
@@ -335,7 +339,20 @@ pub(super) struct EmbeddingsRequest {
 #[schema(as = OllamaEmbedResponse)]
 pub(super) struct EmbedResponse {
     pub model: String,
+    /// Of length one each.
     pub embeddings: Vec<Vec<f32>>,
+    #[serde(flatten)]
+    pub figures: Option<EmbedFigures>,
+}
+
+/// What a request for embeddings took; times in nanoseconds.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OllamaEmbedFigures)]
+pub(super) struct EmbedFigures {
+    pub total_duration: u64,
+    pub load_duration: u64,
+    /// Tokens of all texts.
+    pub prompt_eval_count: usize,
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -125,6 +125,7 @@ fn refusal(error: AdapterError) -> Refusal {
         }
         AdapterError::Exists(_) | AdapterError::Name(_) => "lora_name",
         AdapterError::Files(_) => "lora_path",
+        AdapterError::Unsupported => "model",
     };
     Refusal::Invalid { message: error.to_string(), param, error_type: "validation" }
 }

@@ -187,7 +187,9 @@ impl Refusal {
         match self {
             Self::Service(ServiceError::Overloaded) => Some("rate_limit_exceeded"),
             Self::Service(ServiceError::Validation(
-                ValidationError::MaxTotalTokens { .. } | ValidationError::InputLength { .. },
+                ValidationError::MaxTotalTokens { .. }
+                | ValidationError::InputLength { .. }
+                | ValidationError::TextLength { .. },
             )) => Some("context_length_exceeded"),
             Self::ModelNotFound(_) => Some("model_not_found"),
             Self::Unauthorized => Some("invalid_api_key"),

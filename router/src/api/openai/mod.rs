@@ -9,6 +9,7 @@ pub(crate) mod chat;
 mod collect;
 pub(crate) mod completions;
 mod constraints;
+mod embeddings;
 mod errors;
 mod logprobs;
 mod messages;
@@ -37,6 +38,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
         .routes(routes!(chat::completions))
         .routes(routes!(completions::completions))
+        .routes(routes!(embeddings::embeddings))
         .routes(routes!(models::list))
         .routes(routes!(models::one))
         .routes(routes!(adapters::load))

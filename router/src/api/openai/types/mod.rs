@@ -3,11 +3,15 @@
 mod chat;
 mod common;
 mod completion;
+mod embeddings;
 mod response;
 
 pub(crate) use chat::{ChatRequest, Content, Message, Part};
 pub(crate) use common::{Common, LogitBias, Stop};
 pub(crate) use completion::{CompletionRequest, PromptInput};
+pub(crate) use embeddings::{
+    EmbeddingObject, EmbeddingVector, EmbeddingsRequest, EmbeddingsResponse, EmbeddingsUsage, EncodingFormat,
+};
 pub(crate) use response::{
     AssistantMessage, CalledFunction, ChatChoice, ChatChunkChoice, ChatLogprob, ChatLogprobs,
     CompletionLogprobs, Delta, Envelope, ErrorObject, LikelyToken, ModelInfo, ModelList, PromptTokensDetails,

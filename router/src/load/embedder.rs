@@ -1,0 +1,123 @@
+//! Loading what makes vectors of texts: encoders, cross-encoders, and decoders that were trained to. All of it is
+//! computed on the CPU.
+
+use weirgate_engine::{EmbedOptions, Embedder, load_cpu_decoder_embedder, load_cpu_encoder};
+use weirgate_models::{
+    ModelFiles, Pooling, SentenceConfig, is_encoder, open_tensors, read_encoder, read_headless,
+};
+
+use super::{Loaded, LoadedEngine, Pace, read_text_model};
+use crate::config::RouterConfig;
+use crate::error::RouterError;
+use crate::residency::Card;
+use crate::service::{EmbedProfile, Scores};
+use crate::sizing::{DeviceKind, Sizing};
+
+/// Tokens in a step: enough for the products to run at full speed, and a short query waits for no more than that.
+const STEP_TOKENS: usize = 512;
+/// Texts in a step.
+const STEP_TEXTS: usize = 128;
+/// The longest text of a decoder that says nothing of it: longer ones take a CPU minutes.
+const DECODER_TOKENS: usize = 8192;
+
+/// What kind of embedder a checkpoint is.
+pub(super) enum Kind {
+    Encoder,
+    /// It generates text, too, but comes with a pooling.
+    Decoder,
+}
+
+/// The kind of a checkpoint, if it is an embedder.
+///
+/// # Errors
+/// A malformed file.
+pub(super) fn kind(files: &ModelFiles) -> Result<Option<Kind>, RouterError> {
+    if is_encoder(files)? {
+        return Ok(Some(Kind::Encoder));
+    }
+    Ok(SentenceConfig::read(files)?.map(|_| Kind::Decoder))
+}
+
+pub(super) fn load(
+    config: &RouterConfig,
+    files: &ModelFiles,
+    kind: &Kind,
+    pace: Pace,
+) -> Result<Loaded, RouterError> {
+    let text = read_text_model(files, config)?;
+    let sentence = SentenceConfig::read(files)?;
+    let tensors = open_tensors(files)?;
+    let allowed = sentence.as_ref().and_then(|sentence| sentence.max_tokens).or(text.max_length);
+    let allowed = config.limits.max_input_tokens.or(allowed).unwrap_or(usize::MAX);
+    let pooling = sentence.as_ref().map(|sentence| sentence.pooling);
+    let (embedder, card, scores): (Box<dyn Embedder>, Card, Option<Scores>) = match kind {
+        Kind::Encoder => {
+            let spec = read_encoder(files, tensors.as_ref())?;
+            let options =
+                options(config, pace, pooling.unwrap_or(Pooling::Mean), allowed.min(spec.max_tokens));
+            let scores = match &spec.classifier {
+                Some(classifier) if classifier.labels == 1 => Some(Scores { sigmoid: classifier.sigmoid }),
+                Some(classifier) => {
+                    let message = format!("has {} labels; a cross-encoder has one", classifier.labels);
+                    return Err(RouterError::File {
+                        file: format!("config.json of {}", files.label()),
+                        message,
+                    });
+                }
+                None => None,
+            };
+            let card = Card::of_encoder(files, &spec, tensors.as_ref());
+            (load_cpu_encoder(&spec, tensors.as_ref(), &options)?, card, scores)
+        }
+        Kind::Decoder => {
+            let spec = read_headless(files, tensors.as_ref())?;
+            let most = allowed.min(spec.max_positions).min(DECODER_TOKENS);
+            let options = options(config, pace, pooling.unwrap_or(Pooling::Last), most);
+            let card = Card::describe(files, &spec, tensors.as_ref());
+            (load_cpu_decoder_embedder(&spec, tensors.as_ref(), &options)?, card, None)
+        }
+    };
+    let card = Card { capabilities: vec!["embedding"], ..card };
+    let sizing = sizing(config, embedder.as_ref());
+    tracing::info!(
+        max_input_tokens = sizing.max_input_tokens,
+        step_tokens = sizing.max_step_tokens,
+        threads = sizing.threads,
+        "an embedder, on the CPU"
+    );
+    let (prompts, default_prompt) = match sentence {
+        Some(sentence) => (sentence.prompts, sentence.default_prompt),
+        None => Default::default(),
+    };
+    let profile = EmbedProfile { prompts, default_prompt, scores };
+    Ok(Loaded { text, engine: LoadedEngine::Embedder { embedder, profile }, sizing, pool_bytes: 0, card })
+}
+
+fn threads(config: &RouterConfig) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    config.engine.threads.unwrap_or_else(processors).max(1)
+}
+
+fn options(config: &RouterConfig, pace: Pace, pooling: Pooling, max_tokens: usize) -> EmbedOptions {
+    EmbedOptions {
+        threads: if pace == Pace::Full { threads(config) } else { 1 },
+        max_step_tokens: config.engine.max_batch_prefill_tokens.unwrap_or(STEP_TOKENS).max(1),
+        max_seqs: config.engine.max_batch_size.unwrap_or(STEP_TEXTS).max(1),
+        max_tokens,
+        pooling,
+    }
+}
+
+fn sizing(config: &RouterConfig, embedder: &dyn Embedder) -> Sizing {
+    let limits = embedder.limits();
+    Sizing {
+        max_input_tokens: limits.max_tokens,
+        max_total_tokens: limits.max_tokens,
+        blocks: 0,
+        block_bytes: 0,
+        max_step_tokens: limits.max_step_tokens,
+        max_seqs: limits.max_seqs,
+        threads: threads(config),
+        device: DeviceKind::Cpu,
+    }
+}
