@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::errors::Refusal;
-use super::models::serving;
+use super::models::serving_base;
 use super::parameters::field;
 use super::quirks::Quirks;
 use super::types::{
@@ -42,7 +42,7 @@ async fn answer(
     body: EmbeddingsRequest,
     quirks: &Quirks,
 ) -> Result<EmbeddingsResponse, Refusal> {
-    let state = &serving(state, body.model.as_deref()).await?;
+    let state = &serving_base(state, body.model.as_deref()).await?;
     tracing::debug!(user = body.user, "embeddings");
     if body.input.is_empty() {
         let error = field(FIELD, "must not be empty");

@@ -45,7 +45,14 @@ pub(super) async fn serving(state: &AppState, common: &mut Common) -> Result<App
         }
         Err(error) => return Err(error.into()),
     }
-    let model = common.model.as_deref();
+    serving_base(state, common.model.as_deref()).await
+}
+
+/// The state of the model that a request names, which is no adapter's name.
+///
+/// # Errors
+/// When there is none, or it cannot be loaded now.
+pub(super) async fn serving_base(state: &AppState, model: Option<&str>) -> Result<AppState, Refusal> {
     let refuse = |error| match error {
         AcquireError::NotFound => Refusal::ModelNotFound(model.unwrap_or_default().to_owned()),
         AcquireError::Busy => ServiceError::Overloaded.into(),
