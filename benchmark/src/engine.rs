@@ -114,7 +114,7 @@ impl Model {
             prefix_cache: false,
             rope: self.rope,
             speculate: 0,
-            mixed_prefill_tokens: usize::MAX,
+            mixed_step_tokens: usize::MAX,
         };
         let mut scheduler = Scheduler::new(config);
         let mut reports = Vec::new();

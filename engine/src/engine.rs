@@ -35,8 +35,8 @@ pub struct EngineConfig {
     /// Most tokens guessed ahead per sequence and step, from what the sequence itself said before; 0 for none. Changes
     /// how soon tokens come, never which.
     pub speculate: usize,
-    /// Most tokens of prompts in a step that also decodes a few sequences (see [`crate::Scheduler`]).
-    pub mixed_prefill_tokens: usize,
+    /// Most tokens of a step that decodes, where few sequences are live (see [`crate::Scheduler`]).
+    pub mixed_step_tokens: usize,
     /// Fault injection: stop stepping after so many steps, as an engine that hangs would.
     pub stall_after_steps: Option<u64>,
 }
@@ -50,7 +50,7 @@ impl Default for EngineConfig {
             prefix_cache: true,
             rope: RopeRule::default(),
             speculate: 0,
-            mixed_prefill_tokens: usize::MAX,
+            mixed_step_tokens: usize::MAX,
             stall_after_steps: None,
         }
     }
@@ -146,7 +146,7 @@ impl Engine {
             prefix_cache: config.prefix_cache,
             rope: config.rope,
             speculate: config.speculate,
-            mixed_prefill_tokens: config.mixed_prefill_tokens,
+            mixed_step_tokens: config.mixed_step_tokens,
         });
         Self {
             executor,

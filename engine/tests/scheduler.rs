@@ -58,7 +58,7 @@ fn decodes_come_first_and_a_long_prompt_advances_by_chunks() {
 #[test]
 fn prompts_beside_decodes_take_a_small_part_of_the_budget() {
     let limits = ExecutorLimits { max_step_tokens: 30, ..limits(64, 4) };
-    let config = SchedulerConfig { mixed_prefill_tokens: 5, ..config(limits, Rotary::Fixed) };
+    let config = SchedulerConfig { mixed_step_tokens: 5, ..config(limits, Rotary::Fixed) };
     let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
     rig.submit(request(0, &prompt(40, 0), 20));
     rig.step();
@@ -66,15 +66,16 @@ fn prompts_beside_decodes_take_a_small_part_of_the_budget() {
     rig.step();
     rig.submit(request(1, &prompt(12, 1), 20));
     rig.step();
-    assert_eq!(chunks(&rig), [(40, 1), (0, 5)]);
+    assert_eq!(chunks(&rig), [(40, 1), (0, 4)]);
     rig.step();
-    assert_eq!(chunks(&rig), [(41, 1), (5, 5)]);
+    assert_eq!(chunks(&rig), [(41, 1), (4, 4)]);
     rig.step();
+    assert_eq!(chunks(&rig), [(42, 1), (8, 4)]);
     rig.submit(request(2, &prompt(2, 2), 20));
     rig.step();
     rig.submit(request(3, &prompt(20, 3), 20));
     rig.step();
-    assert_eq!(chunks(&rig)[3], (0, 6), "two for each of three that decode");
+    assert_eq!(chunks(&rig)[3], (0, 3), "six in all for four sequences");
 }
 
 #[test]

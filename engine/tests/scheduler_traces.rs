@@ -58,7 +58,7 @@ struct Trace {
     prefix_cache: bool,
     weak_hash: bool,
     speculate: usize,
-    mixed_prefill_tokens: usize,
+    mixed_step_tokens: usize,
     arrivals: Vec<Arrival>,
 }
 
@@ -102,9 +102,9 @@ fn random_trace(seed: u64) -> Trace {
         })
         .collect();
     let speculate = if rng.chance(60) { rng.range(1, 6) } else { 0 };
-    let mixed_prefill_tokens = if rng.chance(50) { rng.range(1, 6) } else { usize::MAX };
+    let mixed_step_tokens = if rng.chance(50) { rng.range(1, 6) } else { usize::MAX };
     let (prefix_cache, weak_hash) = (!rng.chance(25), rng.chance(10));
-    Trace { limits, rotary, prefix_cache, weak_hash, speculate, mixed_prefill_tokens, arrivals }
+    Trace { limits, rotary, prefix_cache, weak_hash, speculate, mixed_step_tokens, arrivals }
 }
 
 fn random_request(id: u64, roots: &[Vec<u32>], longest: usize, rng: &mut Rng) -> GenerateRequest {
@@ -155,7 +155,7 @@ impl<'a> Run<'a> {
         let config = SchedulerConfig {
             prefix_cache: trace.prefix_cache,
             speculate: trace.speculate,
-            mixed_prefill_tokens: trace.mixed_prefill_tokens,
+            mixed_step_tokens: trace.mixed_step_tokens,
             ..config(trace.limits, trace.rotary)
         };
         let pool = match trace.weak_hash {
@@ -289,15 +289,8 @@ fn alone(trace: &Trace, request: &GenerateRequest) -> HashMap<(u64, u32), Seen> 
         mid_step: false,
     }];
     let (rotary, prefix_cache, weak_hash, speculate) = (trace.rotary, false, false, 0);
-    let trace = Trace {
-        limits,
-        rotary,
-        prefix_cache,
-        weak_hash,
-        speculate,
-        mixed_prefill_tokens: usize::MAX,
-        arrivals,
-    };
+    let trace =
+        Trace { limits, rotary, prefix_cache, weak_hash, speculate, mixed_step_tokens: usize::MAX, arrivals };
     Run::new(&trace).run().0
 }
 

@@ -116,7 +116,7 @@ fn start(config: &RouterConfig, engine: LoadedEngine, sizing: &Sizing) -> Result
                 max_seqs: sizing.max_seqs,
                 prefix_cache: config.engine.prefix_caching,
                 speculate: config.engine.speculate,
-                mixed_prefill_tokens: sizing.device.mixed_prefill_tokens(),
+                mixed_step_tokens: sizing.device.mixed_step_tokens(),
                 rope,
                 stall_after_steps: config.fault_stall_after_steps,
                 ..EngineConfig::default()

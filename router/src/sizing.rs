@@ -15,12 +15,12 @@ const MAX_POOL_BYTES: u64 = 2 << 30;
 const LENGTH_RATIO: usize = 4;
 /// A step's default token budget on a GPU: enough to keep the tensor cores busy for milliseconds.
 const CUDA_STEP_TOKENS: usize = 4096;
-/// Tokens of prompts beside decoding sequences on a GPU: they take about as long as reading the weights a few times.
-const CUDA_MIXED_PREFILL_TOKENS: usize = 512;
+/// Tokens of a step that decodes on a GPU: they take about as long as reading the weights a few times.
+const CUDA_MIXED_STEP_TOKENS: usize = 512;
 /// A step's default token budget on the CPU: beyond it prefill gains nothing and running sequences wait longer.
 const STEP_TOKENS: usize = 256;
-/// Tokens of prompts beside a few decoding sequences on the CPU: there a step takes as long as all its tokens.
-const MIXED_PREFILL_TOKENS: usize = 32;
+/// Tokens of a step that decodes a few sequences on the CPU: there it takes as long as all its tokens.
+const MIXED_STEP_TOKENS: usize = 24;
 /// Default for sequences in one step.
 const MAX_SEQS: usize = 256;
 
@@ -55,10 +55,10 @@ impl DeviceKind {
         engine.max_batch_prefill_tokens.unwrap_or(default).max(1)
     }
 
-    pub fn mixed_prefill_tokens(self) -> usize {
+    pub fn mixed_step_tokens(self) -> usize {
         match self {
-            Self::Cpu => MIXED_PREFILL_TOKENS,
-            Self::Cuda => CUDA_MIXED_PREFILL_TOKENS,
+            Self::Cpu => MIXED_STEP_TOKENS,
+            Self::Cuda => CUDA_MIXED_STEP_TOKENS,
         }
     }
 }

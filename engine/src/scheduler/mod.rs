@@ -8,9 +8,9 @@
 //! `(priority, arrival, index)`, smallest first. Running sequences are walked in that order; the head of the queue is
 //! admitted at its place in it. One token is set aside for every running sequence that decodes (decodes first); where
 //! those are few, what a grammar forced behind a drawn token comes along, up to [`FULL_STEP`] tokens in all. What
-//! is left of the token budget goes to the others in order, by chunks. Beside decodes that is no more than
-//! `mixed_prefill_tokens`, or [`PREFILL_PER_DECODE`] tokens for each of them where that is more: whoever decodes waits for
-//! the whole step, so a burst of prompts would hold up every stream.
+//! is left of the token budget goes to the others in order, by chunks. A step that decodes takes no more than
+//! `mixed_step_tokens` in all, or [`mixed_tokens`] where that is more: whoever
+//! decodes waits for the whole step, so a burst of prompts would hold up every stream.
 //!
 //! - **Admission** is strictly in order: while the head of the queue cannot be admitted, nobody is. It is admitted
 //!   when a place, a token and the blocks for its present tokens are there. Nothing is reserved for tokens to come.
@@ -86,9 +86,12 @@ impl Default for RopeRule {
     }
 }
 
-/// Tokens of prompts in a step for each sequence that decodes in it, where decodes are many: as long as answers are at least
-/// half as long as prompts, new sequences come in as fast as others end.
-const PREFILL_PER_DECODE: usize = 2;
+/// Tokens of a step that decodes, where `live` sequences run or could and those are many: prompts get the places of the
+/// sequences that do not decode yet and half as many again, so that new ones come in about as fast as others end, while a
+/// step stays short.
+fn mixed_tokens(live: usize) -> usize {
+    live + live / 2
+}
 
 /// Drafts and the tokens that grammars force fill a step up to this many tokens. A small step takes the time of reading
 /// the weights, whatever its size; beyond that every token costs, and what one sequence is ahead holds up the others.
@@ -102,8 +105,8 @@ pub struct SchedulerConfig {
     pub rope: RopeRule,
     /// Most tokens guessed ahead per sequence and step; 0 for none.
     pub speculate: usize,
-    /// Most tokens of prompts in a step that also decodes a few sequences; at least 1.
-    pub mixed_prefill_tokens: usize,
+    /// Most tokens of a step that decodes, where few sequences are live.
+    pub mixed_step_tokens: usize,
 }
 
 /// The state of the queues and what has been counted since the start.
@@ -137,7 +140,7 @@ struct LiveRequest {
 /// The queues, the sequences and their blocks. See the [module](self) for the policy.
 pub struct Scheduler {
     max_step_tokens: usize,
-    mixed_prefill_tokens: usize,
+    mixed_step_tokens: usize,
     max_seqs: usize,
     vocab: u32,
     prefix_cache: bool,
@@ -174,7 +177,7 @@ impl Scheduler {
         let limits = config.limits;
         Self {
             max_step_tokens: limits.max_step_tokens,
-            mixed_prefill_tokens: config.mixed_prefill_tokens.max(1),
+            mixed_step_tokens: config.mixed_step_tokens,
             max_seqs: limits.max_seqs.min(limits.max_step_tokens),
             vocab: limits.vocab_size as u32,
             prefix_cache: config.prefix_cache,

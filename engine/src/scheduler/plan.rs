@@ -10,7 +10,7 @@ use crate::batch::{Sample, Score};
 use crate::constraint::Constraint;
 use crate::sequence::{SeqKey, SeqStatus, Sequence};
 
-use super::{FULL_STEP, PREFILL_PER_DECODE, Scheduler};
+use super::{FULL_STEP, Scheduler, mixed_tokens};
 
 /// What a step computes, to be handed back with its result to [`Scheduler::commit`].
 #[derive(Debug)]
@@ -108,7 +108,10 @@ impl Scheduler {
         // Those that wait for their masks wait for this step, too.
         match self.running.iter().filter(|sequence| sequence.work() == 1 || sequence.decodes()).count() {
             0 => left,
-            decodes => left.min(self.mixed_prefill_tokens.max(PREFILL_PER_DECODE * decodes)),
+            decodes => {
+                let live = (self.running.len() + self.waiting.len()).min(self.max_seqs);
+                left.min(self.mixed_step_tokens.max(mixed_tokens(live)).saturating_sub(decodes))
+            }
         }
     }
 

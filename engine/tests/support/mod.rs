@@ -491,7 +491,7 @@ pub fn config(limits: ExecutorLimits, rotary: Rotary) -> SchedulerConfig {
         prefix_cache: true,
         rope: rotary.rule(),
         speculate: 0,
-        mixed_prefill_tokens: usize::MAX,
+        mixed_step_tokens: usize::MAX,
     }
 }
 
