@@ -5,7 +5,7 @@ BIN := target/release/weirgate
 PYTEST := .venv/test/bin/python -m pytest -p no:cacheprovider -rs
 
 .PHONY: help serve build test lint unit integration setup setup-prove prove prove-parity prove-invariance \
-        prove-quantization prove-throughput prove-clean prove-metrics prove-constrained prove-constrained-load \
+        prove-quantization prove-gguf prove-throughput prove-clean prove-metrics prove-constrained prove-constrained-load \
         prove-maskbench prove-cuda-emulated prove-schemas prove-fuzz-grammar prove-lora prove-http prove-templates prove-image \
         prove-embeddings openapi bench-peer cuda-toolchain cuda-check gpu-bundle gpu-check gpu-sanitize gpu-soak
 
@@ -43,7 +43,7 @@ cuda-toolchain: ## nvcc, into .cuda; builds that find it (or NVCC, CUDA_HOME, PA
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-quantization prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-embeddings prove-finetune prove-http prove-residency prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-gguf prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-embeddings prove-finetune prove-http prove-residency prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -56,6 +56,10 @@ prove-cuda-emulated: ## every CUDA kernel and the engine on the emulated GPU, th
 
 prove-quantization: build setup ## perplexity and logits of every quantization
 	tools/prove/quantization.sh
+
+prove-gguf: build ## logits of every GGUF type beside llama.cpp's
+	@tools/setup --peer
+	tools/prove/gguf.sh
 
 prove-throughput: build setup setup-prove ## tokens per second against transformers
 	.venv/prove/bin/python tools/bench/spine.py
