@@ -49,7 +49,9 @@ pub trait Embedder: Send {
     ///
     /// # Errors
     /// [`ExecutorError::Kernel`].
-    fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError>;
+    fn use_threads(&mut self, _threads: usize) -> Result<(), ExecutorError> {
+        Ok(())
+    }
     /// Appends one vector of [`EmbedLimits::dimensions`] elements for each text to `out`. The texts are within the
     /// limits. After an error the embedder is as it was.
     ///
