@@ -191,7 +191,7 @@ def test_what_is_no_ranking_is_refused(ranker, goldens):
         ({"documents": ["x"]}, "query"),
     ]:
         refused = ranker.post("/rerank", body)
-        assert refused.status == 400 and what in refused.json()["error"], (body, refused.text)
+        assert refused.status == 422 and what in refused.json()["error"], (body, refused.text)
 
 
 def test_models_refuse_what_they_are_not_made_for(embedder, ranker, client):

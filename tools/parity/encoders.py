@@ -90,7 +90,8 @@ def write_sentence_model(name, folder: Path, pooling="mean", **prompts):
     (folder / "tokenizer.json").write_bytes(TOKENIZER.read_bytes())
     special = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
                "mask_token": "[MASK]"}
-    settings = {**special, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64}
+    settings = {**special, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64,
+                "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     if pooling is None:
         return
