@@ -5,6 +5,7 @@ use weirgate_engine::{EmbedOptions, Embedder, load_cpu_decoder_embedder, load_cp
 use weirgate_models::{
     ModelFiles, Pooling, SentenceConfig, is_encoder, open_tensors, read_encoder, read_headless,
 };
+use weirgate_text::TextError;
 
 use super::{Loaded, LoadedEngine, Pace, read_text_model};
 use crate::config::RouterConfig;
@@ -59,10 +60,8 @@ pub(super) fn load(
                 Some(classifier) if classifier.labels == 1 => Some(Scores { sigmoid: classifier.sigmoid }),
                 Some(classifier) => {
                     let message = format!("has {} labels; a cross-encoder has one", classifier.labels);
-                    return Err(RouterError::File {
-                        file: format!("config.json of {}", files.label()),
-                        message,
-                    });
+                    let file = format!("config.json of {}", files.label());
+                    return Err(TextError::File { file, message }.into());
                 }
                 None => None,
             };
