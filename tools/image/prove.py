@@ -222,7 +222,7 @@ def main():
         bare = size_of(root)
         install(root, binary)
         links = sorted(path.name for path in (root / "usr/local/bin").iterdir())
-        assert links == ["text-generation-launcher", "text-generation-router", "weirgate"], links
+        assert links == ["text-generation-launcher", "text-generation-router", "weirgate", "weirgate-finetune"], links
         sizes = {"bare Debian": bare, "binary": size_of(binary), "image, unpacked": size_of(root)}
         platforms = Platforms(images, root, logs)
         platforms.docker()
