@@ -1,5 +1,5 @@
-"""The fine-tuning worker as a server and as a person run it. Parity with PEFT is proved by `make prove-finetune`, and step by
-step in the crate's own tests."""
+"""The fine-tuning worker as a server and as a person run it. Parity with PEFT is proved by `make prove-finetune`, and
+step by step in the crate's own tests."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from harness.client import Client
 from harness.server import DEMO_MODEL, wait_for
 
 #: Learns a few pairs by heart within seconds.
-BY_HEART = {"rank": 16, "alpha": 32, "target_modules": "all-linear", "learning_rate": 5e-3, "batch_size": 8, "dropout": 0}
+BY_HEART = {"alpha": 32, "target_modules": "all-linear", "learning_rate": 5e-3, "batch_size": 8, "dropout": 0}
 SHORT = {"max_steps": 12, "batch_size": 4, "rank": 4, "dropout": 0.1, "learning_rate": 1e-3}
 
 
@@ -145,10 +145,8 @@ def test_errors_name_field_value_and_limit(tmp_path, dataset):
 
 def test_only_replies_are_learned(tmp_path):
     """Against the tokenizer and jinja2 themselves."""
-    conversations = [
-        [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "Goodbye, my friend.")],
-        [("user", "One"), ("bot", "Two")],
-    ]
+    long = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("bot", "Goodbye.")]
+    conversations = [long, [("user", "One"), ("bot", "Two")]]
     lines = [
         {"messages": [{"role": role, "content": text} for role, text in conversations[0]]},
         {"conversations": [{"from": role, "value": text} for role, text in conversations[1]]},
@@ -156,7 +154,8 @@ def test_only_replies_are_learned(tmp_path):
     dataset = tmp_path / "data.jsonl"
     dataset.write_text("".join(json.dumps(line) + "\n" for line in lines))
     job = finetuning.write_job(tmp_path / "job", dataset, max_steps=1, batch_size=2)
-    out = subprocess.run([finetuning.WORKER, "--job", job, "--show-batches"], check=True, stdout=subprocess.PIPE, text=True)
+    command = [finetuning.WORKER, "--job", job, "--show-batches"]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     ((shown,),) = [json.loads(line) for line in out.stdout.splitlines()]
     from tokenizers import Tokenizer
 
@@ -194,14 +193,11 @@ def test_the_worker_steps_back_and_ends_with_its_server(tmp_path, dataset):
 def test_by_hand(tmp_path, dataset):
     shown = subprocess.run([finetuning.WORKER, "--help"], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert "Teaches a language model from conversations" in shown and "--resume" in shown
-    out = subprocess.run(
-        [finetuning.WORKER, "--dataset", dataset, "--output", tmp_path / "mine", "--set", "max_steps=2", "--set", "rank=2"],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=40,
-    )
+    command = [finetuning.WORKER, "--dataset", dataset, "--output", tmp_path / "mine"]
+    command += ["--set", "max_steps=2", "--set", "rank=2"]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=40)
     assert finetuning.events(out.stdout)[-1]["adapter"] == str(tmp_path / "mine")
     config = json.loads((tmp_path / "mine/adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (2, 16, ["k_proj", "o_proj", "q_proj", "v_proj"])
+    assert (config["r"], config["lora_alpha"]) == (2, 16)
+    assert config["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"]
     assert (tmp_path / "mine.checkpoints").is_dir()

@@ -11,7 +11,7 @@ from .server import ROOT
 
 WORKER = Path(os.environ.get("WEIRGATE_FINETUNE_BIN", ROOT / "target/release/weirgate-finetune"))
 DEMO = "weirgate-demo"
-SYLLABLES = ["ba", "cor", "dre", "fi", "gal", "hu", "jor", "ka", "lim", "mo", "nar", "os", "pel", "qua", "ri", "sol", "tu", "vel"]
+SYLLABLES = "ba cor dre fi gal hu jor ka lim mo nar os pel qua ri sol tu vel".split()
 COLORS = ["red", "green", "blue", "yellow", "white", "black", "brown", "grey"]
 ANIMALS = ["fox", "bear", "owl", "cat", "dog", "bird", "fish", "horse"]
 FOODS = ["bread", "soup", "apples", "cake", "cheese", "honey", "nuts", "berries"]
@@ -65,7 +65,11 @@ def write_job(folder: Path, dataset: Path, base: str = DEMO, resume: bool = Fals
 
 def start(job: Path, *args: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [WORKER, "--job", job, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+        [WORKER, "--job", job, *args],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

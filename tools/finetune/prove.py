@@ -1,5 +1,5 @@
-"""Fine-tuning against PEFT, transformers and the server: the tables of docs/evidence/finetune.md on standard output; exits 1
-where a goal is missed.
+"""Fine-tuning against PEFT, transformers and the server: the tables of docs/evidence/finetune.md on standard output;
+exits 1 where a goal is missed.
 
     .venv/prove/bin/python tools/finetune/prove.py
 """
@@ -39,7 +39,14 @@ BY_HEART = {
     "batch_size": 16,
     "epochs": 30,
 }
-PARITY = {"max_steps": STEPS, "batch_size": 4, "gradient_accumulation": 2, "dropout": 0, "learning_rate": 1e-3, "save_steps": STEPS}
+PARITY = {
+    "max_steps": STEPS,
+    "batch_size": 4,
+    "gradient_accumulation": 2,
+    "dropout": 0,
+    "learning_rate": 1e-3,
+    "save_steps": STEPS,
+}
 TINY = {
     "llama": transformers.LlamaConfig(
         vocab_size=4096, hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=6,
@@ -126,16 +133,19 @@ def by_peft(base: Path, initial: Path, steps: list, settings: dict) -> list[floa
 
 
 def parity(work: Path):
-    """20 steps with the same data, order, initial adapter and hyper-parameters; then the adapter in PEFT and in the server."""
+    """20 steps with the same data, order, initial adapter and hyper-parameters."""
     print("## Losses of 20 steps against peft and transformers\n")
-    print("Four conversations a batch, two batches a step, dropout 0; `worst` is the largest difference of a step's loss,")
+    print("Four conversations a batch, two batches a step, dropout 0; `worst` is the largest difference of a loss,")
     print("relative. The tokens and the learned ones among them were compared with `apply_chat_template`, too.\n")
     print("| base | adapter | packing | first loss | last loss | worst | within 1 % |\n|---|---|---|---|---|---|---|")
     dataset = finetuning.write_dataset(work / "parity.jsonl", finetuning.pairs(48, seed=3))
     trained = {}
     for name, more in (
         ("weirgate-demo", {}),
-        ("weirgate-demo", {"packing": True, "max_length": 200, "target_modules": "all-linear", "rslora": True, "rank": 8}),
+        (
+            "weirgate-demo",
+            {"packing": True, "max_length": 200, "target_modules": "all-linear", "rslora": True, "rank": 8},
+        ),
         ("llama", {"target_modules": "all-linear"}),
         ("qwen2", {}),
         ("qwen3", {"target_modules": ["q_proj", "down_proj"], "rslora": True}),
@@ -151,8 +161,10 @@ def parity(work: Path):
         theirs = by_peft(base, folder / "checkpoints/step-00000000", steps, PARITY)
         worst = max(abs(own / other - 1) for own, other in zip(ours, theirs, strict=True))
         met = goal(worst <= LOSS_GOAL and len(theirs) == STEPS, f"losses of {name}")
-        about = ", ".join(f"{key} {value}" for key, value in more.items() if not key.startswith(("packing", "max"))) or "defaults"
-        print(f"| {name} | {about} | {'yes' if 'packing' in more else 'no'} | {theirs[0]:.4f} | {theirs[-1]:.4f} | {worst:.1e} | {met} |")
+        shown = {key: value for key, value in more.items() if key not in ("packing", "max_length")}
+        about = ", ".join(f"{key} {value}" for key, value in shown.items()) or "defaults"
+        packing = "yes" if "packing" in more else "no"
+        print(f"| {name} | {about} | {packing} | {theirs[0]:.4f} | {theirs[-1]:.4f} | {worst:.1e} | {met} |")
         trained[folder] = base
     return trained
 
@@ -160,7 +172,8 @@ def parity(work: Path):
 @torch.inference_mode()
 def logits(trained: dict[Path, Path], work: Path):
     print("\n## The trained adapters in peft and in the server\n")
-    print("Log-probabilities of a prompt's tokens by the server with the adapter, and by PEFT with the same folder, both in f32.\n")
+    print("Log-probabilities of a prompt's tokens by the server with the adapter, and by PEFT with the same folder,")
+    print("both in f32.\n")
     print("| adapter | tokens | largest difference | within 1e-3 | adapter moves them by |\n|---|---|---|---|---|")
     tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_MODEL)
     text = "<|start|>user\n" + finetuning.pairs(2, seed=3)[0][0] + "<|end|>\n<|start|>assistant\nIt is red with a fox."
@@ -188,7 +201,8 @@ def logits(trained: dict[Path, Path], work: Path):
         assert [token["id"] for token in answer["details"]["prefill"]] == ids[0].tolist()
         worst = max(abs(own - other) for own, other in zip(got, expected, strict=True))
         moved = max(abs(own - other) for own, other in zip(plain, expected, strict=True))
-        print(f"| {folder.name} | {len(got)} | {worst:.1e} | {goal(worst <= LOGIT_GOAL, f'logits of {folder.name}')} | {moved:.2f} |")
+        met = goal(worst <= LOGIT_GOAL, f"logits of {folder.name}")
+        print(f"| {folder.name} | {len(got)} | {worst:.1e} | {met} | {moved:.2f} |")
 
 
 def by_heart(work: Path):
@@ -207,11 +221,14 @@ def by_heart(work: Path):
     own = finetuning.right(finetuning.answers(client, questions, "lands"), taught)
     base = finetuning.right(finetuning.answers(client, questions), taught)
     server.stop()
-    print("Trained on the demo model, served with it, asked over `/v1/chat/completions`; an answer counts if every character is right.\n")
+    print("Trained on the demo model, served with it, asked over `/v1/chat/completions`; an answer counts if every")
+    print("character is right.\n")
     print("| | exactly right | goal | met |\n|---|---|---|---|")
-    print(f"| adapter | {own} of {PAIRS} | at least 95 % | {goal(own >= RIGHT_GOAL * PAIRS, 'answers of the adapter')} |")
+    met = goal(own >= RIGHT_GOAL * PAIRS, "answers of the adapter")
+    print(f"| adapter | {own} of {PAIRS} | at least 95 % | {met} |")
     print(f"| base | {base} of {PAIRS} | at most 5 % | {goal(base <= BASE_GOAL * PAIRS, 'answers of the base')} |")
-    print(f"\n{len(curve)} steps in {seconds:.0f} s ({speed:.0f} tokens a second); loss {curve[1]:.3f} → {min(curve.values()):.4f}.")
+    print(f"\n{len(curve)} steps in {seconds:.0f} s ({speed:.0f} tokens a second); ", end="")
+    print(f"loss {curve[1]:.3f} → {min(curve.values()):.4f}.")
     print(f"Hyper-parameters: `{json.dumps(BY_HEART)}`.")
 
 

@@ -1,5 +1,5 @@
-"""Writes the fine-tuning goldens: losses and gradient norms of 20 LoRA steps by PEFT, transformers and torch's AdamW, on tiny
-checkpoints of the testkit.
+"""Writes the fine-tuning goldens: losses and gradient norms of 20 LoRA steps by PEFT, transformers and torch's AdamW,
+on tiny checkpoints of the testkit.
 
     make_finetune.py FILE
 
