@@ -10,6 +10,8 @@ use crate::FinetuneError;
 
 /// Niceness that an unprivileged process may give itself.
 const NICE: std::ops::RangeInclusive<i32> = 0..=19;
+/// Below this not even the dataset could be read.
+const LEAST_MEMORY: u64 = 64 << 20;
 /// What a shell reports for a process that SIGINT ended.
 const INTERRUPTED: i32 = 128 + SIGINT;
 
@@ -17,13 +19,17 @@ const INTERRUPTED: i32 = 128 + SIGINT;
 /// the bound ends the process.
 ///
 /// # Errors
-/// A niceness out of range, or what the system says.
+/// A niceness or a bound out of range, or what the system says.
 pub fn confine(nice: i32, memory_bytes: Option<u64>) -> Result<(), FinetuneError> {
     if !NICE.contains(&nice) {
         return Err(FinetuneError::field("nice", format!("is {nice}, expected 0 to {}", NICE.end())));
     }
     setpriority_process(None, nice).map_err(std::io::Error::from)?;
     if let Some(bytes) = memory_bytes {
+        if bytes < LEAST_MEMORY {
+            let message = format!("is {bytes}, expected at least {LEAST_MEMORY}");
+            return Err(FinetuneError::field("memory_limit_bytes", message));
+        }
         let bytes = getrlimit(Resource::Data).maximum.map_or(bytes, |hard| hard.min(bytes));
         setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })
             .map_err(std::io::Error::from)?;

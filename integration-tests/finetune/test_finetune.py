@@ -133,7 +133,7 @@ def test_errors_name_field_value_and_limit(tmp_path, dataset):
     assert fails(max_length=8) == "`max_length` is 8: no reply of the dataset begins within so many tokens"
     job = finetuning.write_job(tmp_path / "job", dataset)
     job.write_text(json.dumps(json.loads(job.read_text()) | {"memory_limit_bytes": 1000}))
-    assert "`memory_limit_bytes` is 1000, training this model takes at least" in failure(job)
+    assert failure(job) == "`memory_limit_bytes` is 1000, expected at least 67108864"
     (tmp_path / "bad.jsonl").write_text('{"messages": []}\n{"messages": [{"role": "judge", "content": ""}]}\n')
     message = failure(finetuning.write_job(tmp_path / "job", tmp_path / "bad.jsonl"))
     assert "line 1: has no message of the assistant" in message and "line 2: `messages[0]` `role` is judge" in message
