@@ -135,7 +135,7 @@ def by_peft(base: Path, initial: Path, steps: list, settings: dict) -> list[floa
 def parity(work: Path):
     """20 steps with the same data, order, initial adapter and hyper-parameters."""
     print("## Losses of 20 steps against peft and transformers\n")
-    print("Four conversations a batch (packed: two packs), two batches a step, dropout 0; `worst` is the largest difference,")
+    print("Four conversations a batch (or two packs), two batches a step, dropout 0; `worst` is the largest difference,")
     print("relative. The tokens and the learned ones among them were compared with `apply_chat_template`, too.\n")
     print("| base | adapter | packing | first loss | last loss | worst | within 1 % |\n|---|---|---|---|---|---|---|")
     dataset = finetuning.write_dataset(work / "parity.jsonl", finetuning.pairs(48, seed=3))
