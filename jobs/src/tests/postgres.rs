@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const NOBODY: u32 = 65534;
 
 struct Server {
     folder: PathBuf,
-    _keeper: ChildStdin,
+    _keeper: Child,
 }
 
 /// An empty database.
@@ -81,7 +81,7 @@ fn start() -> Server {
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let mut keeper = Command::new("sh")
+    let keeper = Command::new("sh")
         .args(["-c", KEEPER, "keeper"])
         .args(command("postgres"))
         .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200", "-k"])
@@ -102,5 +102,5 @@ fn start() -> Server {
         );
         std::thread::sleep(Duration::from_millis(50));
     }
-    Server { folder, _keeper: keeper.stdin.take().unwrap() }
+    Server { folder, _keeper: keeper }
 }
