@@ -1,6 +1,6 @@
 //! The server's side of the template processes.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
@@ -62,7 +62,7 @@ impl Sandbox {
     fn take(&self) -> Option<Worker> {
         let mut idle = self.idle();
         while let Some(mut worker) = idle.pop() {
-            if matches!(worker.process.try_wait(), Ok(None)) {
+            if worker.waits() {
                 return Some(worker);
             }
         }
@@ -97,6 +97,17 @@ impl Worker {
         let mut worker = Self { process, socket };
         let opening = worker.ask(sources)?;
         Ok((worker, opening))
+    }
+
+    /// Whether it waits for work. One that was killed closes its socket a moment before it can be waited for.
+    fn waits(&mut self) -> bool {
+        let silent = |socket: &mut UnixStream| {
+            socket.set_nonblocking(true)?;
+            let read = socket.read(&mut [0]);
+            socket.set_nonblocking(false)?;
+            Ok::<_, io::Error>(read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock))
+        };
+        silent(&mut self.socket).unwrap_or(false) && matches!(self.process.try_wait(), Ok(None))
     }
 
     /// Sends one message and waits for the answer. After an error the process is of no more use.

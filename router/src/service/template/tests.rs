@@ -200,7 +200,9 @@ fn a_process_that_was_killed_is_replaced() {
     assert_eq!(template.render(&conversation(hello())).unwrap(), "Hello");
     let worker = children().pop().expect("one process");
     assert!(Command::new("kill").args(["-KILL", &worker]).status().unwrap().success());
-    while Path::new(&format!("/proc/{worker}/fd/0")).exists() {
+    // Until nothing is left of it but its status.
+    let state = || std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
+    while !state().contains(") Z ") {
         std::thread::yield_now();
     }
     assert_eq!(template.render(&conversation(hello())).unwrap(), "Hello");
