@@ -50,7 +50,7 @@ pub struct LowArgs {
     #[arg(long, env)]
     pub num_shard: Option<usize>,
 
-    /// Quantize the weights while they are loaded: q8_0, q4_0, q4_k_m, q5_k_m or q6_k. The others name kinds of checkpoints that are not supported on the CPU yet.
+    /// Quantize float weights while they are loaded: q8_0, q4_0, q4_k_m, q5_k_m or q6_k. Or expect a checkpoint that is quantized already (which loads without this, too): awq, gptq (or marlin), fp8 or compressed-tensors. The others are not supported.
     #[arg(long, env, value_enum)]
     pub quantize: Option<Quantization>,
 

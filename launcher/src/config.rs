@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use weirgate_hub::{HubSettings, ModelId, Revision};
 use weirgate_router::{
-    EngineSettings, Library, Limits, LogSettings, ModelLocation, Registries, Residency, RopeOverride,
-    RouterConfig, TraceSettings,
+    EngineSettings, Library, Limits, LogSettings, ModelLocation, Quantize, Registries, Residency,
+    RopeOverride, RouterConfig, TraceSettings,
 };
 
 use crate::adapters::{self, AdapterSource};
@@ -155,9 +155,6 @@ fn check_support(args: &LowArgs) -> Result<(), ArgumentError> {
     if sharded && args.quantize == Some(Quantization::Exl2) {
         return Err(ArgumentError::ShardedExl2);
     }
-    if let Some(quantization) = args.quantize.filter(|quantization| quantization.mix().is_none()) {
-        return Err(ArgumentError::NotOnCpu { flag: "quantize", value: value_name(&quantization) });
-    }
     if let Some(dtype) = args.kv_cache_dtype {
         return Err(ArgumentError::NotOnCpu { flag: "kv_cache_dtype", value: value_name(&dtype) });
     }
@@ -290,8 +287,15 @@ fn engine_settings(
         prefix_caching,
         speculate: args.speculate.unwrap_or(0),
         rope_scaling: rope_override(args.rope_scaling, args.rope_factor)?,
-        quantize: args.quantize.and_then(Quantization::mix),
+        quantize: quantize(args.quantize)?,
     })
+}
+
+fn quantize(typed: Option<Quantization>) -> Result<Option<Quantize>, ArgumentError> {
+    let Some(typed) = typed else { return Ok(None) };
+    let refused =
+        |instead| ArgumentError::Quantize { value: value_name(&typed), instead: value_name(&instead) };
+    typed.resolve().map(Some).map_err(refused)
 }
 
 /// Beside the other caches of this user's.

@@ -101,6 +101,11 @@ pub enum ArgumentError {
     LoraPath { path: PathBuf },
     #[error("`{flag}` is `{value}`, which is not supported on the CPU yet; leave `{flag}` out")]
     NotOnCpu { flag: &'static str, value: String },
+    #[error(
+        "`quantize` is `{value}`, which is not supported; `{instead}` makes weights as small, from the unquantized \
+         checkpoint"
+    )]
+    Quantize { value: String, instead: String },
     #[error("`{}` cannot be empty", flag.replace('-', "_"))]
     EmptyApiKey { flag: &'static str },
     #[error("`{name}` must be {expected}. Given: {value}")]

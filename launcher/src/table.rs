@@ -2,8 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use weirgate_models::QuantMix;
-use weirgate_router::{DeviceSetting, EngineSettings, Limits, RouterConfig};
+use weirgate_router::{DeviceSetting, EngineSettings, Limits, Quantize, RouterConfig};
 
 /// One setting a line, under the names of the flags. Secrets are not shown.
 pub fn settings_table(config: &RouterConfig) -> String {
@@ -49,7 +48,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ("prefix_caching", prefix_caching.to_string()),
         ("speculate", speculate.to_string()),
         ("rope_scaling", rope_scaling.map_or_else(|| "the model's".to_owned(), |s| format!("{s:?}"))),
-        ("quantize", or(&quantize.map(QuantMix::name), "the weights as they are stored")),
+        ("quantize", or(&quantize.map(Quantize::name), "the weights as they are stored")),
         ("validation_workers", config.validation_workers.to_string()),
         ("max_best_of", max_best_of.to_string()),
         ("max_stop_sequences", max_stop_sequences.to_string()),

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use weirgate_models::QuantMix;
-use weirgate_router::DeviceSetting;
+use weirgate_models::{QuantMethod, QuantMix};
+use weirgate_router::{DeviceSetting, Quantize};
 
 /// Reads a boolean the ways people write one in an environment file, in any case. Empty is false.
 pub fn parse_bool(text: &str) -> Result<bool, String> {
@@ -43,15 +43,23 @@ pub enum Quantization {
 }
 
 impl Quantization {
-    /// What it makes of a checkpoint's weights while they are loaded; `None` for a kind of checkpoint.
-    pub fn mix(self) -> Option<QuantMix> {
-        Some(match self {
-            Quantization::Q8_0 => QuantMix::Q8_0,
-            Quantization::Q4_0 => QuantMix::Q4_0,
-            Quantization::Q4KM => QuantMix::Q4KM,
-            Quantization::Q5KM => QuantMix::Q5KM,
-            Quantization::Q6K => QuantMix::Q6K,
-            _ => return None,
+    /// What it asks for; what is not supported, instead, the value that makes weights as small.
+    pub fn resolve(self) -> Result<Quantize, Quantization> {
+        Ok(match self {
+            Quantization::Q8_0 => Quantize::Convert(QuantMix::Q8_0),
+            Quantization::Q4_0 => Quantize::Convert(QuantMix::Q4_0),
+            Quantization::Q4KM => Quantize::Convert(QuantMix::Q4KM),
+            Quantization::Q5KM => Quantize::Convert(QuantMix::Q5KM),
+            Quantization::Q6K => Quantize::Convert(QuantMix::Q6K),
+            Quantization::Awq => Quantize::Stored(QuantMethod::Awq),
+            // Marlin is a kernel for GPTQ's weights.
+            Quantization::Gptq | Quantization::Marlin => Quantize::Stored(QuantMethod::Gptq),
+            Quantization::Fp8 => Quantize::Stored(QuantMethod::Fp8),
+            Quantization::CompressedTensors => Quantize::Stored(QuantMethod::CompressedTensors),
+            Quantization::Eetq | Quantization::Bitsandbytes => return Err(Quantization::Q8_0),
+            Quantization::Exl2 | Quantization::BitsandbytesNf4 | Quantization::BitsandbytesFp4 => {
+                return Err(Quantization::Q4KM);
+            }
         })
     }
 }

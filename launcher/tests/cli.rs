@@ -206,8 +206,16 @@ fn start_up_checks_exit_1_with_the_message_of_the_reference() {
             "Invalid argument: `lora_adapters`: ./nowhere is neither a folder nor a .gguf file",
         ),
         (
-            &["--quantize", "awq"],
-            "Invalid argument: `quantize` is `awq`, which is not supported on the CPU yet",
+            &["--quantize", "eetq"],
+            "Invalid argument: `quantize` is `eetq`, which is not supported; `q8_0` makes weights as small",
+        ),
+        (
+            &["--quantize", "bitsandbytes-nf4"],
+            "Invalid argument: `quantize` is `bitsandbytes-nf4`, which is not supported; `q4_k_m` makes weights as small",
+        ),
+        (
+            &["--quantize", "exl2"],
+            "Invalid argument: `quantize` is `exl2`, which is not supported; `q4_k_m` makes weights as small",
         ),
         (
             &["--kv-cache-dtype", "fp8_e5m2"],

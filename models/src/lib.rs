@@ -11,6 +11,7 @@ mod files;
 mod generation;
 mod gguf;
 mod mmap;
+mod quantized;
 mod rope;
 mod safetensors;
 mod spec;
@@ -29,6 +30,7 @@ pub use gguf::{
     Gguf, GgufFile, GgufMetadata, GgufProgress, GgufSource, GgufTensor, GgufTensorType, GgufValue,
     GgufWriter, QuantMix, Quantized, add_tokenizer, dequantize, quantize, requantize, to_gguf,
 };
+pub use quantized::QuantMethod;
 pub use rope::{Rope, RopeOverride, RopeScaling, RopeSpec};
 pub use safetensors::SafetensorsSource;
 pub use spec::{Activation, LayerSpec, LayerTensors, ModelSpec, TensorNames};

@@ -37,6 +37,14 @@ struct Entry {
     range: Range<usize>,
 }
 
+/// A tensor of any type that the format has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawTensor<'a> {
+    pub dtype: Dtype,
+    pub shape: &'a [usize],
+    pub bytes: &'a [u8],
+}
+
 impl SafetensorsSource {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` lists, and checks every header
     /// against its file's length.
@@ -74,6 +82,22 @@ impl SafetensorsSource {
     /// In no particular order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensor `name` as it is stored.
+    pub(crate) fn raw(&self, name: &str) -> Result<RawTensor<'_>, ModelError> {
+        let entry = self.tensors.get(name).ok_or_else(|| self.error(name, "is missing"))?;
+        let bytes = self
+            .shards
+            .get(entry.shard)
+            .and_then(|shard| shard.bytes.get(entry.range.clone()))
+            .ok_or_else(|| self.error(name, "lies outside its file"))?;
+        Ok(RawTensor { dtype: entry.dtype, shape: &entry.shape, bytes })
+    }
+
+    /// Bytes of tensor `name`.
+    pub(crate) fn bytes(&self, name: &str) -> u64 {
+        self.tensors.get(name).map_or(0, |entry| entry.range.len() as u64)
     }
 
     fn open_shards(&mut self, files: &ModelFiles, index: &Config) -> Result<(), ModelError> {
@@ -144,8 +168,8 @@ impl SafetensorsSource {
 
 impl TensorSource for SafetensorsSource {
     fn tensor(&self, name: &str) -> Result<TensorView<'_>, ModelError> {
-        let entry = self.tensors.get(name).ok_or_else(|| self.error(name, "is missing"))?;
-        let dtype = match entry.dtype {
+        let raw = self.raw(name)?;
+        let dtype = match raw.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
@@ -155,12 +179,7 @@ impl TensorSource for SafetensorsSource {
                 );
             }
         };
-        let bytes = self
-            .shards
-            .get(entry.shard)
-            .and_then(|shard| shard.bytes.get(entry.range.clone()))
-            .ok_or_else(|| self.error(name, "lies outside its file"))?;
-        Ok(TensorView { dtype, shape: entry.shape.clone(), bytes: bytes.into() })
+        Ok(TensorView { dtype, shape: raw.shape.to_vec(), bytes: raw.bytes.into() })
     }
 
     fn contains(&self, name: &str) -> bool {

@@ -2,6 +2,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::gguf::dequantize;
+use crate::quantized::{QuantizedSource, Scheme};
 use crate::{GgufSource, ModelError, ModelFiles, SafetensorsSource};
 
 /// Element type of a stored tensor. The quantized ones are those of ggml.
@@ -137,14 +138,19 @@ pub trait TensorSource: Send + Sync {
     fn total_bytes(&self) -> u64;
 }
 
-/// Opens the weights of `files`, whichever container they come in.
+/// Opens the weights of `files`, whichever container they come in, and whatever they were quantized by.
 ///
 /// # Errors
-/// See [`SafetensorsSource::open`] and [`GgufSource::open`].
+/// See [`SafetensorsSource::open`] and [`GgufSource::open`]; a quantized checkpoint of a kind that is not read, or with
+/// parts that do not fit together.
 pub fn open_tensors(files: &ModelFiles) -> Result<Box<dyn TensorSource>, ModelError> {
-    Ok(match files.gguf() {
-        Some(_) => Box::new(GgufSource::open(files)?),
-        None => Box::new(SafetensorsSource::open(files)?),
+    if files.gguf().is_some() {
+        return Ok(Box::new(GgufSource::open(files)?));
+    }
+    let source = SafetensorsSource::open(files)?;
+    Ok(match Scheme::of(files)? {
+        Some(scheme) => Box::new(QuantizedSource::new(source, scheme)?),
+        None => Box::new(source),
     })
 }
 

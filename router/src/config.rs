@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 pub use weirgate_grammar::{Backend as GrammarBackend, Whitespace as GrammarWhitespace};
-use weirgate_models::QuantMix;
+use weirgate_models::{QuantMethod, QuantMix};
 
 use crate::residency::Residency;
 use crate::telemetry::TraceSettings;
@@ -170,8 +170,25 @@ pub struct EngineSettings {
     pub speculate: usize,
     /// `--rope-scaling`, `--rope-factor`: replaces the checkpoint's scaling.
     pub rope_scaling: Option<RopeOverride>,
+    pub quantize: Option<Quantize>,
+}
+
+/// What `--quantize` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Quantize {
     /// Float weights are quantized while they are loaded.
-    pub quantize: Option<QuantMix>,
+    Convert(QuantMix),
+    /// The main model is a checkpoint of this kind; it is an error if it is another.
+    Stored(QuantMethod),
+}
+
+impl Quantize {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Convert(mix) => mix.name(),
+            Self::Stored(method) => method.name(),
+        }
+    }
 }
 
 /// What to compute on.

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use weirgate_engine::{DeviceError, LoadError};
-use weirgate_models::ModelError;
+use weirgate_models::{ModelError, QuantMethod};
 use weirgate_text::TextError;
 
 /// Why the router did not start, or did not end in order.
@@ -16,6 +16,13 @@ pub enum RouterError {
     /// A file beside the weights (tokenizer, its configuration).
     #[error(transparent)]
     Text(#[from] TextError),
+    #[error(
+        "`quantize` is `{}`, but the checkpoint's weights are {}; leave `quantize` out, or have float weights made small \
+         by q8_0 or q4_k_m",
+        .asked.name(),
+        .found.map_or_else(|| "not quantized".to_owned(), |found| format!("quantized by {}", found.name()))
+    )]
+    Quantize { asked: QuantMethod, found: Option<QuantMethod> },
     /// Limits that contradict each other or do not fit the memory.
     #[error("{0}")]
     Sizing(String),

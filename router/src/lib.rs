@@ -32,7 +32,7 @@ use std::time::Duration;
 pub use api::docs::openapi_json;
 pub use config::{
     DeviceSetting, EngineSettings, GrammarBackend, GrammarWhitespace, Library, Limits, LogSettings,
-    LoraAdapter, ModelLocation, Profile, Registries, RopeOverride, RouterConfig, VertexRoutes,
+    LoraAdapter, ModelLocation, Profile, Quantize, Registries, RopeOverride, RouterConfig, VertexRoutes,
 };
 pub use error::RouterError;
 pub use residency::{KeepAlive, Residency};

@@ -9,11 +9,11 @@ use weirgate_engine::{
     CompileSettings, CudaDevice, Device, Embedder, Executor, ExecutorError, LoadOptions, RopeRule,
     kv_block_bytes, load_cpu, load_cuda,
 };
-use weirgate_models::{ModelFiles, ModelSpec, Quantized, TensorSource, open_tensors, read_spec};
+use weirgate_models::{ModelFiles, ModelSpec, QuantMethod, Quantized, TensorSource, open_tensors, read_spec};
 use weirgate_text::{TokenizerSettings, eos_tokens, read_tokenizer};
 use weirgate_types::TokenId;
 
-use crate::config::{ModelLocation, RopeOverride, RouterConfig};
+use crate::config::{ModelLocation, Quantize, RopeOverride, RouterConfig};
 use crate::device;
 use crate::error::RouterError;
 use crate::memory;
@@ -66,7 +66,23 @@ pub(crate) fn load(config: &RouterConfig) -> Result<Loaded, RouterError> {
         ModelLocation::Embedded => ModelFiles::embedded(weirgate_demo_model::FILES),
         ModelLocation::Local(path) => ModelFiles::open(path)?,
     };
+    check_stored(config, QuantMethod::of(&files)?)?;
     load_files(config, &files, Pace::Full)
+}
+
+/// What `--quantize` expects of the checkpoint must be so.
+fn check_stored(config: &RouterConfig, found: Option<QuantMethod>) -> Result<(), RouterError> {
+    if let Some(found) = found {
+        tracing::info!("the checkpoint's weights are quantized by {}", found.name());
+    }
+    match (config.engine.quantize, found) {
+        // One kernel reads both, here as in TGI, where `gptq` is what asks for it.
+        (Some(Quantize::Stored(QuantMethod::Gptq)), Some(QuantMethod::Awq)) => Ok(()),
+        (Some(Quantize::Stored(asked)), found) if found != Some(asked) => {
+            Err(RouterError::Quantize { asked, found })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How a load uses the processors.
@@ -101,12 +117,12 @@ pub(crate) fn load_files(
     let stored = open_tensors(files)?;
     let quantized;
     let tensors: &dyn TensorSource = match config.engine.quantize {
-        Some(mix) => {
+        Some(Quantize::Convert(mix)) => {
             spec.check_tensors(stored.as_ref())?;
             quantized = Quantized::new(&spec, stored.as_ref(), mix)?;
             &quantized
         }
-        None => stored.as_ref(),
+        Some(Quantize::Stored(_)) | None => stored.as_ref(),
     };
     let device = device::choose(&config.engine)?;
     let (executor, sizing) = match &device {

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use clap::ValueEnum;
 use weirgate_router::DeviceSetting;
 
 use super::*;
@@ -227,28 +228,6 @@ fn the_programs_name_decides_the_default_profile() {
 
 #[test]
 fn every_quantization_and_dtype_of_the_reference_is_known() {
-    let quantizations = [
-        "awq",
-        "compressed-tensors",
-        "eetq",
-        "exl2",
-        "gptq",
-        "marlin",
-        "bitsandbytes",
-        "bitsandbytes-nf4",
-        "bitsandbytes-fp4",
-        "fp8",
-    ];
-    for value in quantizations {
-        let args = parse_words(&["--quantize", value]).unwrap().args;
-        assert_eq!(args.quantize.and_then(Quantization::mix), None, "{value} is a kind of checkpoint");
-    }
-    for (value, name) in
-        [("q8_0", "Q8_0"), ("q4_0", "Q4_0"), ("q4_k_m", "Q4_K_M"), ("q5_k_m", "Q5_K_M"), ("q6_k", "Q6_K")]
-    {
-        let args = parse_words(&["--quantize", value]).unwrap().args;
-        assert_eq!(args.quantize.and_then(Quantization::mix).map(|mix| mix.name()), Some(name));
-    }
     for value in ["float16", "bfloat16"] {
         assert!(parse_words(&["--dtype", value]).is_ok(), "{value}");
     }
@@ -256,6 +235,50 @@ fn every_quantization_and_dtype_of_the_reference_is_known() {
     for value in ["0", "-1", "some", ""] {
         assert!(parse_words(&["--default-max-new-tokens", value]).is_err(), "{value:?}");
     }
+}
+
+/// TGI's values and ours: what each asks for, or what to use instead.
+#[test]
+fn every_quantization_is_asked_for_or_refused() {
+    let expected = [
+        ("awq", Ok("awq")),
+        ("compressed-tensors", Ok("compressed-tensors")),
+        ("eetq", Err("q8_0")),
+        ("exl2", Err("q4_k_m")),
+        ("gptq", Ok("gptq")),
+        ("marlin", Ok("gptq")),
+        ("bitsandbytes", Err("q8_0")),
+        ("bitsandbytes-nf4", Err("q4_k_m")),
+        ("bitsandbytes-fp4", Err("q4_k_m")),
+        ("fp8", Ok("fp8")),
+        ("q8_0", Ok("Q8_0")),
+        ("q4_0", Ok("Q4_0")),
+        ("q4_k_m", Ok("Q4_K_M")),
+        ("q5_k_m", Ok("Q5_K_M")),
+        ("q6_k", Ok("Q6_K")),
+    ];
+    assert_eq!(Quantization::value_variants().len(), expected.len());
+    for (value, outcome) in expected {
+        let quantize = parse_words(&["--quantize", value]).unwrap().args.quantize.unwrap().resolve();
+        let name = |instead: Quantization| instead.to_possible_value().unwrap().get_name().to_owned();
+        let quantize = quantize.map(|asked| asked.name().to_owned()).map_err(name);
+        assert_eq!(quantize, outcome.map(str::to_owned).map_err(str::to_owned), "{value}");
+    }
+}
+
+/// The table of `docs/quantization.md` has a row for each value, and no others.
+#[test]
+fn the_documents_table_has_every_quantization() {
+    let text = include_str!("../../../docs/quantization.md");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let mut listed: Vec<String> = rows.map(str::to_owned).collect();
+    let mut values: Vec<String> = Quantization::value_variants()
+        .iter()
+        .map(|value| value.to_possible_value().unwrap().get_name().to_owned())
+        .collect();
+    listed.sort();
+    values.sort();
+    assert_eq!(listed, values);
 }
 
 #[test]

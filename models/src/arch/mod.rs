@@ -14,6 +14,7 @@ mod tests;
 use crate::config::Config;
 use crate::files::file_error;
 use crate::gguf::use_gguf_layout;
+use crate::quantized::Scheme;
 use crate::{ModelError, ModelFiles, ModelSpec, TensorSource};
 
 type Reader = fn(&Config) -> Result<ModelSpec, ModelError>;
@@ -81,13 +82,7 @@ fn read_named(config: &Config, name: &str) -> Result<ModelSpec, ModelError> {
             supported: supported.join(", "),
         });
     };
-    if let Some(quantization) = config.object("quantization_config")? {
-        let method = quantization.optional_text("quant_method")?.unwrap_or("unknown").to_owned();
-        return Err(config.error(
-            "quantization_config",
-            format!("weights quantized by '{method}' are not supported; use the unquantized checkpoint"),
-        ));
-    }
+    Scheme::read(config)?;
     let mut spec = read(config)?;
     spec.architecture = name.into();
     Ok(spec)
