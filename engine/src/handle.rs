@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use weirgate_kernels::KernelError;
 use weirgate_models::Adapter;
@@ -13,6 +14,9 @@ use crate::{EngineStats, ExecutorLimits, GrammarSource, MaskAnswer, ValidRequest
 
 /// Request ids are unique within the process, over all engines.
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// How often it is looked whether an engine that has not answered has ended.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What the engine thread is told. One channel for everything, so a cancellation never overtakes its request. It is
 /// unbounded, but what is in it is not: requests are counted on entry and refused above the bound, and every other
@@ -90,8 +94,8 @@ impl EngineHandle {
         Ok(Ticket { id, inbox: self.inbox.clone() })
     }
 
-    /// Brings an adapter of the engine's model onto its device; requests may name it from the answer on. A channel that
-    /// closes without one: the engine has stopped.
+    /// Brings an adapter of the engine's model onto its device; requests may name it from the answer on, which
+    /// [`EngineHandle::wait_for`] waits for.
     pub fn load_adapter(&self, adapter: Arc<Adapter>) -> flume::Receiver<Result<AdapterId, KernelError>> {
         let (answer, loaded) = flume::bounded(1);
         self.send(Message::Adapter(AdapterMessage::Load(adapters::next_id(), adapter, answer)));
@@ -104,6 +108,22 @@ impl EngineHandle {
         let (answer, gone) = flume::bounded(1);
         self.send(Message::Adapter(AdapterMessage::Unload(id, answer)));
         gone
+    }
+
+    /// Waits for an answer to [`EngineHandle::load_adapter`] or [`EngineHandle::unload_adapter`]; `None` where the engine
+    /// ends without one. Blocks. The channel alone does not tell: a message that an engine left unread stays in the inbox.
+    pub fn wait_for<T>(&self, answer: &flume::Receiver<T>) -> Option<T> {
+        loop {
+            match answer.recv_timeout(LOOK) {
+                Ok(answer) => return Some(answer),
+                Err(flume::RecvTimeoutError::Disconnected) => return None,
+                // It may have answered just before it ended.
+                Err(flume::RecvTimeoutError::Timeout) if self.inbox.is_disconnected() => {
+                    return answer.try_recv().ok();
+                }
+                Err(flume::RecvTimeoutError::Timeout) => {}
+            }
+        }
     }
 
     /// What the engine can hold and do; `max_seq_len` is the longest prompt plus `max_new_tokens` it accepts.
@@ -160,5 +180,39 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         // An engine that has ended has nothing left to cancel.
         let _ = self.inbox.send(Message::Cancel(self.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_an_engine_that_has_ended() {
+        let (inbox, messages) = flume::unbounded();
+        let limits = ExecutorLimits {
+            blocks: 1,
+            block_size: 1,
+            max_step_tokens: 1,
+            max_seqs: 1,
+            vocab_size: 1,
+            max_seq_len: 1,
+        };
+        let handle = EngineHandle { inbox, shared: Arc::new(Shared::new(1)), limits, max_waiting: 1 };
+        let unread = handle.unload_adapter(AdapterId(1));
+        let read = handle.unload_adapter(AdapterId(2));
+        let answered = handle.unload_adapter(AdapterId(3));
+        let first = messages.recv().unwrap();
+        // The first one stays unread in the inbox, the second goes with the engine, the third is answered.
+        handle.send(first);
+        drop(messages.recv());
+        if let Ok(Message::Adapter(AdapterMessage::Unload(_, answer))) = messages.recv() {
+            answer.send(()).unwrap();
+        }
+        drop(messages);
+        assert_eq!(handle.wait_for(&answered), Some(()));
+        assert_eq!(handle.wait_for(&read), None);
+        assert_eq!(handle.wait_for(&unread), None);
+        assert_eq!(handle.wait_for(&handle.unload_adapter(AdapterId(4))), None);
     }
 }

@@ -70,3 +70,48 @@ def test_a_model_with_an_adapter_is_loaded_with_it(start_server, store):
     with pytest.raises(ollama.ResponseError):
         client.generate(model="broken", prompt=PROMPT, options=OPTIONS)
     assert client.generate(model="tuned", prompt=PROMPT, raw=True, options=OPTIONS).response == texts["tuned"]
+
+
+def test_models_are_made_with_adapters(start_server, store, tmp_path):
+    """By a Modelfile and by today's fields; of a GGUF file, and of a folder of PEFT's, which becomes one."""
+    server = start_server(
+        "--model-id", str(store / "base.gguf"), "--lora-adapters", f"same={store / 'peft'}",
+        "--model-store", str(tmp_path / "models"),
+    )  # fmt: skip
+    client, raw = ollama.Client(host=server.url), Client(server.port)
+
+    def answer(name: str) -> str:
+        return client.generate(model=name, prompt=PROMPT, raw=True, options=OPTIONS).response
+
+    expected = raw.post_ok("/generate", {"inputs": PROMPT, "parameters": {"max_new_tokens": 16, "adapter_id": "same"}})
+    client.create("plain", files={"base.gguf": client.create_blob(store / "base.gguf")})
+    assert answer("plain") != expected["generated_text"]
+    adapter = client.create_blob(store / "adapter.gguf")
+    modelfile = f"FROM plain\nADAPTER @{adapter}\nSYSTEM You are tuned."
+    lines = raw.post("/api/create", {"name": "by-modelfile", "modelfile": modelfile}).text.splitlines()
+    assert json.loads(lines[-1]) == {"status": "success"}
+    assert client.create("by-field", from_="plain", adapters={"adapter.gguf": adapter}).status == "success"
+    folder = {path.name: client.create_blob(path) for path in (store / "peft").iterdir()}
+    statuses = [part.status for part in client.create("by-folder", from_="plain", adapters=folder, stream=True)]
+    assert "converting adapter" in statuses and statuses[-1] == "success"
+    smaller = client.create("quantized", from_="plain", adapters=folder, quantize="q8_0")
+    assert smaller.status == "success" and client.show("quantized").details.quantization_level == "Q8_0"
+    for name in ("by-modelfile", "by-field", "by-folder"):
+        assert answer(name) == expected["generated_text"], name
+    # A model made from one that has an adapter has it, too.
+    client.create("heir", from_="by-folder", system="Other words.")
+    assert answer("heir") == expected["generated_text"]
+    wrong = (store / "adapter.gguf").read_bytes().replace(b"blk.4", b"blk.9")
+    (tmp_path / "wrong.gguf").write_bytes(wrong)
+    for adapters, said in (
+        ({"wrong.gguf": client.create_blob(tmp_path / "wrong.gguf")}, "is not part of what can be adapted"),
+        ({"base.gguf": client.create_blob(store / "base.gguf")}, "expected adapter"),
+        ({"a.gguf": adapter, "b.gguf": adapter}, "only one adapter"),
+        ({"adapter_model.safetensors": folder["adapter_model.safetensors"]}, "is missing"),
+        ({"../x.gguf": adapter}, "file path must be relative"),
+        ({"x.gguf": "sha256:" + "0" * 64}, "not found"),
+    ):
+        with pytest.raises(ollama.ResponseError, match=said) as error:
+            client.create("refused", from_="plain", adapters=adapters)
+        assert error.value.status_code in (400, 404) and str(tmp_path) not in str(error.value)
+    assert "refused:latest" not in {model.model for model in client.list().models}

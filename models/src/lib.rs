@@ -28,7 +28,7 @@ pub use files::{Bytes, ModelFiles};
 pub use generation::GenerationConfig;
 pub use gguf::{
     Gguf, GgufFile, GgufMetadata, GgufProgress, GgufSource, GgufTensor, GgufTensorType, GgufValue,
-    GgufWriter, QuantMix, Quantized, add_tokenizer, dequantize, quantize, requantize, to_gguf,
+    GgufWriter, QuantMix, Quantized, add_tokenizer, dequantize, requantize, to_gguf,
 };
 pub use quantized::QuantMethod;
 pub use rope::{Rope, RopeOverride, RopeScaling, RopeSpec};

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
-use weirgate_models::{Adapter, DType, GgufValue, GgufWriter, ModelFiles, ModelSpec, read_spec};
+use weirgate_models::{
+    Adapter, DType, GgufValue, GgufWriter, LayerAdapter, LowRank, ModelFiles, ModelSpec, read_spec,
+};
 
 /// Two layers; queries are eight wide, keys and values four, the gate twelve.
 fn base() -> ModelSpec {
@@ -88,8 +90,7 @@ fn parts_lie_where_the_decoder_has_them() {
     let adapter = open(&with("target_modules", targets), &all).unwrap();
     assert_eq!(adapter.layers.len(), 2);
     for layer in &adapter.layers {
-        let firsts =
-            |parts: &[weirgate_models::LowRank]| parts.iter().map(|part| part.first).collect::<Vec<_>>();
+        let firsts = |parts: &[LowRank]| parts.iter().map(|part| part.first).collect::<Vec<_>>();
         assert_eq!(firsts(&layer.qkv), [0, 12]);
         assert_eq!((firsts(&layer.output), firsts(&layer.gate_up)), (vec![], vec![12]));
         assert_eq!((firsts(&layer.down), layer.down[0].scale), (vec![0], 2.0));
@@ -296,5 +297,77 @@ fn a_gguf_adapter_says_what_it_is() {
     ] {
         let error = gguf(&[], &tensors).unwrap_err();
         assert!(error.contains(words), "{error}");
+    }
+}
+
+/// What is written is read as the adapter that it was: queries in GGUF's order of rows, one alpha for all.
+#[test]
+fn a_folder_of_pefts_becomes_the_same_adapter_in_a_gguf_file() {
+    let all = |key: &str| json!([key, "q_proj", "k_proj", "v_proj", "down_proj"]);
+    let mut config = config();
+    config["target_modules"] = all("up_proj");
+    for (more, same) in [
+        (json!({}), true),
+        (json!({"use_rslora": true}), true),
+        (json!({"lora_alpha": 0}), false),
+        (json!({"alpha_pattern": {"down_proj": 9, "k_proj": 0}}), false),
+    ] {
+        let mut config = config.clone();
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let name = |layer: usize, module: &str, side: &str| {
+            format!("base_model.model.model.layers.{layer}.{module}.lora_{side}.weight")
+        };
+        let modules = [
+            ("self_attn.q_proj", 8, 8),
+            ("self_attn.k_proj", 4, 8),
+            ("self_attn.v_proj", 4, 8),
+            ("mlp.up_proj", 12, 8),
+            ("mlp.down_proj", 8, 12),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+        let mut next = 0.0f32;
+        let mut data = Vec::new();
+        for layer in 0..2 {
+            for (module, rows, cols) in modules {
+                for (side, shape) in [("A", vec![2, cols]), ("B", vec![rows, 2])] {
+                    let bytes: Vec<u8> = (0..shape.iter().product::<usize>())
+                        .flat_map(|_| {
+                            next += 0.25;
+                            next.to_le_bytes()
+                        })
+                        .collect();
+                    data.push((name(layer, module, side), shape, bytes));
+                }
+            }
+        }
+        let views = data
+            .iter()
+            .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+        fs::write(folder.path().join("adapter_model.safetensors"), serialize(views, None).unwrap()).unwrap();
+        let adapter = Adapter::open(folder.path(), &base()).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = Vec::new();
+        adapter.to_gguf(&base()).unwrap().write(&mut bytes).unwrap();
+        fs::write(file.path(), bytes).unwrap();
+        let read = Adapter::open(file.path(), &base()).unwrap();
+        for (before, after) in adapter.layers.iter().zip(&read.layers) {
+            let lists = |layer: &LayerAdapter| {
+                [&layer.qkv, &layer.output, &layer.gate_up, &layer.down].map(|list| list.to_vec())
+            };
+            for (before, after) in lists(before).into_iter().flatten().zip(lists(after).into_iter().flatten())
+            {
+                assert_eq!((before.first, &before.a.bytes), (after.first, &after.a.bytes), "{more}");
+                let scaled = |part: &LowRank| -> Vec<f32> {
+                    part.b.to_f32().iter().map(|value| value * part.scale).collect()
+                };
+                assert_eq!(scaled(&before), scaled(&after), "{more}");
+                if same {
+                    assert_eq!((before.scale, &before.b.bytes), (after.scale, &after.b.bytes), "{more}");
+                }
+            }
+        }
     }
 }

@@ -150,10 +150,6 @@ fn grammar_threads() -> usize {
 fn settings(config: &RouterConfig, validator: &Validator) -> Settings {
     Settings {
         profile: config.profile,
-        local: [Some(config.listen), config.ollama_listen]
-            .iter()
-            .flatten()
-            .all(|listen| listen.ip().is_loopback()),
         compute_type: config.compute_type.clone(),
         model_id: config.model_id.clone(),
         model_sha: config.model_sha.clone(),

@@ -119,7 +119,8 @@ pub(crate) fn load_files(
     let tensors: &dyn TensorSource = match config.engine.quantize {
         Some(Quantize::Convert(mix)) => {
             spec.check_tensors(stored.as_ref())?;
-            quantized = Quantized::new(&spec, stored.as_ref(), mix)?;
+            let all = Quantized::new(&spec, stored.as_ref(), mix)?;
+            quantized = if pace == Pace::Full { all } else { all.in_one_thread() };
             &quantized
         }
         Some(Quantize::Stored(_)) | None => stored.as_ref(),

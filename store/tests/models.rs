@@ -447,3 +447,27 @@ fn a_model_of_anothers_store_can_be_copied_into_ours() {
     from_modelfile(&store, "c", "FROM b\nSYSTEM other").unwrap();
     assert_eq!(store.settings(&store.find("c").unwrap()).unwrap().system.unwrap(), "other");
 }
+
+/// CVE-2024-39721 and the like: what a folder holds under a blob's name is a blob only as a file of the folder.
+#[test]
+fn links_and_devices_are_no_blobs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, outside) = (folder.path().join("store"), folder.path().join("secret"));
+    let store = open(&root);
+    let digest = blob(&store, &labelled_gguf("a"));
+    from_modelfile(&store, "a", &format!("FROM @{digest}")).unwrap();
+    let path = root.join("blobs").join(format!("sha256-{}", digest.hex()));
+    fs::rename(&path, &outside).unwrap();
+    for target in [Path::new("/dev/zero"), &outside, Path::new("/proc/self/environ"), &root] {
+        std::os::unix::fs::symlink(target, &path).unwrap();
+        assert!(!store.has_blob(&digest), "{}", target.display());
+        assert!(matches!(store.find("a").unwrap().location, Location::Unsupported(_)));
+        assert!(store.copy("a", &name("b")).is_err());
+        assert!(matches!(
+            from_modelfile(&store, "c", &format!("FROM @{digest}")),
+            Err(StoreError::BlobNotFound(_))
+        ));
+        fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(store.list().len(), 1);
+}

@@ -5,6 +5,7 @@ mod gguf;
 mod modules;
 mod peft;
 mod targets;
+mod write;
 
 use std::path::Path;
 

@@ -46,7 +46,7 @@ pub fn to_gguf<'a>(spec: &'a ModelSpec, tensors: &'a dyn TensorSource) -> Result
 }
 
 /// The rows in the order for a rotation of neighbours.
-fn rows_by_neighbours<'a>(bytes: &[u8], rows: usize, heads: usize) -> Cow<'a, [u8]> {
+pub(crate) fn rows_by_neighbours<'a>(bytes: &[u8], rows: usize, heads: usize) -> Cow<'a, [u8]> {
     let (head_dim, width) = (rows / heads, bytes.len() / rows);
     let mut ordered = vec![0; bytes.len()];
     for (row, data) in bytes.chunks_exact(width).enumerate() {

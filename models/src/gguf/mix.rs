@@ -1,6 +1,8 @@
 //! Which tensor gets which type: the mixtures that GGUF files go by.
 
 use std::collections::HashMap;
+use std::num::NonZero;
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 
@@ -101,10 +103,11 @@ pub struct Quantized<'a> {
     tensors: &'a dyn TensorSource,
     /// Of the matrices.
     dtypes: HashMap<String, DType>,
+    threads: NonZero<usize>,
 }
 
 impl<'a> Quantized<'a> {
-    /// `tensors` of `spec` in the types of `mix`. What is quantized already stays as it is.
+    /// `tensors` of `spec` in the types of `mix`, computed on all processors. What is quantized already stays as it is.
     ///
     /// # Errors
     /// A tensor that is missing.
@@ -118,7 +121,13 @@ impl<'a> Quantized<'a> {
                 dtypes.insert(name.to_owned(), mix.dtype(role, spec.layers.len(), *cols));
             }
         }
-        Ok(Self { tensors, dtypes })
+        let threads = thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+        Ok(Self { tensors, dtypes, threads })
+    }
+
+    /// In the threads that ask for tensors, and no others.
+    pub fn in_one_thread(self) -> Self {
+        Self { threads: NonZero::<usize>::MIN, ..self }
     }
 }
 
@@ -143,7 +152,7 @@ impl TensorSource for Quantized<'_> {
         let Some(&dtype) = self.dtypes.get(name).filter(|dtype| **dtype != view.dtype) else {
             return Ok(view);
         };
-        let bytes = quantize(dtype, &view.to_f32()).ok_or_else(|| ModelError::Tensor {
+        let bytes = quantize(dtype, &view.to_f32(), self.threads).ok_or_else(|| ModelError::Tensor {
             file: self.file(name).into(),
             tensor: name.into(),
             message: format!("cannot be made {dtype}"),

@@ -20,14 +20,14 @@ mod tokenizer;
 mod write;
 
 pub use checkpoint::Gguf;
-pub(crate) use convert::architecture as base_architecture;
 pub use convert::to_gguf;
+pub(crate) use convert::{architecture as base_architecture, rows_by_neighbours as order_by_neighbours};
 pub use dequant::dequantize;
 pub use file::{GgufFile, GgufTensor, GgufTensorType};
 pub use metadata::GgufMetadata;
 pub use mix::{QuantMix, Quantized};
 pub(crate) use names::{rotates_neighbours, use_gguf_layout};
-pub use quantize::quantize;
+pub(crate) use quantize::quantize;
 pub use requantize::requantize;
 pub use source::GgufSource;
 pub(crate) use source::rows_by_halves as order_by_halves;

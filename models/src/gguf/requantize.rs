@@ -1,6 +1,7 @@
 //! A GGUF file into another one with smaller weights; everything else is taken over as it is.
 
 use std::borrow::Cow;
+use std::num::NonZero;
 
 use super::source::GgufSource;
 use super::write::{GgufValue, GgufWriter};
@@ -17,8 +18,8 @@ const OF_THE_FILE: [&str; 6] = [
     "split.tensors.count",
 ];
 
-/// A writer of `gguf` with the matrices of `spec`, which is its specification, in the types of `mix`. Matrices that
-/// are quantized already stay as they are.
+/// A writer of `gguf` with the matrices of `spec`, which is its specification, in the types of `mix`, computed in the
+/// thread that writes. Matrices that are quantized already stay as they are.
 ///
 /// # Errors
 /// A tensor that is missing or of a type that is not supported.
@@ -59,11 +60,12 @@ fn bytes<'a>(
         return Ok(stored.into());
     }
     let view = TensorView { dtype: known, shape: tensor.shape.clone(), bytes: stored.into() };
-    let quantized = quantize(dtype, &view.to_f32()).ok_or_else(|| ModelError::Tensor {
-        file: file.metadata().label().into(),
-        tensor: tensor.name.clone(),
-        message: format!("cannot be made {dtype}"),
-    })?;
+    let quantized =
+        quantize(dtype, &view.to_f32(), NonZero::<usize>::MIN).ok_or_else(|| ModelError::Tensor {
+            file: file.metadata().label().into(),
+            tensor: tensor.name.clone(),
+            message: format!("cannot be made {dtype}"),
+        })?;
     file.release(tensor);
     Ok(quantized.into())
 }

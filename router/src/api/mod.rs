@@ -123,16 +123,20 @@ impl FromRequestParts<AppState> for Administrator {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
-        if parts.extensions.get::<Foreign>().is_some() {
-            return Err(ollama::forbidden("models cannot be changed from pages of other sites"));
-        }
-        if parts.extensions.get() != Some(&Role::Admin) {
-            return Err(ollama::forbidden(
-                "models can be changed with a key given as `--admin-api-key`; without any key, over a listener on a \
-                 loopback address",
-            ));
-        }
-        Ok(Self(state.clone()))
+        let refusal = if parts.extensions.get::<Foreign>().is_some() {
+            "models cannot be changed from pages of other sites"
+        } else if parts.extensions.get() != Some(&Role::Admin) {
+            "models can be changed with a key given as `--admin-api-key`; without any key, over a listener on a \
+             loopback address"
+        } else {
+            return Ok(Self(state.clone()));
+        };
+        // In the words of the dialect that the path belongs to.
+        Err(if parts.uri.path().starts_with("/v1/") {
+            openai::forbidden(refusal, state.settings.profile)
+        } else {
+            ollama::forbidden(refusal)
+        })
     }
 }
 
@@ -140,8 +144,6 @@ impl FromRequestParts<AppState> for Administrator {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub profile: Profile,
-    /// Whether all listeners are on loopback addresses.
-    pub local: bool,
     pub compute_type: String,
     pub model_id: String,
     pub model_sha: Option<String>,

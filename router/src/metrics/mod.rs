@@ -6,9 +6,28 @@ mod series;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use weirgate_engine::EngineStats;
 use weirgate_types::{SeqUpdate, StepOutputs};
 
 use series::{Counter, Histogram};
+
+/// What is asked of a model at the moment its metrics are asked for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reading {
+    pub engine: EngineStats,
+    pub adapters: AdapterReading,
+}
+
+/// A model's adapters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct AdapterReading {
+    /// Most that a batch can hold.
+    pub max: usize,
+    /// Names, separated by commas.
+    pub ready: String,
+    pub loading: String,
+    pub changed: Option<SystemTime>,
+}
 
 /// Labels of `tgi_request_failure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

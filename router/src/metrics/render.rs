@@ -1,9 +1,11 @@
 //! The Prometheus text of everything, in a fixed order.
 
+use std::time::UNIX_EPOCH;
+
 use weirgate_engine::EngineStats;
 
-use super::series::{Counter, Exposition};
-use super::{FailureKind, Metrics, Outcome, PerMethod};
+use super::series::{Counter, Exposition, escape};
+use super::{FailureKind, Metrics, Outcome, PerMethod, Reading};
 
 const METHODS: [(bool, &str); 2] = [(true, "method=\"prefill\""), (false, "method=\"decode\"")];
 
@@ -12,16 +14,17 @@ const CONCAT_REASONS: [&str; 3] = ["backpressure", "chunking", "wait_exceeded"];
 
 impl Metrics {
     /// Of the model that the server was started for, and, under their names, of `others` that are loaded.
-    pub fn render(&self, engine: &EngineStats, others: &[(&Self, EngineStats)]) -> String {
+    pub fn render(&self, reading: &Reading, others: &[(&Self, Reading)]) -> String {
         let mut out = Exposition::default();
         self.render_requests(&mut out);
         self.render_request_histograms(&mut out);
-        self.render_queue(&mut out, engine);
+        self.render_queue(&mut out, &reading.engine);
         self.render_batches(&mut out);
-        for (metrics, engine) in std::iter::once((self, engine)).chain(others.iter().map(|(m, e)| (*m, e))) {
+        for (metrics, reading) in std::iter::once((self, reading)).chain(others.iter().map(|(m, r)| (*m, r)))
+        {
             metrics.render_own(&mut out);
-            metrics.render_engine(&mut out, engine);
-            metrics.render_protocol(&mut out, engine);
+            metrics.render_engine(&mut out, &reading.engine);
+            metrics.render_protocol(&mut out, reading);
         }
         self.render_process(&mut out);
         out.into_text()
@@ -212,7 +215,7 @@ impl Metrics {
 
     /// What the Gateway API Inference Extension's endpoint picker reads, in the label format it knows
     /// (its proposal 003, "Model Server Protocol").
-    fn render_protocol(&self, out: &mut Exposition, engine: &EngineStats) {
+    fn render_protocol(&self, out: &mut Exposition, Reading { engine, adapters }: &Reading) {
         let (model, blocks) = (self.model.as_str(), engine.total_blocks);
         let name = "weirgate_kv_cache_utilization_ratio";
         out.family(name, "gauge", "Share of the KV blocks that live sequences hold, 0 to 1.");
@@ -224,8 +227,14 @@ impl Metrics {
         out.value(name, &labels, 1);
         let name = "weirgate_lora_requests_info";
         out.family(name, "gauge", "Adapters, in the labels; the value is the time of the last change.");
-        let labels = format!("{model},max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"");
-        out.value(name, &labels, self.started);
+        let labels = format!(
+            "{model},max_lora=\"{}\",running_lora_adapters=\"{}\",waiting_lora_adapters=\"{}\"",
+            adapters.max,
+            escape(&adapters.ready),
+            escape(&adapters.loading)
+        );
+        let changed = adapters.changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        out.value(name, &labels, changed.map_or(self.started, |since| since.as_secs_f64()));
     }
 
     fn render_process(&self, out: &mut Exposition) {

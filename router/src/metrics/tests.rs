@@ -7,9 +7,13 @@ fn metrics() -> Metrics {
     Metrics::new("a \"model\"", 1000, 2000, 16)
 }
 
+fn reading(engine: EngineStats) -> Reading {
+    Reading { engine, ..Reading::default() }
+}
+
 fn lines(metrics: &Metrics) -> Vec<String> {
     metrics
-        .render(&EngineStats { prefix_hits: 5, ..EngineStats::default() }, &[])
+        .render(&reading(EngineStats { prefix_hits: 5, ..EngineStats::default() }), &[])
         .lines()
         .map(str::to_owned)
         .collect()
@@ -145,7 +149,7 @@ fn the_engine_is_shown_as_it_is() {
         total_blocks: 16,
         ..EngineStats::default()
     };
-    let text = metrics().render(&engine, &[]);
+    let text = metrics().render(&reading(engine), &[]);
     let model = "model=\"a \\\"model\\\"\"";
     for line in [
         "tgi_queue_size 3".to_owned(),
@@ -175,7 +179,7 @@ fn every_series_has_one_type_line() {
 #[test]
 fn models_share_families_and_differ_in_their_label() {
     let (pinned, other) = (metrics(), Metrics::new("other", 10, 20, 16));
-    let engine = |total_blocks| EngineStats { total_blocks, ..EngineStats::default() };
+    let engine = |total_blocks| reading(EngineStats { total_blocks, ..EngineStats::default() });
     let text = pinned.render(&engine(3), &[(&other, engine(5))]);
     let heads: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
     let mut unique = heads.clone();
@@ -188,4 +192,14 @@ fn models_share_families_and_differ_in_their_label() {
         ["weirgate_kv_blocks{model=\"a \\\"model\\\"\"} 3", "weirgate_kv_blocks{model=\"other\"} 5"]
     );
     assert_eq!(text.lines().filter(|line| line.starts_with("tgi_request_count ")).count(), 1);
+}
+
+#[test]
+fn adapters_are_told_as_the_endpoint_picker_reads_them() {
+    let changed = Some(UNIX_EPOCH + Duration::from_millis(1_800_000_000_500));
+    let adapters = AdapterReading { max: 16, ready: "a,b \"c\"".into(), loading: "d".into(), changed };
+    let text = metrics().render(&Reading { adapters, ..Reading::default() }, &[]);
+    let line = "weirgate_lora_requests_info{model=\"a \\\"model\\\"\",max_lora=\"16\",\
+                running_lora_adapters=\"a,b \\\"c\\\"\",waiting_lora_adapters=\"d\"} 1800000000.5";
+    assert!(text.lines().any(|l| l == line), "{text}");
 }

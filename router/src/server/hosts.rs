@@ -6,22 +6,27 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::origins::matches;
 use crate::config::RouterConfig;
 
 /// The names under which a server on loopback may be called, or `None` where any will do: elsewhere the network
-/// decides who comes, and a key is what no such page has.
+/// decides who comes and by which name (a container's, a service's), and models are changed with a key, which no such
+/// page has.
 #[derive(Clone)]
 pub(super) struct Hosts(Option<Arc<[String]>>);
 
 impl Hosts {
-    /// Beside the machine's own names, those of the allowed origins.
+    /// Beside addresses and `localhost`: this machine's own name, and those of the allowed origins.
     pub fn new(config: &RouterConfig) -> Self {
         let guarded = config.listen.ip().is_loopback() && config.api_keys.is_empty();
-        let named = || config.cors_allow_origin.iter().filter_map(|origin| host_of(origin)).collect();
+        let named = || {
+            let machine = rustix::system::uname().nodename().to_str().map(str::to_lowercase);
+            config.cors_allow_origin.iter().map(|origin| host_of(origin)).chain(machine).collect()
+        };
         Self(guarded.then(named))
     }
 
@@ -29,16 +34,19 @@ impl Hosts {
         let Some(named) = &self.0 else { return true };
         let Ok(authority) = host.parse::<Authority>() else { return false };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-        // A name without a dot is the local network's; a page's is not.
-        (!host.is_empty() && !host.contains('.'))
+        host == "localhost"
             || host.ends_with(".localhost")
+            // A page under an address is where it says that it is.
             || host.parse::<IpAddr>().is_ok()
-            || named.contains(&host)
+            || named.iter().any(|pattern| matches(pattern, &host))
     }
 }
 
-fn host_of(origin: &str) -> Option<String> {
-    Some(origin.parse::<Uri>().ok()?.host()?.to_ascii_lowercase())
+/// The host of an origin, which may have a `*`: neither scheme nor port.
+fn host_of(origin: &str) -> String {
+    let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    host.trim_end_matches('/').to_ascii_lowercase()
 }
 
 /// Refuses a request that came under a name that is not this server's.
@@ -57,34 +65,66 @@ mod tests {
     use super::*;
 
     fn hosts(named: &[&str]) -> Hosts {
-        Hosts(Some(named.iter().filter_map(|origin| host_of(origin)).collect()))
+        let cors_allow_origin = named.iter().map(|origin| (*origin).to_owned()).collect();
+        Hosts::new(&RouterConfig { cors_allow_origin, ..crate::tests::config() })
+    }
+
+    fn check(hosts: &Hosts, allowed: &[&str], refused: &[&str]) {
+        for host in allowed {
+            assert!(hosts.allow(host), "{host}");
+        }
+        for host in refused {
+            assert!(!hosts.allow(host), "{host}");
+        }
     }
 
     #[test]
-    fn only_the_machines_own_names_and_those_of_the_origins_pass() {
-        let hosts = hosts(&["https://App.example:8443"]);
-        for host in [
-            "localhost",
-            "LOCALHOST:3000",
-            "a.localhost",
-            "127.0.0.1:80",
-            "[::1]:3000",
-            "10.0.0.7",
-            "weirgate:3000",
-            "app.example",
+    fn only_addresses_and_names_that_are_this_machines_or_chosen_pass() {
+        let machine = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+        check(
+            &hosts(&["https://App.example:8443", "http://*.lan", "http://weirgate:*"]),
+            &[
+                "localhost",
+                "LOCALHOST:3000",
+                "a.localhost",
+                "127.0.0.1:80",
+                "[::1]:3000",
+                "10.0.0.7",
+                &machine,
+                &format!("{machine}:3000"),
+                "app.example",
+                "APP.example:1",
+                "box.lan:3000",
+                "weirgate:3000",
+            ],
+            &[
+                "evil.example",
+                "localhost.evil.example",
+                "127.0.0.1.evil.example",
+                "",
+                "a b",
+                "app.example.evil",
+                "lan",
+                "lan.evil.example",
+                // A network can be made to say anything of these.
+                "router",
+                "printer:631",
+                "box.local",
+                "metadata.internal",
+                "localhost.",
+            ],
+        );
+        check(&hosts(&["*"]), &["evil.example", "router"], &["a b"]);
+    }
+
+    /// Containers and services call each other by names of their own.
+    #[test]
+    fn off_loopback_and_behind_keys_any_name_passes() {
+        for config in [
+            RouterConfig { listen: "0.0.0.0:0".parse().unwrap(), ..crate::tests::config() },
+            RouterConfig { api_keys: vec!["key".into()], ..crate::tests::config() },
         ] {
-            assert!(hosts.allow(host), "{host}");
+            check(&Hosts::new(&config), &["weirgate:3000", "weirgate.models.svc.cluster.local"], &[]);
         }
-        for host in [
-            "evil.example",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example",
-            "",
-            "a b",
-            "app.example.evil",
-        ] {
-            assert!(!hosts.allow(host), "{host}");
-        }
-        assert!(Hosts(None).allow("evil.example"));
     }
 }

@@ -33,12 +33,7 @@ impl Origins {
     }
 
     fn is_named(&self, origin: &str) -> bool {
-        self.named.iter().any(|pattern| match pattern.split_once('*') {
-            Some((head, tail)) => {
-                origin.len() >= head.len() + tail.len() && origin.starts_with(head) && origin.ends_with(tail)
-            }
-            None => pattern == origin,
-        })
+        self.named.iter().any(|pattern| matches(pattern, origin))
     }
 
     /// Whether the headers are those of a page that has no business here.
@@ -71,6 +66,16 @@ impl Origins {
             cors.allow_methods([Method::GET, Method::POST])
                 .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
         }
+    }
+}
+
+/// Whether `text` is what `pattern` says; one `*` in it stands for anything.
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((head, tail)) => {
+            text.len() >= head.len() + tail.len() && text.starts_with(head) && text.ends_with(tail)
+        }
+        None => pattern == text,
     }
 }
 

@@ -12,6 +12,7 @@ use weirgate_types::AdapterId;
 
 use super::error::ValidationError;
 use crate::memory;
+use crate::metrics::AdapterReading;
 
 /// Longest name, in bytes: it stands in lists, in the metrics and in every answer.
 const MAX_NAME: usize = 256;
@@ -23,7 +24,7 @@ pub(crate) enum AdapterError {
     Exists(String),
     #[error("the adapter '{0}' is not loaded")]
     NotFound(String),
-    #[error("'{0}' cannot be the name of an adapter: it is empty, too long, or the model's own")]
+    #[error("'{0}' cannot be the name of an adapter: it is empty, too long, the model's own, or has a comma")]
     Name(String),
     #[error("{0}")]
     Files(#[from] ModelError),
@@ -41,7 +42,7 @@ pub(crate) enum AdapterError {
 pub(crate) struct Adapters {
     /// `None`: the model takes none.
     base: Option<Base>,
-    table: Mutex<BTreeMap<String, Slot>>,
+    table: Mutex<Table>,
     /// The one that is part of the model itself: it answers where no other is named.
     own: OnceLock<AdapterId>,
     /// Whether there ever was one with a name.
@@ -52,6 +53,13 @@ pub(crate) struct Adapters {
 struct Base {
     spec: ModelSpec,
     engine: EngineHandle,
+}
+
+/// The adapters that have a name.
+struct Table {
+    slots: BTreeMap<String, Slot>,
+    /// When one came or went last.
+    changed: SystemTime,
 }
 
 #[derive(Clone, Copy)]
@@ -68,11 +76,11 @@ impl Adapters {
 
     /// Of a model that takes none.
     pub fn none() -> Self {
-        let (table, own, named) = (Mutex::default(), OnceLock::new(), AtomicBool::new(false));
-        Self { base: None, table, own, named }
+        let table = Mutex::new(Table { slots: BTreeMap::new(), changed: SystemTime::now() });
+        Self { base: None, table, own: OnceLock::new(), named: AtomicBool::new(false) }
     }
 
-    fn table(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,13 +90,13 @@ impl Adapters {
     /// A name that nothing is loaded under: never answered by the model alone.
     pub fn resolve(&self, name: Option<&str>) -> Result<Option<AdapterId>, ValidationError> {
         let Some(name) = name else { return Ok(self.own.get().copied()) };
-        let id = self.table().get(name).and_then(|slot| slot.id);
+        let id = self.table().slots.get(name).and_then(|slot| slot.id);
         id.map(Some).ok_or_else(|| ValidationError::Adapter(name.to_owned()))
     }
 
     /// Whether one of this name can be used.
     pub fn contains(&self, name: &str) -> bool {
-        self.table().get(name).is_some_and(|slot| slot.id.is_some())
+        self.table().slots.get(name).is_some_and(|slot| slot.id.is_some())
     }
 
     /// Whether there ever was one with a name: then a name that is unknown may be that of one that has gone.
@@ -99,8 +107,24 @@ impl Adapters {
     /// The names that can be used, and since when.
     pub fn list(&self) -> Vec<(String, SystemTime)> {
         let table = self.table();
-        let usable = table.iter().filter(|(_, slot)| slot.id.is_some());
+        let usable = table.slots.iter().filter(|(_, slot)| slot.id.is_some());
         usable.map(|(name, slot)| (name.clone(), slot.since)).collect()
+    }
+
+    /// For the metrics.
+    pub fn reading(&self) -> AdapterReading {
+        let table = self.table();
+        let names = |ready: bool| {
+            let of = table.slots.iter().filter(|(_, slot)| slot.id.is_some() == ready);
+            of.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",")
+        };
+        AdapterReading {
+            // Any number can be loaded; one batch holds as many as it holds sequences.
+            max: self.base.as_ref().map_or(0, |base| base.engine.limits().max_seqs),
+            ready: names(true),
+            loading: names(false),
+            changed: Some(table.changed),
+        }
     }
 
     /// Loads the PEFT folder or GGUF file at `path` under `name`. Under `replace`, one of that name goes once this one is
@@ -109,7 +133,8 @@ impl Adapters {
     /// # Errors
     /// [`AdapterError`]; nothing has changed then.
     pub fn load(&self, name: &str, path: &Path, replace: bool) -> Result<(), AdapterError> {
-        if name.is_empty() || name.len() > MAX_NAME || name == "tgi" || name.chars().any(char::is_control) {
+        let odd = |c: char| c == ',' || c.is_control();
+        if name.is_empty() || name.len() > MAX_NAME || name == "tgi" || name.contains(odd) {
             return Err(AdapterError::Name(name.chars().take(MAX_NAME).collect()));
         }
         self.reserve(name, replace)?;
@@ -118,13 +143,15 @@ impl Adapters {
         let id = match opened {
             Ok(id) => id,
             Err(error) => {
-                if table.get(name).is_some_and(|slot| slot.id.is_none()) {
-                    table.remove(name);
+                if table.slots.get(name).is_some_and(|slot| slot.id.is_none()) {
+                    table.slots.remove(name);
                 }
                 return Err(error);
             }
         };
-        let before = table.insert(name.to_owned(), Slot { id: Some(id), since: SystemTime::now() });
+        table.changed = SystemTime::now();
+        let slot = Slot { id: Some(id), since: table.changed };
+        let before = table.slots.insert(name.to_owned(), slot);
         drop(table);
         self.named.store(true, Ordering::SeqCst);
         if let Some(old) = before.and_then(|slot| slot.id) {
@@ -136,11 +163,11 @@ impl Adapters {
 
     fn reserve(&self, name: &str, replace: bool) -> Result<(), AdapterError> {
         let mut table = self.table();
-        match table.get(name) {
+        match table.slots.get(name) {
             Some(Slot { id: Some(_), .. }) if replace => {}
             Some(_) => return Err(AdapterError::Exists(name.to_owned())),
             None => {
-                table.insert(name.to_owned(), Slot { id: None, since: SystemTime::now() });
+                table.slots.insert(name.to_owned(), Slot { id: None, since: SystemTime::now() });
             }
         }
         Ok(())
@@ -164,8 +191,8 @@ impl Adapters {
         if let Some(free) = memory::free_bytes().filter(|free| *free < needed) {
             return Err(AdapterError::Memory { needed, free });
         }
-        let loaded = engine.load_adapter(Arc::new(adapter)).recv();
-        Ok(loaded.map_err(|_| AdapterError::Stopped)??)
+        let answer = engine.load_adapter(Arc::new(adapter));
+        Ok(engine.wait_for(&answer).ok_or(AdapterError::Stopped)??)
     }
 
     fn forget(&self, id: AdapterId) {
@@ -180,10 +207,11 @@ impl Adapters {
     /// [`AdapterError::NotFound`].
     pub fn unload(&self, name: &str) -> Result<(), AdapterError> {
         let mut table = self.table();
-        let Some(id) = table.get(name).and_then(|slot| slot.id) else {
+        let Some(id) = table.slots.get(name).and_then(|slot| slot.id) else {
             return Err(AdapterError::NotFound(name.to_owned()));
         };
-        table.remove(name);
+        table.slots.remove(name);
+        table.changed = SystemTime::now();
         drop(table);
         self.forget(id);
         tracing::info!(adapter = name, "unloaded");

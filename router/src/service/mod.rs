@@ -26,7 +26,7 @@ use tokenizers::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weirgate_types::{GenerateRequest, Selection, TokenId};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reading};
 use crate::telemetry::Tracer;
 use crate::tools::{ModelForms, Thinking};
 pub(crate) use account::Account;
@@ -137,6 +137,11 @@ impl Service {
             State::Draining => Err(ServiceError::Unavailable("it is shutting down")),
             State::Failed(_) => Err(ServiceError::Unavailable("the engine failed")),
         }
+    }
+
+    /// What the metrics show of this moment.
+    pub fn reading(&self) -> Reading {
+        Reading { engine: self.engine.stats(), adapters: self.adapters.reading() }
     }
 
     /// Requests under way have seen no step for too long.

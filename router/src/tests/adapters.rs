@@ -84,6 +84,7 @@ async fn what_cannot_be_loaded_is_refused_by_its_field() {
         (&long, json!({}), "lora_name"),
         ("tgi", json!({}), "lora_name"),
         ("a\nb", json!({}), "lora_name"),
+        ("a,b", json!({}), "lora_name"),
         ("Test/Model", json!({}), "lora_name"),
         ("other", json!({"lora_path": "/nowhere"}), "lora_path"),
         ("other", json!({"lora_path": "/etc/passwd"}), "lora_path"),
@@ -126,20 +127,48 @@ async fn a_request_under_way_ends_with_the_adapter_it_began_with() {
 }
 
 #[tokio::test]
-async fn only_this_machine_changes_adapters_and_no_page() {
+async fn only_administrators_change_adapters_and_no_foreign_page() {
     let public = TestServer::with(RouterConfig { listen: "0.0.0.0:0".parse().unwrap(), ..config() });
-    let beside =
-        TestServer::with(RouterConfig { ollama_listen: Some("0.0.0.0:0".parse().unwrap()), ..config() });
-    for server in [public, beside] {
-        assert_eq!(load(&server, "sql", json!({})).await.status, StatusCode::FORBIDDEN);
-        assert_eq!(unload(&server, "sql").await.status, StatusCode::FORBIDDEN);
-    }
-    let server = TestServer::new();
-    let mut request =
-        post("/v1/load_lora_adapter", &json!({"lora_name": "sql", "lora_path": folder("llama-qv")}));
-    request.headers_mut().insert("origin", "http://localhost:1234".parse().unwrap());
-    assert_eq!(server.send(request).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(load(&public, "sql", json!({})).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(unload(&public, "sql").await.status, StatusCode::FORBIDDEN);
+    let server = TestServer::with(RouterConfig {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        admin_api_keys: vec!["admin".into()],
+        ..config()
+    });
+    let send = |headers: &[(&'static str, &'static str)]| {
+        let body = json!({"lora_name": "sql", "lora_path": folder("llama-qv")});
+        let mut request = post("/v1/load_lora_adapter", &body);
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        server.send(request)
+    };
+    let (host, key) = (("host", "weirgate:3000"), ("authorization", "Bearer admin"));
+    assert_eq!(send(&[host]).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(send(&[host, key, ("origin", "http://evil.example")]).await.status, StatusCode::FORBIDDEN);
     assert_eq!(adapted(&server).await.json()["error"], UNKNOWN);
+    assert_eq!(send(&[host, key, ("origin", "http://weirgate:3000")]).await.status, StatusCode::OK);
+    assert_eq!(adapted(&server).await.json()["generated_text"], "Hello");
+}
+
+/// As the endpoint picker of the Gateway API Inference Extension reads them.
+#[tokio::test]
+async fn the_metrics_name_the_adapters() {
+    let server = TestServer::new();
+    let labels = async || {
+        let text = server.get("/metrics").await.text;
+        let line = text.lines().find(|line| line.starts_with("weirgate_lora_requests_info")).unwrap();
+        line.split_once("max_lora").unwrap().1.split_once('}').unwrap().0.to_owned()
+    };
+    // The device takes 16 sequences a step.
+    assert_eq!(labels().await, "=\"16\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"");
+    for name in ["two", "one"] {
+        assert_eq!(load(&server, name, json!({})).await.status, StatusCode::OK);
+    }
+    assert_eq!(labels().await, "=\"16\",running_lora_adapters=\"one,two\",waiting_lora_adapters=\"\"");
+    assert_eq!(unload(&server, "two").await.status, StatusCode::OK);
+    assert_eq!(labels().await, "=\"16\",running_lora_adapters=\"one\",waiting_lora_adapters=\"\"");
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ const INFILL: &str = "<{{ suffix }}>{{ prompt }}";
 const OWN_SEED: u64 = 997;
 const BLOCKS: usize = 64;
 
-fn config() -> RouterConfig {
+pub(crate) fn config() -> RouterConfig {
     RouterConfig {
         model: ModelLocation::Embedded,
         model_id: "test/model".into(),

@@ -3,17 +3,19 @@
 use super::*;
 
 /// Every operation that changes models, with a body that would be refused for itself.
-const CHANGES: [(&str, &str); 6] = [
+const CHANGES: [(&str, &str); 8] = [
     ("POST", "/api/create"),
     ("POST", "/api/copy"),
     ("DELETE", "/api/delete"),
     ("POST", "/api/pull"),
     ("POST", "/api/push"),
     ("POST", "/api/blobs/sha256:0"),
+    ("POST", "/v1/load_lora_adapter"),
+    ("POST", "/v1/unload_lora_adapter"),
 ];
 
 fn request(method: &str, path: &str, headers: &[(&'static str, &str)]) -> Request<Body> {
-    let mut request = Request::builder().method(method).uri(path);
+    let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -38,12 +40,24 @@ fn with(change: impl FnOnce(&mut RouterConfig)) -> TestServer {
 #[test]
 fn all_that_changes_models_is_known() {
     let document: Value = serde_json::from_str(&crate::openapi_json()).unwrap();
-    let reads = ["/api/generate", "/api/chat", "/api/show", "/api/embed", "/api/embeddings"];
+    let reads = [
+        "/api/generate",
+        "/api/chat",
+        "/api/show",
+        "/api/embed",
+        "/api/embeddings",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+    ];
     let mut changes: Vec<(String, String)> = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
             let writes = method != "get" && method != "head";
-            if path.starts_with("/api/") && writes && !reads.contains(&path.as_str()) {
+            if (path.starts_with("/api/") || path.starts_with("/v1/"))
+                && writes
+                && !reads.contains(&path.as_str())
+            {
                 changes.push((method.to_uppercase(), path.replace("{digest}", "sha256:0")));
             }
         }
@@ -56,11 +70,16 @@ fn all_that_changes_models_is_known() {
 
 #[tokio::test]
 async fn without_keys_models_are_changed_over_loopback_alone() {
-    assert_eq!(statuses(&TestServer::new(), &[]).await, [400, 400, 400, 400, 400, 400]);
+    assert_eq!(statuses(&TestServer::new(), &[]).await, [400; 8]);
     let public = with(|config| config.listen = "0.0.0.0:0".parse().unwrap());
-    assert_eq!(statuses(&public, &[]).await, [403; 6]);
+    assert_eq!(statuses(&public, &[]).await, [403; 8]);
     let answer = public.send(request("POST", "/api/pull", &[])).await;
     assert!(answer.json()["error"].as_str().unwrap().contains("--admin-api-key"));
+    let answer = public.send(request("POST", "/v1/load_lora_adapter", &[])).await.json();
+    assert!(answer["error"]["message"].as_str().unwrap().contains("--admin-api-key"), "{answer}");
+    let tgi = with(|config| (config.listen, config.profile) = ("0.0.0.0:0".parse().unwrap(), Profile::Tgi));
+    let answer = tgi.send(request("POST", "/v1/load_lora_adapter", &[])).await.json();
+    assert!(answer["error"].as_str().unwrap().contains("--admin-api-key"), "{answer}");
     assert_eq!(public.get("/api/tags").await.status, StatusCode::OK);
     assert_eq!(public.post("/generate", greedy(json!({}))).await.status, StatusCode::OK);
 }
@@ -78,23 +97,23 @@ async fn a_key_of_a_user_changes_nothing() {
         ("Bearer Admin", 401),
         ("admin", 401),
     ] {
-        assert_eq!(statuses(&server, &[("authorization", key)]).await, [expected; 6], "{key}");
+        assert_eq!(statuses(&server, &[("authorization", key)]).await, [expected; 8], "{key}");
     }
-    assert_eq!(statuses(&server, &[]).await, [401; 6]);
+    assert_eq!(statuses(&server, &[]).await, [401; 8]);
     for key in ["Bearer user", "Bearer admin"] {
         let mut generate = post("/generate", &greedy(json!({})));
         generate.headers_mut().insert("authorization", key.parse().unwrap());
         assert_eq!(server.send(generate).await.status, StatusCode::OK, "{key}");
     }
     let none_is_admin = with(|config| config.api_keys = vec!["user".into()]);
-    assert_eq!(statuses(&none_is_admin, &[("authorization", "Bearer user")]).await, [403; 6]);
+    assert_eq!(statuses(&none_is_admin, &[("authorization", "Bearer user")]).await, [403; 8]);
 }
 
 #[tokio::test]
 async fn a_key_of_an_administrator_alone_leaves_models_open_to_use() {
     let server = with(|config| config.admin_api_keys = vec!["admin".into()]);
-    assert_eq!(statuses(&server, &[]).await, [403; 6]);
-    assert_eq!(statuses(&server, &[("authorization", "Bearer admin")]).await, [400; 6]);
+    assert_eq!(statuses(&server, &[]).await, [403; 8]);
+    assert_eq!(statuses(&server, &[("authorization", "Bearer admin")]).await, [400; 8]);
     assert_eq!(server.post("/generate", greedy(json!({}))).await.status, StatusCode::OK);
 }
 
@@ -104,7 +123,7 @@ async fn pages_of_other_sites_change_nothing() {
     let server = TestServer::new();
     let host = ("host", "localhost:3000");
     for origin in ["http://evil.example", "null", "http://localhost.evil.example"] {
-        assert_eq!(statuses(&server, &[host, ("origin", origin)]).await, [403; 6], "{origin}");
+        assert_eq!(statuses(&server, &[host, ("origin", origin)]).await, [403; 8], "{origin}");
         assert_eq!(
             server.send(request("GET", "/api/tags", &[host, ("origin", origin)])).await.status,
             StatusCode::OK,
@@ -112,13 +131,13 @@ async fn pages_of_other_sites_change_nothing() {
         );
     }
     for origin in ["http://localhost:8080", "http://127.0.0.1", "app://any", "http://localhost:3000"] {
-        assert_eq!(statuses(&server, &[host, ("origin", origin)]).await, [400; 6], "{origin}");
+        assert_eq!(statuses(&server, &[host, ("origin", origin)]).await, [400; 8], "{origin}");
     }
     let named = with(|config| config.cors_allow_origin = vec!["https://app.example".into()]);
-    assert_eq!(statuses(&named, &[host, ("origin", "https://app.example")]).await, [400; 6]);
+    assert_eq!(statuses(&named, &[host, ("origin", "https://app.example")]).await, [400; 8]);
     // DNS rebinding: the page's own name is no longer the server's.
     let rebound = [("host", "evil.example"), ("origin", "http://evil.example")];
-    assert_eq!(statuses(&server, &rebound).await, [403; 6]);
+    assert_eq!(statuses(&server, &rebound).await, [403; 8]);
 }
 
 #[tokio::test]

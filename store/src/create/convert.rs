@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fs, process};
 
 use weirgate_models::{
-    DType, Gguf, GgufProgress, GgufSource, GgufValue, GgufWriter, ModelError, ModelFiles, QuantMix,
-    add_tokenizer, open_tensors, read_spec, requantize,
+    Adapter, DType, Gguf, GgufProgress, GgufSource, GgufValue, GgufWriter, ModelError, ModelFiles, ModelSpec,
+    QuantMix, add_tokenizer, open_tensors, read_spec, requantize,
 };
 
 use crate::StoreError;
@@ -77,6 +77,21 @@ pub(super) fn quantize(
     let source = GgufSource::new(Arc::clone(&gguf)).map_err(unreadable)?;
     let writer = requantize(&gguf, &source, &spec, mix).map_err(unreadable)?;
     write(writing, &writer, status, report)
+}
+
+/// The adapter in a folder of PEFT's, which belongs to a model like `base`, as a GGUF blob.
+///
+/// # Errors
+/// An adapter that cannot be read, or that does not fit the base.
+pub(super) fn adapter_to_gguf(
+    writing: &Writing<'_>,
+    folder: &Path,
+    base: &ModelSpec,
+    report: &mut Report<'_>,
+) -> Result<(Digest, u64), StoreError> {
+    let adapter = Adapter::open(folder, base).map_err(unreadable)?;
+    let writer = adapter.to_gguf(base).map_err(unreadable)?;
+    write(writing, &writer, "converting adapter", report)
 }
 
 /// Writes a blob, a line of progress for each tensor.

@@ -5,11 +5,11 @@ mod request;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use weirgate_models::{Gguf, ModelFiles, QuantMix};
+use weirgate_models::{Adapter, Gguf, ModelFiles, QuantMix, read_spec};
 
 pub use request::{Base, CreateRequest, FROM_PATHS_REFUSED};
 
@@ -146,13 +146,7 @@ impl Work<'_, '_> {
 
     /// GGUF blobs, or the blobs of a safetensors folder, by their file names.
     fn base_files(&mut self, files: &[(String, Digest)]) -> Result<Draft, StoreError> {
-        let paths: Vec<(&str, std::path::PathBuf)> = files
-            .iter()
-            .map(|(name, digest)| {
-                let blob = self.writing.store.root.blob(digest).ok_or(StoreError::BlobNotFound(*digest))?;
-                Ok((name.as_str(), blob.0))
-            })
-            .collect::<Result<_, StoreError>>()?;
+        let paths = self.blobs(files)?;
         if files.is_empty() {
             return Err(StoreError::invalid("neither 'from' or 'files' was specified"));
         }
@@ -168,6 +162,41 @@ impl Work<'_, '_> {
             self.add_gguf(&mut draft, &gguf, *digest, size)?;
         }
         Ok(draft)
+    }
+
+    /// Where the content of each file lies.
+    fn blobs<'a>(&self, files: &'a [(String, Digest)]) -> Result<Vec<(&'a str, PathBuf)>, StoreError> {
+        let path = |(name, digest): &'a (String, Digest)| {
+            let blob = self.writing.store.root.blob(digest).ok_or(StoreError::BlobNotFound(*digest))?;
+            Ok((name.as_str(), blob.0))
+        };
+        files.iter().map(path).collect()
+    }
+
+    /// The layer of an adapter that is a GGUF file, or that becomes one. It has to fit a base that can be served.
+    fn adapter(&mut self, draft: &Draft, files: &[(String, Digest)]) -> Result<Layer, StoreError> {
+        let paths = self.blobs(files)?;
+        let base = draft.layers.iter().find(|layer| layer.content() == Content::Model);
+        let base =
+            base.map(|layer| open_gguf(&self.writing.store.root.blob_path(&layer.digest))).transpose()?;
+        let spec = base.map(|gguf| read_spec(&ModelFiles::from(gguf)));
+        if paths.iter().any(|(name, _)| name.ends_with(".safetensors")) {
+            let none = || StoreError::invalid("there are no GGUF weights that an adapter could belong to");
+            let spec = spec.ok_or_else(none)?.map_err(convert::unreadable)?;
+            let folder = convert::Folder::of_links(&self.writing.store.root.path, &paths)?;
+            let (digest, size) = convert::adapter_to_gguf(self.writing, &folder.path, &spec, self.report)?;
+            return Ok(Layer::new(Content::Adapter, digest, size));
+        }
+        let ([(_, digest)], [(_, path)]) = (files, &paths[..]) else {
+            return Err(StoreError::invalid("only one adapter is currently supported"));
+        };
+        let gguf = open_gguf(path)?;
+        if let Some(Ok(spec)) = spec {
+            Adapter::from_gguf(gguf, &spec).map_err(convert::unreadable)?;
+        }
+        let size = path.metadata().map_err(StoreError::io("a blob"))?.len();
+        self.status(format!("using existing layer {digest}"))?;
+        Ok(Layer::new(Content::Adapter, *digest, size))
     }
 
     /// A GGUF file or a safetensors folder of this machine.
@@ -245,12 +274,10 @@ impl Work<'_, '_> {
 
     /// Adds what the request says beside the weights.
     fn complete(&mut self, draft: &mut Draft, request: &CreateRequest) -> Result<(), StoreError> {
-        for digest in &request.adapters {
-            let (path, size) =
-                self.writing.store.root.blob(digest).ok_or(StoreError::BlobNotFound(*digest))?;
-            open_gguf(&path)?;
+        if !request.adapter.is_empty() {
+            let layer = self.adapter(draft, &request.adapter)?;
             draft.layers.retain(|layer| layer.content() != Content::Adapter);
-            draft.layers.push(Layer::new(Content::Adapter, *digest, size));
+            draft.layers.push(layer);
         }
         let texts = [(Content::Template, &request.template), (Content::System, &request.system)];
         for (content, text) in texts {

@@ -13,8 +13,8 @@ pub const FROM_PATHS_REFUSED: &str = "files of the server are not read; send the
 pub struct CreateRequest {
     pub name: ModelName,
     pub base: Base,
-    /// GGUF adapters that are in the store as blobs; the last one counts.
-    pub adapters: Vec<Digest>,
+    /// Blobs of the store by their file names: a GGUF adapter, or the files of a PEFT folder. Replaces the base's.
+    pub adapter: Vec<(String, Digest)>,
     /// Go template text.
     pub template: Option<String>,
     pub system: Option<String>,
@@ -45,7 +45,7 @@ impl CreateRequest {
         Self {
             name,
             base,
-            adapters: Vec::new(),
+            adapter: Vec::new(),
             template: None,
             system: None,
             parameters: Parameters::new(),
@@ -71,7 +71,7 @@ impl CreateRequest {
             match command {
                 Command::From(value) => request.add_from(value, folder)?,
                 Command::Adapter(value) => match blob(value)? {
-                    Some(digest) => request.adapters.push(digest),
+                    Some(digest) => request.adapter.push((format!("{}.gguf", request.adapter.len()), digest)),
                     None => return Err(StoreError::invalid(FROM_PATHS_REFUSED)),
                 },
                 Command::Parameter(name, value) => parameters.push((name.as_str(), value.as_str())),

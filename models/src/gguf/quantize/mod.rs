@@ -13,8 +13,9 @@ use crate::DType;
 /// Elements that a thread takes at a time, whole blocks of every type.
 const PIECE: usize = 1 << 16;
 
-/// `values`, whole blocks, as blocks of `dtype`, on all processors. `None` for a type that only is read.
-pub fn quantize(dtype: DType, values: &[f32]) -> Option<Vec<u8>> {
+/// `values`, whole blocks, as blocks of `dtype`, in at most `threads` threads: of one, the caller's. `None` for a type
+/// that only is read.
+pub(crate) fn quantize(dtype: DType, values: &[f32], threads: NonZero<usize>) -> Option<Vec<u8>> {
     let encode: fn(&[f32], &mut [u8]) = match dtype {
         DType::F32 => |v, out| each(v, out, |v: &[f32; 1], out| *out = v[0].to_le_bytes()),
         DType::F16 => {
@@ -35,15 +36,23 @@ pub fn quantize(dtype: DType, values: &[f32]) -> Option<Vec<u8>> {
     };
     let mut bytes = vec![0; dtype.bytes_of(values.len())?];
     let piece = dtype.bytes_of(PIECE)?;
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let mut pieces: Vec<_> = values.chunks(PIECE).zip(bytes.chunks_mut(piece)).collect();
-    let share = pieces.len().div_ceil(threads).max(1);
-    thread::scope(|scope| {
-        for share in pieces.chunks_mut(share) {
-            scope.spawn(move || share.iter_mut().for_each(|(values, out)| encode(values, out)));
-        }
-    });
+    share(&mut pieces, threads, |(values, out)| encode(values, out));
     Some(bytes)
+}
+
+/// Does `work` on every item: the calling thread its share, others theirs.
+fn share<T: Send>(items: &mut [T], threads: NonZero<usize>, work: impl Fn(&mut T) + Sync) {
+    let share = items.len().div_ceil(threads.get()).max(1);
+    let work = &work;
+    thread::scope(|scope| {
+        let mut shares = items.chunks_mut(share);
+        let own = shares.next();
+        for share in shares {
+            scope.spawn(move || share.iter_mut().for_each(work));
+        }
+        own.into_iter().flatten().for_each(work);
+    });
 }
 
 /// Encodes block by block.
@@ -73,5 +82,28 @@ fn put_nibbles(out: &mut [u8], codes: &[u8]) {
     let (low, high) = codes.split_at(codes.len() / 2);
     for (out, (low, high)) in out.iter_mut().zip(low.iter().zip(high)) {
         *out = low & 15 | high << 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn one_thread_is_the_callers_and_no_more_than_asked_for_are_started() {
+        for threads in [1, 2, 3, 8] {
+            let seen = Mutex::new(HashSet::new());
+            let mut items = [0; 7];
+            share(&mut items, NonZero::new(threads).unwrap(), |item| {
+                *item += 1;
+                seen.lock().unwrap().insert(thread::current().id());
+            });
+            assert_eq!(items, [1; 7]);
+            let seen = seen.into_inner().unwrap();
+            assert!(seen.contains(&thread::current().id()) && seen.len() <= threads, "{threads}");
+        }
     }
 }

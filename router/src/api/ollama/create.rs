@@ -1,6 +1,6 @@
 //! `POST /api/create`: a new model out of another one, out of blobs, or as a Modelfile says.
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value};
 use weirgate_store::{
     Base, CreateRequest as Wanted, Digest, FROM_PATHS_REFUSED, Message, ModelName, Modelfile,
@@ -10,8 +10,8 @@ use super::errors::Refusal;
 use super::options::Options;
 use super::types::{CreateRequest, ProgressLine};
 use super::{names, work};
+use crate::api::Administrator;
 use crate::api::extract::AnyType;
-use crate::api::{Administrator, AppState};
 
 /// Makes a model. A base that is not here is pulled.
 #[utoipa::path(
@@ -25,16 +25,15 @@ use crate::api::{Administrator, AppState};
         Refusal
     )
 )]
-pub(super) async fn create(Administrator(state): Administrator, body: AnyType<CreateRequest>) -> Response {
-    let answer = async { created(&state, body.0?).await };
-    answer.await.unwrap_or_else(Refusal::into_response)
-}
-
-async fn created(state: &AppState, body: CreateRequest) -> Result<Response, Refusal> {
+pub(super) async fn create(
+    Administrator(state): Administrator,
+    body: AnyType<CreateRequest>,
+) -> Result<Response, Refusal> {
+    let body = body.0?;
     let streams = body.stream.unwrap_or(true);
-    let name = names::new(state, &names::asked(body.model.clone(), body.name.clone())?)?;
+    let name = names::new(&state, &names::asked(body.model.clone(), body.name.clone())?)?;
     let wanted = wanted(name, body)?;
-    work::told(state, streams, move |store, models, report| {
+    work::told(&state, streams, move |store, models, report| {
         store.create(&wanted, report)?;
         models.release(&wanted.name.to_string());
         Ok(())
@@ -62,7 +61,7 @@ fn wanted(name: ModelName, body: CreateRequest) -> Result<Wanted, Refusal> {
     let parameters = body.parameters.unwrap_or_default();
     Options::read([&parameters])?;
     Ok(Wanted {
-        adapters: blobs(body.adapters.unwrap_or_default())?.into_iter().map(|(_, digest)| digest).collect(),
+        adapter: blobs(body.adapters.unwrap_or_default())?,
         template: text(body.template),
         system: text(body.system),
         parameters,

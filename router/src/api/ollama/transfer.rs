@@ -1,6 +1,6 @@
 //! `POST /api/pull` and `POST /api/push`.
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use weirgate_store::Transfer;
 
 use super::errors::Refusal;
@@ -21,23 +21,23 @@ use crate::api::extract::AnyType;
         Refusal
     )
 )]
-pub(super) async fn pull(Administrator(state): Administrator, body: AnyType<TransferRequest>) -> Response {
-    let answer = async {
-        let (name, transfer, streams) = read(body.0?)?;
-        work::told(&state, streams, move |store, models, report| {
-            let full = name.strip_prefix("http://").unwrap_or(&name);
-            let known = store.find(full).ok();
-            store.pull(&name, transfer, report)?;
-            if let (Some(known), Ok(now)) = (known, store.find(full))
-                && known.digest != now.digest
-            {
-                models.release(&now.name);
-            }
-            Ok(())
-        })
-        .await
-    };
-    answer.await.unwrap_or_else(Refusal::into_response)
+pub(super) async fn pull(
+    Administrator(state): Administrator,
+    body: AnyType<TransferRequest>,
+) -> Result<Response, Refusal> {
+    let (name, transfer, streams) = read(body.0?)?;
+    work::told(&state, streams, move |store, models, report| {
+        let full = name.strip_prefix("http://").unwrap_or(&name);
+        let known = store.find(full).ok();
+        store.pull(&name, transfer, report)?;
+        if let (Some(known), Ok(now)) = (known, store.find(full))
+            && known.digest != now.digest
+        {
+            models.release(&now.name);
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Sends a model to the registry that its name says.
@@ -52,12 +52,12 @@ pub(super) async fn pull(Administrator(state): Administrator, body: AnyType<Tran
         Refusal
     )
 )]
-pub(super) async fn push(Administrator(state): Administrator, body: AnyType<TransferRequest>) -> Response {
-    let answer = async {
-        let (name, transfer, streams) = read(body.0?)?;
-        work::told(&state, streams, move |store, _, report| store.push(&name, transfer, report)).await
-    };
-    answer.await.unwrap_or_else(Refusal::into_response)
+pub(super) async fn push(
+    Administrator(state): Administrator,
+    body: AnyType<TransferRequest>,
+) -> Result<Response, Refusal> {
+    let (name, transfer, streams) = read(body.0?)?;
+    work::told(&state, streams, move |store, _, report| store.push(&name, transfer, report)).await
 }
 
 fn read(body: TransferRequest) -> Result<(String, Transfer, bool), Refusal> {

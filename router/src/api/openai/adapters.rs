@@ -2,17 +2,15 @@
 
 use std::path::PathBuf;
 
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::errors::Refusal;
 use super::quirks::Quirks;
-use crate::api::AppState;
+use crate::api::docs::schemas::ErrorAnswer;
 use crate::api::extract::Body;
+use crate::api::{Administrator, AppState};
 use crate::service::{AdapterError, ServiceError};
 
 /// An adapter to load.
@@ -37,21 +35,6 @@ pub(crate) struct UnloadAdapter {
     pub lora_name: String,
 }
 
-/// Lets those in that may change what is served: whoever is on this machine, and no page in a browser.
-pub(super) struct Local(AppState);
-
-impl FromRequestParts<AppState> for Local {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
-        if state.settings.local && !parts.headers.contains_key(header::ORIGIN) {
-            return Ok(Self(state.clone()));
-        }
-        const TEXT: &str = "Adapters are loaded and unloaded over a listener on a loopback address.";
-        Err((StatusCode::FORBIDDEN, TEXT).into_response())
-    }
-}
-
 /// Loads an adapter beside the model.
 #[utoipa::path(
     post,
@@ -61,11 +44,11 @@ impl FromRequestParts<AppState> for Local {
     request_body = LoadAdapter,
     responses(
         (status = 200, description = "It can be used from now on", content_type = "text/plain", body = String),
-        (status = 403, description = "Not from here", content_type = "text/plain", body = String),
+        (status = 403, description = "Not for who asks", body = ErrorAnswer),
         Refusal,
     )
 )]
-pub(super) async fn load(Local(state): Local, body: Body<LoadAdapter>) -> Response {
+pub(super) async fn load(Administrator(state): Administrator, body: Body<LoadAdapter>) -> Response {
     let done = match body.0 {
         Ok(body) => load_adapter(&state, body).await,
         Err(error) => Err(error.into()),
@@ -95,11 +78,11 @@ async fn load_adapter(state: &AppState, body: LoadAdapter) -> Result<String, Ref
     request_body = UnloadAdapter,
     responses(
         (status = 200, description = "No request can use it from now on", content_type = "text/plain", body = String),
-        (status = 403, description = "Not from here", content_type = "text/plain", body = String),
+        (status = 403, description = "Not for who asks", body = ErrorAnswer),
         Refusal,
     )
 )]
-pub(super) async fn unload(Local(state): Local, body: Body<UnloadAdapter>) -> Response {
+pub(super) async fn unload(Administrator(state): Administrator, body: Body<UnloadAdapter>) -> Response {
     let done = match body.0 {
         Ok(UnloadAdapter { lora_name }) => {
             state.service.adapters.unload(&lora_name).map(|()| lora_name).map_err(refusal)

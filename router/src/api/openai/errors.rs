@@ -35,6 +35,8 @@ pub(crate) enum Refusal {
     ModelNotFound(String),
     /// No key, or a wrong one.
     Unauthorized,
+    /// Not with this key, or not from there.
+    Forbidden(&'static str),
 }
 
 const INVALID: &str = "invalid_request_error";
@@ -42,6 +44,11 @@ const INVALID: &str = "invalid_request_error";
 /// What is answered under `/v1` to a request without its key, but for TGI's profile.
 pub(crate) fn unauthorized() -> Response {
     Refusal::Unauthorized.respond(Quirks::of(Profile::OpenAi), false)
+}
+
+/// What is answered under `/v1` to a request that may not change models.
+pub(crate) fn forbidden(why: &'static str, profile: Profile) -> Response {
+    Refusal::Forbidden(why).respond(Quirks::of(profile), false)
 }
 
 impl From<ServiceError> for Refusal {
@@ -122,6 +129,7 @@ impl Refusal {
             Self::Invalid { message, .. } => message.clone(),
             Self::ModelNotFound(id) => format!("The model '{id}' does not exist"),
             Self::Unauthorized => "Incorrect API key provided".to_owned(),
+            Self::Forbidden(why) => (*why).to_owned(),
         }
     }
 
@@ -132,6 +140,7 @@ impl Refusal {
             Self::Invalid { error_type, .. } => error_type,
             Self::ModelNotFound(_) => "model_not_found",
             Self::Unauthorized => "unauthorized",
+            Self::Forbidden(_) => "forbidden",
         }
     }
 
@@ -147,6 +156,7 @@ impl Refusal {
             Self::Invalid { .. } => StatusCode::BAD_REQUEST,
             Self::ModelNotFound(_) => StatusCode::NOT_FOUND,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
         }
     }
 

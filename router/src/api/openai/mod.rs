@@ -25,7 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::AppState;
-pub(crate) use errors::{Refusal, unauthorized};
+pub(crate) use errors::{Refusal, forbidden, unauthorized};
 pub(crate) use types::{
     ChatChoice, ChatChunkChoice, ChatRequest, CompletionRequest, Delta, ErrorObject, TextChoice, Usage,
 };

@@ -259,9 +259,9 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
 )]
 pub(super) async fn metrics(State(state): State<AppState>) -> Response {
     let services = state.models.services();
-    let mut all = services.iter().map(|service| (&*service.metrics, service.engine.stats()));
+    let mut all = services.iter().map(|service| (&*service.metrics, service.reading()));
     let text = match all.next() {
-        Some((pinned, engine)) => pinned.render(&engine, &all.collect::<Vec<_>>()),
+        Some((pinned, reading)) => pinned.render(&reading, &all.collect::<Vec<_>>()),
         None => String::new(),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
