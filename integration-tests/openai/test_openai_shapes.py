@@ -188,7 +188,11 @@ def test_models(listener):
     (model,) = answer["data"]
     listener.check("ModelInfo", model)
     for name in (model["id"], model["id"].replace("/", "%2F")):
-        assert listener.client.get(f"/v1/models/{name}").json() == model
+        single = listener.client.get(f"/v1/models/{name}").json()
+        listener.check("ModelInfo", single)
+        assert {key: single[key] for key in ("id", "object", "created", "owned_by")} == {
+            key: model[key] for key in ("id", "object", "created", "owned_by")
+        }
     response = listener.client.get("/v1/models/no/such")
     assert response.status == 404
     if listener.is_tgi:

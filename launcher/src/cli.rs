@@ -10,7 +10,7 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 use weirgate_router::KeepAlive;
 
 use crate::values::{
-    Device, Dtype, FileType, GrammarBackend, GrammarWhitespace, KvCacheDtype, OllamaHost, Profile,
+    Device, Dtype, FileType, GrammarBackend, GrammarWhitespace, JanHost, KvCacheDtype, OllamaHost, Profile,
     Quantization, RopeScaling, TokenLimit, UsageStats, is_tgi_program, parse_bool,
 };
 
@@ -310,6 +310,14 @@ pub struct LowArgs {
     /// Ollama's own folder of models, whose models are loaded when they are asked for. Read in place and never written to.
     #[arg(long, env = "OLLAMA_MODELS")]
     pub ollama_models: Option<PathBuf>,
+
+    /// Jan's folder of models: read with its `model.json` files, put in order, and fetched into. Made where it is missing.
+    #[arg(long, env)]
+    pub jan_models: Option<PathBuf>,
+
+    /// Another address to listen on, under the profile `jan`, in the forms of `--ollama-host`; Jan's own port is 1337.
+    #[arg(long, env)]
+    pub jan_host: Option<JanHost>,
 
     /// How long such a model stays loaded after its last request: seconds, or a duration such as `5m`; negative: for ever.
     #[arg(long, env = "OLLAMA_KEEP_ALIVE", default_value = "5m", allow_hyphen_values = true)]

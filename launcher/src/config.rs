@@ -98,6 +98,7 @@ impl Config {
             profile: args.profile.into(),
             // The variable is the clients' too, and may name this very server.
             ollama_listen: args.ollama_host.map(|host| host.0).filter(|own| own.port() != port),
+            jan_listen: args.jan_host.map(|host| host.0),
             limits,
             engine,
             log: log_settings(args.json_output, env),
@@ -122,7 +123,7 @@ impl Config {
             grammar_whitespace: args.grammar_whitespace.into(),
             enable_prefill_logprobs: args.enable_prefill_logprobs,
             lora_adapters: Vec::new(),
-            library: library(args.model_store, args.ollama_models, residency, registries),
+            library: library((args.model_store, args.ollama_models, args.jan_models), residency, registries),
             graceful_termination_seconds: args.graceful_termination_timeout,
             watchdog_seconds: args.watchdog_timeout,
             fault_stall_after_steps: args.fault_stall_after_steps,
@@ -133,13 +134,12 @@ impl Config {
 
 /// Where there is a folder of models, there are models beside the one of `--model-id`.
 fn library(
-    store: Option<PathBuf>,
-    ollama: Option<PathBuf>,
+    (store, ollama, jan): (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>),
     residency: Residency,
     registries: Registries,
 ) -> Option<Library> {
-    let any = store.is_some() || ollama.is_some();
-    any.then(|| Library { store, ollama: ollama.into_iter().collect(), residency, registries })
+    let any = store.is_some() || ollama.is_some() || jan.is_some();
+    any.then(|| Library { store, ollama: ollama.into_iter().collect(), jan, residency, registries })
 }
 
 /// What this build cannot do is refused by name rather than done differently.
@@ -254,6 +254,7 @@ fn limits(args: &LowArgs) -> Result<Limits, ArgumentError> {
         max_request_seconds: args.max_request_seconds,
         max_input_tokens,
         max_total_tokens: args.max_total_tokens,
+        max_context: None,
     })
 }
 

@@ -16,6 +16,8 @@ pub fn settings_table(config: &RouterConfig) -> String {
         max_request_seconds,
         max_input_tokens,
         max_total_tokens,
+        // Of models that are loaded on demand.
+        max_context: _,
     } = &config.limits;
     let EngineSettings {
         device,

@@ -235,29 +235,44 @@ impl FromStr for OllamaHost {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const PORT: u16 = 11434;
-        let place = text.trim().trim_start_matches("http://").trim_end_matches('/');
-        if let Ok(address) = place.parse() {
-            return Ok(Self(address));
-        }
-        let bare = |host: &str| host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let (host, port) = match place.rsplit_once(':') {
-            Some((host, port)) if bare(place).is_err() => {
-                (host, port.parse().map_err(|_| format!("{port:?} is not a port"))?)
-            }
-            _ => (place, PORT),
-        };
-        let host = match host {
-            "" | "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            host => bare(host).map_err(|_| format!("{host:?} is not an IP address"))?,
-        };
-        Ok(Self(SocketAddr::new(host, port)))
+        listen_address(text, 11434).map(Self)
     }
+}
+
+/// The same with Jan's port where none is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JanHost(pub SocketAddr);
+
+impl FromStr for JanHost {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        listen_address(text, 1337).map(Self)
+    }
+}
+
+fn listen_address(text: &str, default_port: u16) -> Result<SocketAddr, String> {
+    let place = text.trim().trim_start_matches("http://").trim_end_matches('/');
+    if let Ok(address) = place.parse() {
+        return Ok(address);
+    }
+    let bare = |host: &str| host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if bare(place).is_err() => {
+            (host, port.parse().map_err(|_| format!("{port:?} is not a port"))?)
+        }
+        _ => (place, default_port),
+    };
+    let host = match host {
+        "" | "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        host => bare(host).map_err(|_| format!("{host:?} is not an IP address"))?,
+    };
+    Ok(SocketAddr::new(host, port))
 }
 
 #[cfg(test)]
 mod ollama_tests {
-    use super::OllamaHost;
+    use super::{JanHost, OllamaHost};
 
     #[test]
     fn ollamas_host_has_many_forms() {
@@ -275,6 +290,7 @@ mod ollama_tests {
         ] {
             assert_eq!(text.parse(), Ok(OllamaHost(address.parse().unwrap())), "{text}");
         }
+        assert_eq!("0.0.0.0".parse(), Ok(JanHost("0.0.0.0:1337".parse().unwrap())));
         for text in ["example.com", "localhost:x", "localhost:99999"] {
             assert!(text.parse::<OllamaHost>().is_err(), "{text}");
         }

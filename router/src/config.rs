@@ -25,6 +25,8 @@ pub struct RouterConfig {
     pub profile: Profile,
     /// Another address to listen on, under the profile `ollama`.
     pub ollama_listen: Option<SocketAddr>,
+    /// And one more, under the profile `jan`.
+    pub jan_listen: Option<SocketAddr>,
     pub limits: Limits,
     pub engine: EngineSettings,
     pub log: LogSettings,
@@ -83,6 +85,8 @@ pub struct Library {
     pub store: Option<PathBuf>,
     /// Ollama's own stores, read in place.
     pub ollama: Vec<PathBuf>,
+    /// Jan's folder of models, put in order by this server; made where it is missing.
+    pub jan: Option<PathBuf>,
     pub residency: Residency,
     pub registries: Registries,
 }
@@ -147,6 +151,8 @@ pub struct Limits {
     pub max_input_tokens: Option<usize>,
     /// Prompt plus output; `None`: the least of KV pool, tokenizer's and model's maximum.
     pub max_total_tokens: Option<usize>,
+    /// No more than this of the model's own maximum.
+    pub max_context: Option<usize>,
 }
 
 /// How the engine is built.

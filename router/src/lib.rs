@@ -105,11 +105,14 @@ async fn serve(
     let dispatcher = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
     watchdog::watch(service.clone(), || std::process::exit(EXIT_STALLED))?;
     let mut servers = Vec::new();
-    if let Some(listen) = config.ollama_listen {
-        let own = RouterConfig { listen, profile: Profile::Ollama, ..RouterConfig::clone(config) };
-        let app = server::app(&own, state.under(Profile::Ollama));
-        let server = Server::start(listen, app).await?;
-        tracing::info!("Ollama's clients: OLLAMA_HOST=http://{}", server.address);
+    for (listen, profile) in [(config.ollama_listen, Profile::Ollama), (config.jan_listen, Profile::Jan)] {
+        let Some(listen) = listen else { continue };
+        let own = RouterConfig { listen, profile, ..RouterConfig::clone(config) };
+        let server = Server::start(listen, server::app(&own, state.under(profile))).await?;
+        match profile {
+            Profile::Ollama => tracing::info!("Ollama's clients: OLLAMA_HOST=http://{}", server.address),
+            _ => tracing::info!("Jan's clients: http://{}/v1", server.address),
+        }
         servers.push(server);
     }
     // The last one: what asks it whether the server is ready may go to the others then.
@@ -137,6 +140,7 @@ fn open_store(config: &RouterConfig) -> Result<Option<Arc<Store>>, RouterError> 
     let settings = StoreSettings {
         models: library.store.clone(),
         ollama: library.ollama.clone(),
+        own_jan: library.jan.clone(),
         registry: registries(&library.registries),
         ..StoreSettings::default()
     };

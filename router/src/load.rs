@@ -113,7 +113,8 @@ pub(crate) fn load_files(
         }
         None => {}
     }
-    let text = read_text_model(files, config)?;
+    let mut text = read_text_model(files, config)?;
+    text.max_length = text.max_length.into_iter().chain(config.limits.max_context).min();
     let stored = open_tensors(files)?;
     let quantized;
     let tensors: &dyn TensorSource = match config.engine.quantize {

@@ -181,6 +181,7 @@ mod tests {
             max_request_seconds: 0,
             max_input_tokens: None,
             max_total_tokens: None,
+            max_context: None,
         }
     }
 

@@ -101,6 +101,35 @@ pub struct ModelSettings {
     pub adapters: Vec<PathBuf>,
     /// GGUF files of image encoders.
     pub projectors: Vec<PathBuf>,
+    /// How a chat is put together, in place of the checkpoint's own template.
+    pub prompt: Option<PromptPieces>,
+    pub load: LoadSettings,
+}
+
+/// What stands before the texts of a chat.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PromptPieces {
+    /// Before everything.
+    pub before: String,
+    pub system: String,
+    pub user: String,
+    pub assistant: String,
+}
+
+/// How a model wants to be loaded; `None`: as the server does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadSettings {
+    /// Longest context, in tokens.
+    pub context: Option<usize>,
+    /// Layers on a GPU; 0: none.
+    pub gpu_layers: Option<usize>,
+    /// Sequences computed at once.
+    pub parallel: Option<usize>,
+    pub threads: Option<usize>,
+    /// Whether sequences join others that are under way.
+    pub continuous: Option<bool>,
+    /// Whether it makes vectors of texts.
+    pub embedding: Option<bool>,
 }
 
 /// A message of a Modelfile or of a stored history.

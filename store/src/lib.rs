@@ -20,6 +20,7 @@ mod create;
 mod details;
 mod entry;
 mod error;
+mod jan;
 mod layout;
 mod manifest;
 mod modelfile;
@@ -31,7 +32,10 @@ mod store;
 mod template;
 
 pub use create::{Base, CreateRequest, FROM_PATHS_REFUSED};
-pub use entry::{Details, Entry, Kind, Location, Message, ModelSettings, Parameters, Progress, Report};
+pub use entry::{
+    Details, Entry, Kind, LoadSettings, Location, Message, ModelSettings, Parameters, Progress, PromptPieces,
+    Report,
+};
 pub use error::StoreError;
 pub use modelfile::{
     Command, MAX_MODELFILE_BYTES, Modelfile, ModelfileError, ParameterError, ParameterType, parameter_type,

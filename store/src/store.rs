@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::StoreError;
 use crate::entry::{Entry, ModelSettings};
+use crate::jan::JanFolder;
 use crate::layout::ollama::{OllamaRoot, Stored};
 use crate::layout::{Origin, Scan, fingerprint, gguf, hub_cache, jan};
 use crate::manifest::Layer;
@@ -28,6 +29,8 @@ pub struct StoreSettings {
     pub ollama: Vec<PathBuf>,
     /// Jan's folders of models, read in place.
     pub jan: Vec<PathBuf>,
+    /// Jan's folder of models that is ours to put in order. Made where it is missing.
+    pub own_jan: Option<PathBuf>,
     /// Hugging Face caches (`models--org--name` folders), read in place.
     pub hub_caches: Vec<PathBuf>,
     /// Hugging Face folders, GGUF files, and folders of either, read in place.
@@ -44,6 +47,7 @@ impl Default for StoreSettings {
             keep_unused: false,
             ollama: Vec::new(),
             jan: Vec::new(),
+            own_jan: None,
             hub_caches: Vec::new(),
             folders: Vec::new(),
             registry: RegistrySettings::default(),
@@ -55,6 +59,7 @@ impl Default for StoreSettings {
 /// The models of this machine. Shared between threads; every call sees the files as they are.
 pub struct Store {
     own: Option<OwnStore>,
+    own_jan: Option<JanFolder>,
     pub(crate) settings: StoreSettings,
     scan: Scan,
     pub(crate) registry: Registry,
@@ -69,8 +74,9 @@ impl Store {
     pub fn open(settings: StoreSettings) -> Result<Self, StoreError> {
         let own = settings.models.as_deref().map(|path| OwnStore::open(path, settings.keep_unused));
         let own = own.transpose()?;
+        let own_jan = settings.own_jan.as_deref().map(JanFolder::open).transpose()?;
         let registry = Registry::new(&settings.registry)?;
-        Ok(Self { own, settings, scan: Scan::default(), registry, pulls: Pulls::default() })
+        Ok(Self { own, own_jan, settings, scan: Scan::default(), registry, pulls: Pulls::default() })
     }
 
     /// All models, those modified last first. What cannot be read is left out, with a line in the log.
@@ -90,7 +96,11 @@ impl Store {
 
     fn scan_others(&self) -> Vec<Entry> {
         let StoreSettings { jan, hub_caches, folders, .. } = &self.settings;
-        let jan = jan.iter().flat_map(|root| jan::scan(&self.scan, root));
+        if let Some(own) = &self.own_jan {
+            own.organize();
+        }
+        let own_jan = self.own_jan.iter().map(|own| &own.path);
+        let jan = own_jan.chain(jan).flat_map(|root| jan::scan(&self.scan, root));
         let hub = hub_caches.iter().flat_map(|cache| hub_cache::scan(&self.scan, cache));
         let folders = folders.iter().flat_map(|folder| gguf::scan(&self.scan, folder));
         jan.chain(hub).chain(folders).collect()
@@ -209,9 +219,22 @@ impl Store {
             .own
             .as_ref()
             .filter(|own| name.parse().is_ok_and(|full: ModelName| own.root.spelled(&full).is_some()));
-        match own {
-            Some(own) => own.delete(&name.parse()?),
-            None => Err(StoreError::ReadOnly(self.find(name)?.name)),
+        if let Some(own) = own {
+            return own.delete(&name.parse()?);
+        }
+        let entry = self.find(name)?;
+        match (&self.own_jan, self.own_jan_folder(&entry)) {
+            (Some(own), Some(folder)) => own.delete(&folder),
+            _ => Err(StoreError::ReadOnly(entry.name)),
+        }
+    }
+
+    /// The folder of a model of Jan's that is ours to change.
+    pub(crate) fn own_jan_folder(&self, entry: &Entry) -> Option<PathBuf> {
+        let own = self.own_jan.as_ref()?;
+        match &entry.origin {
+            Origin::Jan { folder } if folder.parent() == Some(&own.path) => Some(folder.clone()),
+            _ => None,
         }
     }
 

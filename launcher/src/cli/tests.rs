@@ -106,6 +106,8 @@ const OWN: &[Row] = &[
     row("ollama-origins", "OLLAMA_ORIGINS", None, "http://localhost"),
     row("model-store", "MODEL_STORE", None, "/models"),
     row("ollama-models", "OLLAMA_MODELS", None, "/ollama"),
+    row("jan-models", "JAN_MODELS", None, "/jan"),
+    row("jan-host", "JAN_HOST", None, ":1337"),
     row("keep-alive", "OLLAMA_KEEP_ALIVE", Some("5m"), "-1"),
     row("max-loaded-models", "OLLAMA_MAX_LOADED_MODELS", Some("0"), "3"),
     row("max-load-queue", "OLLAMA_MAX_QUEUE", Some("512"), "8"),

@@ -1,13 +1,15 @@
 //! One folder per dialect: types, handlers, conversion, stream, errors. A dialect knows
-//! [`crate::service`] and no other dialect; [`platforms`] stands on top of both.
+//! [`crate::service`] and no other dialect; [`platforms`] stands on top of TGI's and OpenAI's, [`jan`] on OpenAI's.
 
 mod collect;
 pub(crate) mod docs;
 mod extract;
 mod headers;
+mod jan;
 pub(crate) mod ollama;
 pub(crate) mod openai;
 pub(crate) mod platforms;
+mod store_errors;
 mod tei;
 pub(crate) mod tgi;
 
@@ -35,6 +37,7 @@ pub(crate) fn routes() -> (Router<AppState>, OpenApi) {
         .merge(openai::routes())
         .merge(ollama::routes())
         .merge(tei::routes())
+        .merge(jan::routes())
         .merge(platforms::routes())
         .split_for_parts();
     docs::complete(&mut document);

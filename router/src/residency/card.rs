@@ -44,6 +44,12 @@ pub(crate) struct Card {
     pub template: String,
     pub capabilities: Vec<&'static str>,
     pub layers: Layers,
+    /// An address that stands for where it came from; empty: nobody knows.
+    pub source: String,
+    /// Its `model.json`, of a model of Jan's.
+    pub document: Option<Map<String, Value>>,
+    /// It is known, and its files are not here.
+    pub absent: bool,
 }
 
 impl Card {

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Map;
 use weirgate_models::{Gguf, ModelFiles};
-use weirgate_store::{Entry, Location, Show, Store, StoreError};
+use weirgate_store::{Entry, Kind, LoadSettings, Location, PromptPieces, Show, Store, StoreError};
 
 use super::{AcquireError, Card, Layers};
 use crate::assemble::{Assembled, assemble};
-use crate::config::{Limits, RouterConfig};
+use crate::config::{DeviceSetting, EngineSettings, Limits, RouterConfig};
 use crate::error::RouterError;
 use crate::load::{Loaded, Pace};
+use crate::service::ChatTemplate;
 use crate::{EXIT_STALLED, background, load, watchdog};
 
 /// Models by name. Calls block.
@@ -83,6 +84,9 @@ impl StoredModels {
             modified: Some(entry.modified),
             template: layers.template.clone().unwrap_or_default(),
             layers,
+            source: source(entry),
+            document: self.store.jan_model(entry)?,
+            absent: matches!(entry.location, Location::Unsupported(_)),
             ..Card::default()
         })
     }
@@ -98,8 +102,11 @@ fn failure(error: StoreError) -> AcquireError {
 impl Library for StoredModels {
     fn cards(&self) -> Vec<Card> {
         let entries = self.store.list();
-        let usable = entries.iter().filter(|entry| !matches!(entry.location, Location::Unsupported(_)));
-        usable.filter_map(|entry| self.card(entry).ok()).collect()
+        // Of what cannot be served, only what can still be fetched.
+        let known = entries
+            .iter()
+            .filter(|entry| entry.kind == Kind::Jan || !matches!(entry.location, Location::Unsupported(_)));
+        known.filter_map(|entry| self.card(entry).ok()).collect()
     }
 
     fn find(&self, name: &str) -> Result<Card, AcquireError> {
@@ -129,24 +136,19 @@ impl Library for StoredModels {
             AcquireError::Failed("the model could not be loaded; the server's log says why".to_owned())
         };
         let files = files.map_err(|error| failed(error.to_string()))?;
-        // What is said of lengths and files is said of the model that the server was started for.
-        let limits = Limits { max_input_tokens: None, max_total_tokens: None, ..self.config.limits.clone() };
-        let config = RouterConfig {
-            model_id: card.name.clone(),
-            model_sha: None,
-            tokenizer_config_path: None,
-            limits,
-            lora_adapters: Vec::new(),
-            ..RouterConfig::clone(&self.config)
-        };
-        let config = Arc::new(config);
+        let settings = self.store.settings(&entry).map_err(failure)?;
+        let config = Arc::new(own_config(&self.config, card, &settings.load));
         let mut loaded = load_in_background(&config, files).map_err(|error| failed(error.to_string()))?;
         let capabilities = loaded.card.capabilities;
         loaded.card =
             Card { template: loaded.card.template, info: loaded.card.info, capabilities, ..card.clone() };
+        if let Some(pieces) = &settings.prompt {
+            loaded.text.template =
+                ChatTemplate::new(vec![("default".to_owned(), chat_template(pieces))], Vec::new());
+        }
         let assembled = assemble(&config, loaded).map_err(|error| failed(error.to_string()))?;
         let service = assembled.model.service.clone();
-        for adapter in &self.store.settings(&entry).map_err(failure)?.adapters {
+        for adapter in &settings.adapters {
             service.adapters.load_own(adapter).map_err(|error| failed(error.to_string()))?;
         }
         watchdog::watch(service, || std::process::exit(EXIT_STALLED))
@@ -156,6 +158,70 @@ impl Library for StoredModels {
         loaded.insert(loaded_key(card), entry);
         Ok(assembled)
     }
+}
+
+/// The server's configuration as a model wants it. What is said of lengths and files is said of the model that the
+/// server was started for.
+fn own_config(config: &RouterConfig, card: &Card, load: &LoadSettings) -> RouterConfig {
+    let LoadSettings { context, gpu_layers, parallel, threads, continuous, embedding: _ } = *load;
+    let limits = Limits {
+        max_input_tokens: None,
+        max_total_tokens: None,
+        max_context: context,
+        ..config.limits.clone()
+    };
+    let own = &config.engine;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // One at a time is what remains where none may join others.
+    let at_once = parallel.or((continuous == Some(false)).then_some(1));
+    let engine = EngineSettings {
+        device: if gpu_layers == Some(0) { DeviceSetting::Cpu } else { own.device },
+        max_batch_size: at_once
+            .map(|count| own.max_batch_size.map_or(count, |most| most.min(count)))
+            .or(own.max_batch_size),
+        threads: threads.map(|count| count.min(processors)).or(own.threads),
+        ..own.clone()
+    };
+    RouterConfig {
+        model_id: card.name.clone(),
+        model_sha: None,
+        tokenizer_config_path: None,
+        limits,
+        engine,
+        lora_adapters: Vec::new(),
+        ..config.clone()
+    }
+}
+
+/// Jinja for a chat whose texts have something before them each.
+fn chat_template(pieces: &PromptPieces) -> String {
+    // A string of JSON is one of Jinja, too.
+    let literal = |text: &str| format!("{{{{ {} }}}}", serde_json::Value::from(text));
+    let [before, system, user, assistant] =
+        [&pieces.before, &pieces.system, &pieces.user, &pieces.assistant].map(|text| literal(text));
+    format!(
+        "{before}{{%- for message in messages -%}}\
+         {{%- if message.role == 'system' -%}}{system}\
+         {{%- elif message.role == 'user' -%}}{user}\
+         {{%- elif message.role == 'assistant' -%}}{assistant}{{%- endif -%}}\
+         {{{{ message.content or '' }}}}{{%- endfor -%}}\
+         {{%- if add_generation_prompt -%}}{assistant}{{%- endif -%}}"
+    )
+}
+
+/// Where a model came from, as an address that tells no path of this machine.
+fn source(entry: &Entry) -> String {
+    let escaped: String = entry.name.bytes().map(escape).collect();
+    match entry.kind {
+        Kind::HubCache => format!("https://huggingface.co/{escaped}"),
+        Kind::Ollama => format!("ollama://{escaped}"),
+        Kind::Folder | Kind::Gguf | Kind::Jan => format!("weirgate://models/{escaped}"),
+    }
+}
+
+fn escape(byte: u8) -> String {
+    let plain = byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte);
+    if plain { char::from(byte).to_string() } else { format!("%{byte:02X}") }
 }
 
 /// Requests to other models are answered meanwhile: the load gets one thread, of low priority, and the engine's threads
@@ -172,4 +238,49 @@ fn load_in_background(config: &Arc<RouterConfig>, files: ModelFiles) -> Result<L
 /// Two names may have the same content.
 fn loaded_key(card: &Card) -> String {
     format!("{} {}", card.digest, card.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::service::Conversation;
+
+    #[test]
+    fn pieces_stand_before_the_texts() {
+        let [before, system, user, assistant] =
+            ["A \"chat\".\n", "SYSTEM: ", "\nUSER: ", "\nASSISTANT:"].map(str::to_owned);
+        let text = chat_template(&PromptPieces { before, system, user, assistant });
+        let template = ChatTemplate::new(vec![("default".to_owned(), text)], Vec::new());
+        let messages =
+            [("system", "Be kind."), ("user", "{{ Hi }}"), ("assistant", " Ho\n"), ("user", "Bye")];
+        let messages = messages
+            .map(|(role, content)| json!({"role": role, "content": content}).as_object().cloned().unwrap());
+        let conversation = Conversation { messages: messages.to_vec(), ..Conversation::default() };
+        assert_eq!(
+            template.render(&conversation).unwrap(),
+            "A \"chat\".\nSYSTEM: Be kind.\nUSER: {{ Hi }}\nASSISTANT: Ho\n\nUSER: Bye\nASSISTANT:"
+        );
+    }
+
+    #[test]
+    fn a_models_settings_go_over_the_servers() {
+        let server = crate::tests::config();
+        let own = |load: LoadSettings| own_config(&server, &Card::default(), &load);
+        assert_eq!(own(LoadSettings::default()).engine, server.engine);
+        let all = own(LoadSettings {
+            context: Some(512),
+            gpu_layers: Some(0),
+            parallel: Some(3),
+            threads: Some(100_000),
+            continuous: Some(true),
+            embedding: Some(true),
+        });
+        let processors = std::thread::available_parallelism().unwrap().get();
+        assert_eq!((all.limits.max_context, all.engine.max_batch_size), (Some(512), Some(3)));
+        assert_eq!((all.engine.device, all.engine.threads), (DeviceSetting::Cpu, Some(processors)));
+        let alone = own(LoadSettings { continuous: Some(false), ..LoadSettings::default() });
+        assert_eq!(alone.engine.max_batch_size, Some(1));
+    }
 }

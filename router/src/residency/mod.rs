@@ -11,7 +11,7 @@ mod keep_alive;
 mod library;
 mod resident;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -49,6 +49,18 @@ pub struct Residency {
     pub max_queue: usize,
 }
 
+/// Where a model is between its files and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Unloaded,
+    /// Unloaded because somebody said so.
+    Stopped,
+    Loading,
+    Ready,
+    /// Answers what it has to, and goes.
+    Leaving,
+}
+
 /// Why a model cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AcquireError {
@@ -72,6 +84,8 @@ pub(crate) struct Models {
     table: Mutex<HashMap<Key, Slot>>,
     /// Requests that wait for a model.
     waiting: AtomicUsize,
+    /// Names of models that were stopped, and not loaded since.
+    stopped: Mutex<HashSet<String>>,
     /// Held by the load under way.
     turn: tokio::sync::Mutex<()>,
     budget: Mutex<Budget>,
@@ -129,6 +143,7 @@ impl Models {
             residency,
             table: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            stopped: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
             changed,
         }
@@ -219,7 +234,7 @@ impl Models {
         tokio::task::spawn_blocking(show).await.unwrap_or(Err(AcquireError::NotFound))
     }
 
-    /// All models that can be served, the latest first.
+    /// All models that are known, the latest first; some may have no files here yet.
     pub async fn cards(self: &Arc<Self>) -> Vec<Arc<Card>> {
         let this = self.clone();
         let stored =
@@ -249,13 +264,58 @@ impl Models {
         std::iter::once(self.pinned.model.service.clone()).chain(ready).collect()
     }
 
-    /// Unloads the model of this name as soon as nobody uses it, unless it is pinned.
+    /// Loads the model of this name and keeps it until it is stopped.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub async fn start(self: &Arc<Self>, name: &str) -> Result<(), AcquireError> {
+        self.acquire(name, None).await?.start();
+        Ok(())
+    }
+
+    /// Unloads the model of this name as soon as nobody uses it, and remembers that somebody said so.
+    pub fn stop(&self, name: &str) {
+        self.stopped().insert(tagged(name).to_lowercase());
+        self.unload(name);
+    }
+
+    /// Unloads the model of this name as soon as nobody uses it.
+    pub fn unload(&self, name: &str) {
+        self.let_go(name, true);
+    }
+
+    /// The same, unless it was started: that is for whoever did it to end.
     pub fn release(&self, name: &str) {
+        self.let_go(name, false);
+    }
+
+    fn let_go(&self, name: &str, started_too: bool) {
         let mut table = self.table();
         for (_, resident) in ready(&table).filter(|(_, resident)| resident.model.card.is_called(name)) {
             resident.keep(KeepAlive::NOT_AT_ALL);
+            if started_too {
+                resident.set_started(false);
+            }
         }
         remove_expired(&mut table);
+    }
+
+    /// Where the model of a card is.
+    pub fn presence(&self, card: &Card) -> Presence {
+        if self.pinned.model.card.is_called(&card.name) {
+            return Presence::Ready;
+        }
+        match self.table().get(&key(card)) {
+            Some(Slot::Loading(_)) => Presence::Loading,
+            Some(Slot::Ready(resident)) if resident.is_going() => Presence::Leaving,
+            Some(Slot::Ready(_)) => Presence::Ready,
+            None if self.stopped().contains(&tagged(&card.name).to_lowercase()) => Presence::Stopped,
+            None => Presence::Unloaded,
+        }
+    }
+
+    fn stopped(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The card of a model that is to be used: of one that is loaded, no folder is looked through.
@@ -294,6 +354,11 @@ impl Models {
             }
             Some(Slot::Loading(loading)) => Found::Loading(loading.clone()),
             None => {
+                // What the name meant before.
+                for (_, old) in ready(&table).filter(|(_, old)| old.model.card.is_called(&card.name)) {
+                    old.set_started(false);
+                    old.keep(KeepAlive::NOT_AT_ALL);
+                }
                 let (tell, loading) = watch::channel(None);
                 table.insert(key(card), Slot::Loading(loading.clone()));
                 let (this, card) = (self.clone(), card.clone());
@@ -314,7 +379,10 @@ impl Models {
     fn settle(&self, card: &Card, outcome: Result<Arc<Resident>, AcquireError>) {
         let mut table = self.table();
         match outcome {
-            Ok(resident) => table.insert(key(card), Slot::Ready(resident)),
+            Ok(resident) => {
+                self.stopped().remove(&tagged(&card.name).to_lowercase());
+                table.insert(key(card), Slot::Ready(resident))
+            }
             Err(_) => table.remove(&key(card)),
         };
         self.changed.send_replace(());
@@ -376,12 +444,17 @@ impl Models {
                 if loaded == 1 {
                     return Err(AcquireError::Memory { needed, free: free.unwrap_or(0) });
                 }
-                let idle = ready(&table).filter(|(_, resident)| resident.is_idle());
+                let others = || ready(&table).filter(|(_, resident)| !resident.is_started());
+                if others().next().is_none() {
+                    let message = "there is no place beside the models that were started; stop one first";
+                    return Err(AcquireError::Failed(message.to_owned()));
+                }
+                let idle = others().filter(|(_, resident)| resident.is_idle());
                 let victim =
                     idle.min_by_key(|(_, resident)| resident.last_used()).map(|(key, _)| key.clone());
                 if victim.is_none()
                     && begun.elapsed() >= TURN
-                    && let Some((_, first)) = ready(&table).min_by_key(|(_, resident)| resident.loaded)
+                    && let Some((_, first)) = others().min_by_key(|(_, resident)| resident.loaded)
                 {
                     first.set_leaving(true);
                 }

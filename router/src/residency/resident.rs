@@ -31,6 +31,8 @@ pub(super) struct Resident {
     pub loaded: Instant,
     /// Takes no new requests, and makes room once it has answered those it has.
     leaving: AtomicBool,
+    /// Stays until it is stopped, whatever requests say.
+    started: AtomicBool,
     life: Mutex<Life>,
     /// Bytes, as measured.
     weights: u64,
@@ -60,6 +62,7 @@ impl Resident {
             leases: AtomicUsize::new(0),
             loaded: Instant::now(),
             leaving: AtomicBool::new(false),
+            started: AtomicBool::new(false),
             life: Mutex::new(life),
             weights,
             changed,
@@ -81,6 +84,20 @@ impl Resident {
 
     pub fn set_leaving(&self, leaving: bool) {
         self.leaving.store(leaving, Ordering::SeqCst);
+    }
+
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::SeqCst)
+    }
+
+    pub fn set_started(&self, started: bool) {
+        self.started.store(started, Ordering::SeqCst);
+        self.changed.send_replace(());
+    }
+
+    /// Whether it goes as soon as nobody uses it.
+    pub fn is_going(&self) -> bool {
+        !self.is_started() && self.life().keep == KeepAlive::NOT_AT_ALL
     }
 
     pub fn footprint(&self) -> Footprint {
@@ -107,6 +124,7 @@ impl Resident {
     pub fn left(&self) -> Option<Duration> {
         let used = self.last_used();
         match self.life().keep {
+            _ if self.is_started() => None,
             KeepAlive::For(keep) => Some(keep.saturating_sub(used.elapsed())),
             KeepAlive::Forever => None,
         }
@@ -125,6 +143,11 @@ impl Lease {
     pub(super) fn new(resident: &Arc<Resident>) -> Self {
         resident.leases.fetch_add(1, Ordering::SeqCst);
         Self(resident.clone())
+    }
+
+    /// Keeps the model until it is stopped.
+    pub(super) fn start(&self) {
+        self.0.set_started(true);
     }
 }
 

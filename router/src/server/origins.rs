@@ -63,7 +63,10 @@ impl Origins {
                 [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD];
             cors.allow_methods(methods).allow_headers(AllowHeaders::mirror_request())
         } else {
-            cors.allow_methods([Method::GET, Method::POST])
+            let own = [Method::GET, Method::POST];
+            // Jan's routes have two more.
+            let more = [Method::PUT, Method::DELETE].into_iter().filter(|_| self.profile == Profile::Jan);
+            cors.allow_methods(own.into_iter().chain(more).collect::<Vec<_>>())
                 .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
         }
     }
@@ -90,12 +93,20 @@ fn is_local(origin: &str) -> bool {
         || LOCAL_SCHEMES.iter().any(|scheme| origin.starts_with(scheme))
 }
 
+/// Whether another site's page has the answer as a picture, a frame or a link: browsers name no origin then.
+fn is_embedded(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    !headers.contains_key(header::ORIGIN) && matches!(site, Some(b"cross-site" | b"same-site"))
+}
+
 /// Marks the requests of foreign pages, and refuses them where Ollama does.
 pub(super) async fn check(State(origins): State<Origins>, mut request: Request, next: Next) -> Response {
     if origins.is_foreign(request.headers()) {
         if origins.profile == Profile::Ollama {
             return StatusCode::FORBIDDEN.into_response();
         }
+        request.extensions_mut().insert(Foreign);
+    } else if is_embedded(request.headers()) {
         request.extensions_mut().insert(Foreign);
     }
     next.run(request).await

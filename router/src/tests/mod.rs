@@ -3,6 +3,7 @@
 mod adapters;
 mod constraints;
 mod device;
+mod jan;
 mod limits;
 mod ollama;
 mod openai;
@@ -58,6 +59,7 @@ pub(crate) fn config() -> RouterConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         profile: Profile::OpenAi,
         ollama_listen: None,
+        jan_listen: None,
         limits: Limits {
             max_concurrent_requests: 4,
             max_best_of: 2,
@@ -68,6 +70,7 @@ pub(crate) fn config() -> RouterConfig {
             max_request_seconds: 0,
             max_input_tokens: None,
             max_total_tokens: None,
+            max_context: None,
         },
         engine: EngineSettings {
             device: DeviceSetting::Cpu,

@@ -401,11 +401,23 @@ async fn what_is_not_served_is_refused_and_not_ignored() {
 #[tokio::test]
 async fn models_names_the_one_that_is_served() {
     let server = TestServer::new();
-    let model = json!({"id": "test/model", "object": "model", "created": 0, "owned_by": "test/model",
-                       "max_model_len": 200});
-    assert_eq!(server.get("/v1/models").await.json(), json!({"object": "list", "data": [model]}));
+    let answer = server.get("/v1/models").await.json();
+    assert_eq!((&answer["object"], answer["data"].as_array().unwrap().len()), (&json!("list"), 1));
+    let check = |model: &Value| {
+        for (key, value) in [
+            ("id", json!("test/model")),
+            ("object", json!("model")),
+            ("created", json!(0)),
+            ("owned_by", json!("test/model")),
+            ("max_model_len", json!(200)),
+            ("source_url", json!("https://huggingface.co/test/model")),
+        ] {
+            assert_eq!(model[key], value, "{key}");
+        }
+    };
+    check(&answer["data"][0]);
     for id in ["test/model", "test%2Fmodel"] {
-        assert_eq!(server.get(&format!("/v1/models/{id}")).await.json(), model);
+        check(&server.get(&format!("/v1/models/{id}")).await.json());
     }
     let answer = server.get("/v1/models/test/other").await;
     let error = json!({"message": "The model 'test/other' does not exist", "type": "invalid_request_error",

@@ -13,21 +13,21 @@ use weirgate_store::Show;
 use crate::residency::{AcquireError, KeepAlive, Layers, Library, Residency};
 
 /// Models `a`, `b`, `c`, ..., each of which writes its name over and over; `broken` cannot be loaded.
-struct Shelf {
-    names: Vec<&'static str>,
-    loads: AtomicUsize,
+pub(super) struct Shelf {
+    pub names: Vec<&'static str>,
+    pub loads: AtomicUsize,
     /// How often a model was looked for.
-    finds: AtomicUsize,
+    pub finds: AtomicUsize,
     /// Part of the digests.
-    version: AtomicUsize,
+    pub version: AtomicUsize,
     /// Loading waits for these, by name.
-    doors: Mutex<HashMap<&'static str, Arc<std::sync::Barrier>>>,
-    gates: HashMap<&'static str, Gate>,
-    layers: Layers,
+    pub doors: Mutex<HashMap<&'static str, Arc<std::sync::Barrier>>>,
+    pub gates: HashMap<&'static str, Gate>,
+    pub layers: Layers,
 }
 
 impl Shelf {
-    fn of(names: &[&'static str]) -> Self {
+    pub fn of(names: &[&'static str]) -> Self {
         Self {
             names: names.to_vec(),
             loads: AtomicUsize::new(0),
@@ -81,11 +81,11 @@ impl Library for Arc<Shelf> {
     }
 }
 
-fn residency() -> Residency {
+pub(super) fn residency() -> Residency {
     Residency { keep_alive: KeepAlive::For(Duration::from_secs(300)), max_loaded: 0, max_queue: 16 }
 }
 
-fn serving(shelf: &Arc<Shelf>, residency: Residency) -> Arc<TestServer> {
+pub(super) fn serving(shelf: &Arc<Shelf>, residency: Residency) -> Arc<TestServer> {
     let (config, gate) = (config(), Gate::open());
     let Assembled { model, outputs } =
         assemble(&config, loaded(SCRIPT, TEMPLATE, &config, gate.clone())).unwrap();
@@ -95,7 +95,7 @@ fn serving(shelf: &Arc<Shelf>, residency: Residency) -> Arc<TestServer> {
     Arc::new(TestServer::of(models, &config, gate))
 }
 
-async fn generate(server: &TestServer, model: &str, more: Value) -> Value {
+pub(super) async fn generate(server: &TestServer, model: &str, more: Value) -> Value {
     let mut body = json!({"model": model, "prompt": "Hi", "stream": false, "options": {"temperature": 0, "num_predict": 3}});
     for (key, value) in more.as_object().unwrap() {
         body[key] = value.clone();
@@ -103,7 +103,7 @@ async fn generate(server: &TestServer, model: &str, more: Value) -> Value {
     server.post("/api/generate", body).await.json()
 }
 
-async fn running(server: &TestServer) -> Vec<String> {
+pub(super) async fn running(server: &TestServer) -> Vec<String> {
     let ps = server.get("/api/ps").await.json();
     let names =
         ps["models"].as_array().unwrap().iter().map(|model| model["name"].as_str().unwrap().to_owned());
@@ -112,7 +112,7 @@ async fn running(server: &TestServer) -> Vec<String> {
     names
 }
 
-async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+pub(super) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     for _ in 0..2000 {
         if condition().await {
             return;

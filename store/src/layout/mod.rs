@@ -6,4 +6,4 @@ pub(crate) mod jan;
 pub(crate) mod ollama;
 mod scan;
 
-pub(crate) use scan::{Origin, Scan, confined, fingerprint};
+pub(crate) use scan::{Origin, Scan, children, confined, fingerprint, name_of};

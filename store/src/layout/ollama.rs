@@ -235,6 +235,7 @@ impl OllamaRoot {
                 .collect::<Result<_, _>>()?,
             adapters: files(Content::Adapter)?,
             projectors: files(Content::Projector)?,
+            ..ModelSettings::default()
         })
     }
 }

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
-use ureq::http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use ureq::http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body, SendBody};
@@ -46,16 +46,47 @@ impl Registry {
     /// [`RegistryError::HostNotAllowed`].
     pub(super) fn session(&self, name: &ModelName, transfer: Transfer) -> Result<Session<'_>, RegistryError> {
         let host = name.host();
-        let allowed = &self.settings.allowed_hosts;
-        if !allowed.is_empty() && !allowed.iter().any(|known| known.eq_ignore_ascii_case(host)) {
-            return Err(RegistryError::HostNotAllowed(host.to_owned()));
-        }
+        self.check_host(host)?;
         let scheme = if transfer.insecure { "http" } else { "https" };
         let root = format!("{scheme}://{host}");
         let origin = Origin::of(&root).ok_or_else(|| RegistryError::HostNotAllowed(host.to_owned()))?;
         let credentials = self.settings.credentials.get(host).cloned();
         let repository = format!("{root}/v2/{}/{}", name.namespace(), name.model());
         Ok(Session { registry: self, origin, repository, credentials, authorization: Mutex::new(None) })
+    }
+
+    fn check_host(&self, host: &str) -> Result<(), RegistryError> {
+        let allowed = &self.settings.allowed_hosts;
+        if allowed.is_empty() || allowed.iter().any(|known| known.eq_ignore_ascii_case(host)) {
+            return Ok(());
+        }
+        Err(RegistryError::HostNotAllowed(host.to_owned()))
+    }
+
+    /// Asks for the file at `url`, without credentials. Plain http only of hosts that may be in private networks.
+    ///
+    /// # Errors
+    /// [`RegistryError::HostNotAllowed`], [`RegistryError::Insecure`], and those of the network.
+    pub(super) fn file(&self, url: &str, call: &Call<'_>) -> Result<Response<Body>, RegistryError> {
+        let shown = || without_query(url);
+        let origin = Origin::of(url)
+            .ok_or_else(|| RegistryError::Protocol { url: shown(), problem: "not an address".to_owned() })?;
+        let uri: Option<Uri> = url.parse().ok();
+        let authority = uri.as_ref().and_then(Uri::authority).map(|authority| authority.as_str().to_owned());
+        // A user's name in an address is there to deceive.
+        let authority = authority.filter(|authority| !authority.contains('@'));
+        self.check_host(&authority.ok_or_else(|| RegistryError::HostNotAllowed(shown()))?)?;
+        if !origin.is_https() && !self.settings.private_hosts.iter().any(|host| host == origin.host()) {
+            return Err(RegistryError::Insecure);
+        }
+        let session = Session {
+            registry: self,
+            origin,
+            repository: String::new(),
+            credentials: None,
+            authorization: Mutex::new(None),
+        };
+        session.send(url, call)
     }
 }
 

@@ -7,6 +7,7 @@
 mod address;
 mod auth;
 mod client;
+mod file;
 mod parts;
 mod progress;
 mod pull;

@@ -1,14 +1,17 @@
 //! A model from a registry into the store of our own.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use weirgate_hub::{Hub, HubError, HubSettings, ModelId, Revision};
 
+use super::file::Wanted;
 use super::progress::Shared;
 use super::{RegistryError, Transfer, parts};
-use crate::entry::{Progress, Report};
+use crate::entry::{Entry, Progress, Report};
+use crate::layout::{Origin, jan};
 use crate::manifest::{Layer, Manifest};
 use crate::name::{Digest, ModelName};
 use crate::own::{Writing, free_space};
@@ -26,6 +29,8 @@ enum Key {
     Registry(ModelName, Transfer),
     /// Repository and revision.
     Hub(String, String),
+    /// The folder of one of Jan's models.
+    Folder(PathBuf),
 }
 
 impl Store {
@@ -63,6 +68,55 @@ impl Store {
         let (settings, id, revision) = (settings.clone(), id.clone(), revision.clone());
         Pulls::share(self, key, report, move |_, shared| pull_from_hub(settings, &id, &revision, shared))
     }
+}
+
+impl Store {
+    /// Brings the files of a model of Jan's here, from where its `model.json` says. Callers of the same share one
+    /// download; it goes on where an earlier one was cut off.
+    ///
+    /// # Errors
+    /// [`StoreError::ModelNotFound`], [`StoreError::ReadOnly`], [`StoreError::Invalid`] for one that does not say where
+    /// it comes from, [`RegistryError`]s, [`StoreError::DiskFull`], [`StoreError::Canceled`].
+    pub fn fetch(self: &Arc<Self>, name: &str, report: &mut Report<'_>) -> Result<(), StoreError> {
+        let entry = self.find(name)?;
+        let folder = self.own_jan_folder(&entry).ok_or_else(|| StoreError::ReadOnly(entry.name.clone()))?;
+        let sources = jan::sources(&folder)?;
+        let reachable = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+        if sources.is_empty() || !sources.iter().all(|(_, url)| reachable(url)) {
+            let message =
+                format!("'{}' does not say where a GGUF file of it could be fetched from", entry.name);
+            return Err(StoreError::invalid(message));
+        }
+        let key = Key::Folder(folder.clone());
+        Pulls::share(self, key, report, move |store, shared| fetch(store, &folder, &sources, shared))
+    }
+
+    /// Whether files of the model of this name are on their way here.
+    pub fn is_coming(&self, entry: &Entry) -> bool {
+        let running = self.pulls.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.keys().any(|key| match (key, &entry.origin) {
+            (Key::Folder(coming), Origin::Jan { folder }) => coming == folder,
+            (Key::Registry(coming, _), Origin::Manifest { name, .. }) => coming == name,
+            _ => false,
+        })
+    }
+}
+
+fn fetch(
+    store: &Store,
+    folder: &Path,
+    sources: &[(String, String)],
+    shared: &Shared,
+) -> Result<(), StoreError> {
+    for (name, url) in sources {
+        shared.check()?;
+        if !folder.join(name).is_file() {
+            let wanted = Wanted { url, name, folder, limit: store.settings.max_blob_bytes };
+            wanted.fetch(&store.registry, shared)?;
+        }
+    }
+    shared.status("success");
+    Ok(())
 }
 
 impl Pulls {

@@ -35,7 +35,7 @@ pub(super) async fn create(
     let wanted = wanted(name, body)?;
     work::told(&state, streams, move |store, models, report| {
         store.create(&wanted, report)?;
-        models.release(&wanted.name.to_string());
+        models.unload(&wanted.name.to_string());
         Ok(())
     })
     .await

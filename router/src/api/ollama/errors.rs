@@ -7,11 +7,12 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoResponses;
 use utoipa::openapi::{RefOr, Response as Described};
-use weirgate_store::{RegistryError, StoreError};
+use weirgate_store::StoreError;
 
 use super::types::ErrorBody;
 use crate::api::docs::Responses;
 use crate::api::extract::BodyError;
+use crate::api::store_errors;
 use crate::service::{Service, ServiceError, ValidationError};
 
 /// With two blanks, as upstream: clients look for the text.
@@ -61,7 +62,7 @@ impl Refusal {
             Self::Service(error) => error.to_string(),
             Self::Body(error) => error.message.clone(),
             Self::Bad(message) | Self::Load(message) | Self::Absent(message) => message.clone(),
-            Self::Store(error) => store_message(error.cause()),
+            Self::Store(error) => store_errors::message(error),
             Self::NoStore => {
                 "this server keeps no models of its own; start it with `--model-store`".to_owned()
             }
@@ -81,7 +82,7 @@ impl Refusal {
             Self::Service(_) | Self::Load(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Body(error) => error.status,
             Self::ModelNotFound(_) | Self::Absent(_) => StatusCode::NOT_FOUND,
-            Self::Store(error) => store_status(error.cause()),
+            Self::Store(error) => store_errors::status(error),
             Self::NoStore => StatusCode::FORBIDDEN,
         }
     }
@@ -107,53 +108,6 @@ impl Refusal {
             | Self::NoStore => {}
         }
         self
-    }
-}
-
-/// For clients: what a hub's error says may name folders of this machine.
-fn store_message(error: &StoreError) -> String {
-    match error {
-        StoreError::Hub(error) => {
-            tracing::warn!(%error, "a hub's model could not be brought here");
-            "the hub's model could not be brought here; the server's log says why".to_owned()
-        }
-        error => error.to_string(),
-    }
-}
-
-fn store_status(error: &StoreError) -> StatusCode {
-    match error {
-        StoreError::ModelNotFound(_) | StoreError::BlobNotFound(_) => StatusCode::NOT_FOUND,
-        StoreError::Name(_)
-        | StoreError::DigestMismatch { .. }
-        | StoreError::NameTaken
-        | StoreError::Invalid(_) => StatusCode::BAD_REQUEST,
-        StoreError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        StoreError::ReadOnly(_) => StatusCode::FORBIDDEN,
-        StoreError::Canceled => StatusCode::REQUEST_TIMEOUT,
-        StoreError::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
-        StoreError::Registry(error) => registry_status(error),
-        StoreError::Hub(_) => StatusCode::BAD_GATEWAY,
-        StoreError::Corrupt { .. } | StoreError::Io { .. } | StoreError::Shared(_) => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
-    }
-}
-
-fn registry_status(error: &RegistryError) -> StatusCode {
-    match error {
-        RegistryError::Insecure => StatusCode::BAD_REQUEST,
-        RegistryError::HostNotAllowed(_) | RegistryError::PrivateAddress(_) => StatusCode::FORBIDDEN,
-        RegistryError::Unauthorized => StatusCode::UNAUTHORIZED,
-        RegistryError::ManifestNotFound => StatusCode::NOT_FOUND,
-        RegistryError::Certificates => StatusCode::INTERNAL_SERVER_ERROR,
-        RegistryError::ForeignRealm { .. }
-        | RegistryError::Manifest(_)
-        | RegistryError::DigestMismatch { .. }
-        | RegistryError::Unreachable { .. }
-        | RegistryError::Status { .. }
-        | RegistryError::Protocol { .. }
-        | RegistryError::GivenUp { .. } => StatusCode::BAD_GATEWAY,
     }
 }
 

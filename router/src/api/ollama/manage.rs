@@ -38,7 +38,7 @@ async fn copied(state: &AppState, body: CopyRequest) -> Result<(), Refusal> {
     let asked = source.clone();
     let copied = work::brief(state, move |store, models| {
         store.copy(&asked, &destination)?;
-        models.release(&destination.to_string());
+        models.unload(&destination.to_string());
         Ok(())
     });
     copied.await.map_err(|error| match error {
@@ -68,7 +68,7 @@ pub(super) async fn delete(Administrator(state): Administrator, body: AnyType<De
             // One whose manifest is damaged can go, too.
             let known = store.find(&asked).map_or_else(|_| asked.clone(), |entry| entry.name);
             store.delete(&asked)?;
-            models.release(&known);
+            models.unload(&known);
             Ok(())
         });
         deleted.await.map_err(|error| match error {

@@ -84,7 +84,8 @@ pub(super) async fn rendered(model: &Model, name: &str, prompt: Prompt) -> Resul
     responses((status = 200, description = "The models, the latest first", body = Tags))
 )]
 pub(super) async fn tags(State(state): State<AppState>) -> Json<Tags> {
-    Json(Tags { models: state.models.cards().await.iter().map(|card| listed(card)).collect() })
+    let cards = state.models.cards().await;
+    Json(Tags { models: cards.iter().filter(|card| !card.absent).map(|card| listed(card)).collect() })
 }
 
 fn listed(card: &Card) -> Listed {

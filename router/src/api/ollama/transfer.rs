@@ -33,7 +33,7 @@ pub(super) async fn pull(
         if let (Some(known), Ok(now)) = (known, store.find(full))
             && known.digest != now.digest
         {
-            models.release(&now.name);
+            models.unload(&now.name);
         }
         Ok(())
     })

@@ -37,6 +37,11 @@ pub(crate) enum Refusal {
     Unauthorized,
     /// Not with this key, or not from there.
     Forbidden(&'static str),
+    /// What is wrong with a model, or with work on it.
+    Model {
+        status: StatusCode,
+        message: String,
+    },
 }
 
 const INVALID: &str = "invalid_request_error";
@@ -48,7 +53,7 @@ pub(crate) fn unauthorized() -> Response {
 
 /// What is answered under `/v1` to a request that may not change models.
 pub(crate) fn forbidden(why: &'static str, profile: Profile) -> Response {
-    Refusal::Forbidden(why).respond(Quirks::of(profile), false)
+    Refusal::Forbidden(why).respond_under(profile)
 }
 
 impl From<ServiceError> for Refusal {
@@ -73,6 +78,11 @@ impl Refusal {
             }
             _ => {}
         }
+    }
+
+    /// The response where no stream was asked for.
+    pub fn respond_under(self, profile: Profile) -> Response {
+        self.respond(Quirks::of(profile), false)
     }
 
     /// The response; `streams`: the client asked for a stream, which has not begun.
@@ -130,6 +140,7 @@ impl Refusal {
             Self::ModelNotFound(id) => format!("The model '{id}' does not exist"),
             Self::Unauthorized => "Incorrect API key provided".to_owned(),
             Self::Forbidden(why) => (*why).to_owned(),
+            Self::Model { message, .. } => message.clone(),
         }
     }
 
@@ -141,6 +152,7 @@ impl Refusal {
             Self::ModelNotFound(_) => "model_not_found",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden(_) => "forbidden",
+            Self::Model { .. } => "model",
         }
     }
 
@@ -157,6 +169,7 @@ impl Refusal {
             Self::ModelNotFound(_) => StatusCode::NOT_FOUND,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Model { status, .. } => *status,
         }
     }
 
@@ -177,7 +190,7 @@ impl Refusal {
     fn kind(&self) -> &'static str {
         match self.status() {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
-            StatusCode::SERVICE_UNAVAILABLE => "server_error",
+            status if status.is_server_error() => "server_error",
             _ => INVALID,
         }
     }
@@ -188,7 +201,7 @@ impl Refusal {
             Self::Service(ServiceError::Template(_)) => Some("messages"),
             Self::Service(ServiceError::Tool(_)) => Some("tools"),
             Self::Invalid { param, .. } => Some(param),
-            Self::ModelNotFound(_) => Some("model"),
+            Self::ModelNotFound(_) | Self::Model { .. } => Some("model"),
             _ => None,
         }
     }

@@ -39,8 +39,6 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(chat::completions))
         .routes(routes!(completions::completions))
         .routes(routes!(embeddings::embeddings))
-        .routes(routes!(models::list))
-        .routes(routes!(models::one))
         .routes(routes!(adapters::load))
         .routes(routes!(adapters::unload))
 }

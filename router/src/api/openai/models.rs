@@ -1,36 +1,13 @@
-//! `GET /v1/models` and `GET /v1/models/{id}`.
+//! Which model a request is for, and what the model itself asks where the request does not.
 
-use std::time::UNIX_EPOCH;
-
-use axum::Json;
-use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
 
 use super::errors::Refusal;
 use super::parameters::field;
-use super::quirks::Quirks;
-use super::types::{Common, ModelInfo, ModelList};
-use crate::api::docs::schemas::ErrorAnswer;
-use crate::api::{AppState, Settings};
+use super::types::{Common, Stop};
+use crate::api::AppState;
 use crate::residency::{AcquireError, Card};
 use crate::service::{ServiceError, ValidationError};
-
-/// The model that is served.
-#[utoipa::path(
-    get,
-    path = "/v1/models",
-    tag = super::TAG,
-    operation_id = "openai_get_model_info",
-    security(()),
-    responses((status = 200, description = "The model that is served", body = ModelList))
-)]
-pub(super) async fn list(State(state): State<AppState>) -> Json<ModelList> {
-    let others = state.models.cards().await;
-    let others = others.iter().filter(|card| card.digest != state.lease.card.digest);
-    let own = std::iter::once(served(&state.settings)).chain(adapted(&state));
-    let data = own.chain(others.map(|card| stored(card))).collect();
-    Json(ModelList { object: "list", data })
-}
 
 /// The state of the model that a request names; its `adapter_id` is set where `model` is an adapter's name.
 ///
@@ -45,7 +22,9 @@ pub(super) async fn serving(state: &AppState, common: &mut Common) -> Result<App
         }
         Err(error) => return Err(error.into()),
     }
-    serving_base(state, common.model.as_deref()).await
+    let state = serving_base(state, common.model.as_deref()).await?;
+    fill(common, &state.lease.card);
+    Ok(state)
 }
 
 /// The state of the model that a request names, which is no adapter's name.
@@ -60,6 +39,25 @@ pub(super) async fn serving_base(state: &AppState, model: Option<&str>) -> Resul
         AcquireError::Failed(_) => ServiceError::Unavailable("the model cannot be loaded").into(),
     };
     state.serving(model).await.map_err(refuse)
+}
+
+/// Has a request ask for what its model brings, where it does not ask for something else. A Modelfile says what ends a
+/// text and how long it gets, as under Ollama's `/v1`; a `model.json` also says how it is drawn.
+fn fill(common: &mut Common, card: &Card) {
+    let own: &Map<String, Value> = &card.layers.parameters;
+    let number = |name: &str| own.get(name).and_then(Value::as_f64);
+    if card.document.is_some() {
+        common.temperature = common.temperature.or(number("temperature").map(|value| value as f32));
+        common.top_p = common.top_p.or(number("top_p").map(|value| value as f32));
+    }
+    let whole = |name: &str| own.get(name).and_then(Value::as_i64);
+    common.top_k = common.top_k.or(whole("top_k").and_then(|value| value.try_into().ok()));
+    common.max_tokens = common.max_tokens.or(whole("num_predict").and_then(|value| value.try_into().ok()));
+    if common.stop.is_none()
+        && let Some(stops) = own.get("stop").and_then(Value::as_array)
+    {
+        common.stop = Some(Stop::Many(stops.iter().filter_map(Value::as_str).map(str::to_owned).collect()));
+    }
 }
 
 /// Has a `model` that is an adapter's name be the `adapter_id`; whether it is one.
@@ -81,64 +79,4 @@ pub(super) fn take_adapter(common: &mut Common, state: &AppState) -> Result<bool
     }
     common.adapter_id = Some(model.to_owned());
     Ok(true)
-}
-
-/// One model by its name, which may have slashes.
-#[utoipa::path(
-    get,
-    path = "/v1/models/{*id}",
-    tag = super::TAG,
-    operation_id = "openai_get_model",
-    params(("id" = String, Path, description = "The model's name; it may have slashes")),
-    responses(
-        (status = 200, description = "The model", body = ModelInfo),
-        (status = 404, description = "No such model", body = ErrorAnswer),
-    )
-)]
-pub(super) async fn one(State(state): State<AppState>, Path(id): Path<String>) -> Response {
-    if id == state.settings.model_id {
-        return Json(served(&state.settings)).into_response();
-    }
-    if let Some(adapter) = adapted(&state).find(|adapter| adapter.id == id) {
-        return Json(adapter).into_response();
-    }
-    match state.models.card(&id).await {
-        Ok(card) if !state.models.is_single() => Json(stored(&card)).into_response(),
-        _ => Refusal::ModelNotFound(id).respond(Quirks::of(state.settings.profile), false),
-    }
-}
-
-/// A model of the library; how long its texts may get is known once it is loaded.
-fn stored(card: &Card) -> ModelInfo {
-    let since = card.modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    ModelInfo {
-        id: card.name.clone(),
-        object: "model",
-        created: since.map_or(0, |since| since.as_secs()),
-        owned_by: card.name.clone(),
-        max_model_len: 0,
-        parent: None,
-    }
-}
-
-/// The model's adapters.
-fn adapted(state: &AppState) -> impl Iterator<Item = ModelInfo> {
-    let model = served(&state.settings);
-    state.service.adapters.list().into_iter().map(move |(name, since)| ModelInfo {
-        id: name,
-        created: since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        parent: Some(model.id.clone()),
-        ..model.clone()
-    })
-}
-
-fn served(settings: &Settings) -> ModelInfo {
-    ModelInfo {
-        id: settings.model_id.clone(),
-        object: "model",
-        created: 0,
-        owned_by: settings.model_id.clone(),
-        max_model_len: settings.max_total_tokens,
-        parent: None,
-    }
 }

@@ -14,6 +14,6 @@ pub(crate) use embeddings::{
 };
 pub(crate) use response::{
     AssistantMessage, CalledFunction, ChatChoice, ChatChunkChoice, ChatLogprob, ChatLogprobs,
-    CompletionLogprobs, Delta, Envelope, ErrorObject, LikelyToken, ModelInfo, ModelList, PromptTokensDetails,
-    TextChoice, TextLogprobs, ToolCall, Usage,
+    CompletionLogprobs, Delta, Envelope, ErrorObject, LikelyToken, PromptTokensDetails, TextChoice,
+    TextLogprobs, ToolCall, Usage,
 };

@@ -178,26 +178,6 @@ pub(crate) struct PromptTokensDetails {
     pub cached_tokens: u32,
 }
 
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct ModelList {
-    pub object: &'static str,
-    pub data: Vec<ModelInfo>,
-}
-
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct ModelInfo {
-    pub id: String,
-    pub object: &'static str,
-    pub created: u64,
-    pub owned_by: String,
-    /// Prompt and answer together, in tokens.
-    pub max_model_len: usize,
-    /// The model that an adapter belongs to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = String, required = false)]
-    pub parent: Option<String>,
-}
-
 /// OpenAI's error object.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ErrorObject {

@@ -1,0 +1,333 @@
+"""Jan's model API over the real binary: every reply against the contract, its folder of models put in order and in effect,
+and OpenAI's and Ollama's clients on the same models."""
+
+import concurrent.futures
+import json
+import shutil
+import threading
+import time
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import jsonschema
+import ollama
+import openai
+import pytest
+from harness.client import Client
+from harness.gguf_files import quantize
+from harness.server import free_port, wait_for
+
+CONTRACT = Path(__file__).resolve().parents[1] / "contracts/jan-models.json"
+GREEDY = {"temperature": 0, "max_tokens": 8}
+HI = [{"role": "user", "content": "Hi"}]
+SETTINGS = {"ctx_len": "96", "ngl": "100", "n_parallel": "3", "embedding": "false", "cpu_threads": "1"}
+PIECES = {"pre_prompt": "A chat.\n", "system_prompt": "S: ", "user_prompt": "\nQ: ", "ai_prompt": "\nA: "}
+
+
+@cache
+def validator(name: str):
+    document = json.loads(CONTRACT.read_text())
+    assert name in document["components"]["schemas"], name
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    return jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+
+
+def conforms(name: str, value) -> dict:
+    errors = [f"{error.json_path}: {error.message}" for error in validator(name).iter_errors(value)]
+    assert not errors, f"not a {name}: {errors}\n{json.dumps(value)}"
+    return value
+
+
+class Files(ThreadingHTTPServer):
+    """Serves one file, in pieces as slow as it is told."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes):
+        super().__init__(("127.0.0.1", 0), _File)
+        self.content, self.pause = content, 0.0
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/files/later.gguf"
+
+
+class _File(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.content)))
+        self.end_headers()
+        for at in range(0, len(self.server.content), 1 << 18):
+            self.wfile.write(self.server.content[at : at + (1 << 18)])
+            time.sleep(self.server.pause)
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "demo.gguf"
+    quantize(path, "Q8_0")
+    return path
+
+
+@pytest.fixture
+def files(gguf):
+    server = Files(gguf.read_bytes())
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path, gguf, files) -> Path:
+    """Models of every kind, as users have them."""
+    root = tmp_path / "models"
+
+    def model(name: str, document: dict | str | None, file: bool = True):
+        (root / name).mkdir(parents=True)
+        if file:
+            shutil.copy(gguf, root / name / "weights.gguf")
+        if document is not None:
+            text = document if isinstance(document, str) else json.dumps(document)
+            (root / name / "model.json").write_text(text)
+
+    model("tiny", {"source_url": "https://example.org/tiny.gguf", "settings": SETTINGS, "description": "Small."})
+    model(
+        "pieces",
+        {
+            "source_url": "https://example.org/p.gguf",
+            "version": 2,
+            "owned_by": "me",
+            "settings": PIECES,
+            "parameters": {"temperature": "0", "token_limit": "5", "top_k": "1", "top_p": "0.5", "stream": "true"},
+            "metadata": {"author": "Someone", "engine": "nitro"},
+        },
+    )
+    model("bare", None)
+    model("later", {"source_url": files.url, "metadata": {"author": "Someone"}}, file=False)
+    model("astray", {"source_url": "x", "sources": [{"filename": "../tiny/weights.gguf", "url": files.url}]}, file=False)
+    model("broken", "{")
+    shutil.copy(gguf, root / "dropped in.gguf")
+    return root
+
+
+@pytest.fixture
+def jan(start_server, folder):
+    """A server with Jan's listener, and a client of that."""
+    port = free_port()
+    environment = {"JAN_MODELS": str(folder), "JAN_HOST": f":{port}", "REGISTRY_PRIVATE_HOST": "127.0.0.1"}
+    server = start_server(env=environment)
+    server.jan = Client(port)
+    server.jan_url = f"http://127.0.0.1:{port}/v1"
+    return server
+
+
+def listed(client: Client, **query) -> dict[str, dict]:
+    query = "&".join(f"{key}={value}" for key, value in query.items())
+    answer = conforms("ListModelsResponse", client.get(f"/v1/models?{query}").json())
+    return {model["id"]: model for model in answer["data"]}
+
+
+def one(client: Client, name: str) -> dict:
+    return conforms("GetModelResponse", client.get(f"/v1/models/{name}").json())
+
+
+def test_lists_and_models_are_the_contracts(jan, folder):
+    models = listed(jan.jan)
+    assert set(models) == {"weirgate-demo", "tiny", "pieces", "bare", "later", "astray", "droppedin"}
+    assert all(one(jan.jan, name)["id"] == name for name in models)
+    # Each form is what the contract has, though it does not close it: no other keys in it.
+    document = json.loads(CONTRACT.read_text())["components"]["schemas"]
+    for model in models.values():
+        for part in ("settings", "parameters"):
+            assert set(model[part]) <= set(document["Model"]["properties"][part]["properties"])
+            assert all(isinstance(value, str) for value in model[part].values())
+        assert isinstance(model["version"], str) and model["object"] == "model" and model["owned_by"]
+    tiny, pieces = models["tiny"], models["pieces"]
+    assert tiny["settings"] == {name: SETTINGS[name] for name in ("ctx_len", "ngl", "n_parallel", "embedding")}
+    assert (tiny["type"], tiny["version"], tiny["owned_by"], tiny["format"]) == ("model", "1", "you", "ggufv3")
+    assert (tiny["name"], tiny["description"]) == ("tiny", "Small.")
+    assert (pieces["version"], pieces["owned_by"]) == ("2", "me")
+    assert pieces["parameters"] == {
+        "temperature": "0", "token_limit": "5", "top_k": "1", "top_p": "0.5", "stream": "true",
+    }  # fmt: skip
+    single = one(jan.jan, "tiny")
+    assert single["engine_parameters"] == {
+        "ctx_len": 128, "ngl": 100, "n_parallel": 3, "cpu_threads": 1, "embedding": False, "cont_batching": True,
+    }, "in the contract's range"  # fmt: skip
+    assert single["metadata"]["ctx_len"] == 96, "and as it is"
+    assert single["metadata"]["quantization"] == "Q8_0" and single["metadata"]["size"]
+    assert PIECES.items() <= one(jan.jan, "pieces")["engine_parameters"].items()
+    assert one(jan.jan, "pieces")["parameters"] == {
+        "temperature": 0, "token_limit": 5, "top_k": 1, "top_p": 0.5, "embedding": False,
+    }  # fmt: skip
+    # The folder is in order now.
+    written = json.loads((folder / "droppedin/model.json").read_text())
+    assert written["id"] == "droppedin" and (folder / "droppedin/dropped in.gguf").is_file()
+    assert "prompt_template" not in written["settings"], "the file has a template of its own"
+    assert (folder / "bare/model.json").is_file() and (folder / "broken/model.json").read_text() == "{"
+    assert "left out of the models" in jan.output() and "broken" in jan.output()
+    states = {name: (model.get("state"), one(jan.jan, name)["state"]) for name, model in models.items()}
+    assert states["weirgate-demo"] == ("ready", "running")
+    assert states["tiny"] == (None, "downloaded") and states["later"] == states["astray"] == (None, "not_downloaded")
+    assert set(listed(jan.jan, filter="running")) == {"weirgate-demo"}
+    assert "later" not in listed(jan.jan, filter="downloaded") and not listed(jan.jan, filter="downloading")
+    # The other listener says the same, and Ollama's list has what can be used.
+    assert set(listed(Client(jan.port))) == set(models)
+    tags = {model.model for model in ollama.Client(jan.url).list().models}
+    assert tags == {f"{name}:latest" for name in set(models) - {"later", "astray"}}
+
+
+def test_models_are_started_and_stopped(jan):
+    client, names = jan.jan, ollama.Client(jan.url)
+
+    def running() -> set[str]:
+        return {model.model for model in names.ps().models} - {"weirgate-demo:latest"}
+
+    for method in ("PUT", "POST"):
+        started = conforms("StartModelResponse", client.request(method, "/v1/models/tiny/start").json())
+        assert started == {"id": "tiny", "object": "model", "state": "running"}
+        assert listed(client)["tiny"]["state"] == "ready" and one(client, "tiny")["state"] == "running"
+        assert running() == {"tiny:latest"}
+        # Whoever started it did so for longer than a request lasts.
+        names.generate("tiny", "", keep_alive=0)
+        time.sleep(0.3)
+        assert running() == {"tiny:latest"}
+        expires = next(model.expires_at for model in names.ps().models if model.model == "tiny:latest")
+        assert expires.year > 2200
+        stopped = conforms("StopModelResponse", client.request(method, "/v1/models/tiny/stop").json())
+        assert stopped == {"id": "tiny", "object": "model", "state": "stopped"}
+        wait_for(lambda: not running(), 5, "unloaded")
+        assert "state" not in listed(client)["tiny"] and one(client, "tiny")["state"] == "stopped"
+    # One that was not started is stopped, too; a request brings it back.
+    assert client.post_ok("/v1/chat/completions", {"model": "tiny", "messages": HI} | GREEDY)
+    assert one(client, "tiny")["state"] == "running"
+    client.request("PUT", "/v1/models/tiny/stop")
+    wait_for(lambda: one(client, "tiny")["state"] == "stopped", 5, "stopped")
+    # The body that early clients send is of no matter.
+    body = {"id": "tiny", "model_parameters": {"ctx_len": 64}, "engine": "nitro"}
+    assert client.request("PUT", "/v1/models/tiny/start", json.dumps(body).encode()).status == 200
+    assert client.request("PUT", "/v1/models/weirgate-demo/start").json()["state"] == "running"
+    stays = client.request("PUT", "/v1/models/weirgate-demo/stop")
+    assert stays.status == 409 and "started for" in stays.json()["error"]["message"]
+    not_here = client.request("PUT", "/v1/models/later/start")
+    assert not_here.status == 503 and "downloaded" in not_here.json()["error"]["message"]
+
+
+def test_settings_take_effect(jan, folder):
+    client = jan.jan
+    chat = {"model": "tiny", "messages": HI} | GREEDY
+    assert client.post_ok("/v1/chat/completions", chat)
+    long = client.post("/v1/completions", {"model": "tiny", "prompt": "word " * 200, "max_tokens": 1})
+    assert long.status == 400 and long.json()["error"]["code"] == "context_length_exceeded"
+    # How many sequences a batch holds is what the metrics call the most adapters in one.
+    metrics = client.get("/metrics").text.splitlines()
+    info = next(line for line in metrics if line.startswith("weirgate_lora_requests_info") and 'model="tiny"' in line)
+    assert 'max_lora="3"' in info
+    running = next(model for model in client.get("/api/ps").json()["models"] if model["name"] == "tiny:latest")
+    assert running["context_length"] == 96
+    # Changed while the server runs.
+    document = json.loads((folder / "tiny/model.json").read_text())
+    document["settings"]["ctx_len"] = 640
+    (folder / "tiny/model.json").write_text(json.dumps(document))
+    assert client.post_ok("/v1/completions", {"model": "tiny", "prompt": "word " * 200, "max_tokens": 1})
+    assert one(client, "tiny")["metadata"]["ctx_len"] == 640
+    wait_for(lambda: len(client.get("/api/ps").json()["models"]) == 2, 5, "the former one has left")
+
+
+def test_prompts_are_put_together_of_their_pieces(jan):
+    client = jan.jan
+    messages = [{"role": "system", "content": "Be kind."}, *HI]
+    asked = {"model": "pieces", "messages": messages, "stream": False, "_debug_render_only": True}
+    rendered = client.post_ok("/api/chat", asked)["_debug_info"]["rendered_template"]
+    assert rendered == "A chat.\nS: Be kind.\nQ: Hi\nA: "
+    # OpenAI's route asks the same; the model's parameters are in effect where the request has none.
+    chat = {"model": "pieces", "messages": messages}
+    first, second = (client.post_ok("/v1/chat/completions", chat) for _ in range(2))
+    text = first["choices"][0]["message"]["content"]
+    assert text == second["choices"][0]["message"]["content"], "temperature 0"
+    plain = {"model": "pieces", "prompt": rendered, "temperature": 0, "max_tokens": 5, "stop": ["Q:"]}
+    assert client.post_ok("/v1/completions", plain)["choices"][0]["text"] == text
+    assert first["usage"]["completion_tokens"] <= 5
+    assert client.post_ok("/v1/chat/completions", chat | {"max_tokens": 2})["usage"]["completion_tokens"] <= 2
+
+
+def test_models_are_fetched_from_where_they_come(jan, files, folder):
+    client = jan.jan
+    files.pause = 0.2
+    answer = conforms("DownloadModelResponse", client.get("/v1/models/download/later").json())
+    assert answer == {"message": "Starting download later"}
+    assert listed(client)["later"]["state"] == "downloading" and one(client, "later")["state"] == "not_downloaded"
+    assert set(listed(client, filter="downloading")) == {"later"}
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        again = list(pool.map(lambda _: client.request("POST", "/v1/models/download/later").json(), range(3)))
+    assert again == [answer] * 3
+    files.pause = 0.0
+    wait_for(lambda: one(client, "later")["state"] == "downloaded", 20, "downloaded")
+    assert (folder / "later/later.gguf").read_bytes() == files.content
+    assert client.get("/v1/models/download/later").json() == {"message": "later is here already"}
+    assert client.post_ok("/v1/chat/completions", {"model": "later", "messages": HI} | GREEDY)
+    # Deleted, it can be fetched again: its description is not the user's.
+    deleted = conforms("DeleteModelResponse", client.request("DELETE", "/v1/models/later").json())
+    assert deleted == {"id": "later", "object": "model", "deleted": True}
+    assert one(client, "later")["state"] == "not_downloaded" and (folder / "later/model.json").is_file()
+    refused = client.get("/v1/models/download/astray")
+    assert refused.status == 400 and "does not say" in refused.json()["error"]["message"]
+
+
+def test_what_is_dropped_in_or_deleted_is_noticed(jan, folder, gguf):
+    client = openai.OpenAI(base_url=jan.jan_url, api_key="none", max_retries=0)
+    shutil.copy(gguf, folder / "new one.gguf")
+    assert client.models.retrieve("newone").owned_by == "you"
+    assert client.chat.completions.create(model="newone", messages=HI, **GREEDY).choices[0].message.content
+    assert client.models.delete("newone").deleted is True
+    assert not (folder / "newone").exists()
+    assert "newone" not in {model.id for model in client.models.list()}
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="newone", messages=HI, **GREEDY)
+    shutil.rmtree(folder / "tiny")
+    assert "tiny" not in listed(jan.jan)
+    assert (folder / "pieces/weights.gguf").is_file(), "nothing else is touched"
+
+
+def test_what_is_not_there_is_not_found(jan):
+    client = jan.jan
+    for method, path in (
+        ("GET", "/v1/models/nobody"),
+        ("DELETE", "/v1/models/nobody"),
+        ("PUT", "/v1/models/nobody/start"),
+        ("PUT", "/v1/models/nobody/stop"),
+        ("POST", "/v1/models/nobody/start"),
+        ("GET", "/v1/models/download/..%2F..%2Fetc"),
+        ("DELETE", "/v1/models/..%2F..%2Fetc"),
+        ("DELETE", "/v1/models/broken"),
+        ("PUT", "/v1/models/tiny"),
+    ):
+        answer = client.request(method, path)
+        assert answer.status == 404, f"{method} {path}: {answer.text}"
+        assert answer.json()["error"]["code"] == "model_not_found"
+    # A browser asks for a picture without saying whose page it is on, but not without a hint.
+    embedded = client.request("GET", "/v1/models/download/later", None, {"Sec-Fetch-Site": "cross-site"})
+    assert embedded.status == 403 and one(client, "later")["state"] == "not_downloaded"
+    conflict = client.request("DELETE", "/v1/models/weirgate-demo")
+    assert conflict.status == 409
+
+
+def test_only_administrators_change_models(start_server, folder):
+    keys = {"API_KEY": "user", "ADMIN_API_KEY": "admin", "JAN_MODELS": str(folder)}
+    client = Client(start_server(env=keys).port)
+    for method, path in (
+        ("DELETE", "/v1/models/tiny"),
+        ("PUT", "/v1/models/tiny/start"),
+        ("POST", "/v1/models/tiny/stop"),
+        ("GET", "/v1/models/download/later"),
+        ("POST", "/v1/models/download/later"),
+    ):
+        for key, status in (("", 401), ("Bearer user", 403)):
+            assert client.request(method, path, None, {"Authorization": key}).status == status, (method, path, key)
+    assert client.request("PUT", "/v1/models/tiny/start", None, {"Authorization": "Bearer admin"}).status == 200
+    assert (folder / "tiny/weights.gguf").is_file()

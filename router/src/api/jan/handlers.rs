@@ -1,0 +1,313 @@
+//! The routes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::oneshot;
+use weirgate_store::{Location, ModelName, Progress, Store, StoreError, Transfer};
+
+use super::convert::{self, Seen, seconds};
+use super::errors::{not_found, of_load, of_store, stays};
+use super::types::{Deleted, ListQuery, ModelDetails, ModelInfo, ModelList, Notice, Switched};
+use crate::api::docs::schemas::ErrorAnswer;
+use crate::api::openai::Refusal;
+use crate::api::{Administrator, AppState};
+use crate::background;
+use crate::residency::Card;
+
+const NO_STORE: &str =
+    "this server keeps no models of its own; start it with `--jan-models` or `--model-store`";
+/// How long it may take to learn whether a download can begin; later than that, it is in the log.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The models: the one that is served, its adapters, and those that can be loaded or fetched.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = super::TAG,
+    operation_id = "openai_get_model_info",
+    security(()),
+    params(ListQuery),
+    responses((status = 200, description = "The models", body = ModelList))
+)]
+pub(super) async fn list(State(state): State<AppState>, query: Query<ListQuery>) -> Json<ModelList> {
+    let cards = state.models.cards().await;
+    let filter = query.0.filter.unwrap_or_default();
+    let listing = move || {
+        let own = std::iter::once(served(&state)).chain(adapters(&state));
+        let others = cards.iter().filter(|card| card.digest != state.lease.card.digest);
+        let all = own.chain(others.map(|card| stored(&state, card)));
+        let data: Vec<ModelInfo> = all.filter(|seen| seen.state.passes(&filter)).map(Seen::listed).collect();
+        data
+    };
+    // It looks at files.
+    let data = tokio::task::spawn_blocking(listing).await.unwrap_or_default();
+    Json(ModelList { object: "list", data })
+}
+
+/// One model by its name, which may have slashes.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{*id}",
+    tag = super::TAG,
+    operation_id = "openai_get_model",
+    params(("id" = String, Path, description = "The model's name; it may have slashes")),
+    responses(
+        (status = 200, description = "The model", body = ModelDetails),
+        (status = 404, description = "No such model", body = ErrorAnswer),
+    )
+)]
+pub(super) async fn one(State(state): State<AppState>, Path(id): Path<String>) -> Response {
+    if id == state.settings.model_id {
+        return Json(served(&state).single()).into_response();
+    }
+    if let Some(adapter) = adapters(&state).find(|adapter| adapter.id == id) {
+        return Json(adapter.single()).into_response();
+    }
+    match state.models.card(&id).await {
+        Ok(card) if !state.models.is_single() => {
+            let own = state.clone();
+            let described = tokio::task::spawn_blocking(move || stored(&own, &card).single()).await;
+            described.map(Json).map_or_else(
+                |_| not_found(&id).respond_under(state.settings.profile),
+                IntoResponse::into_response,
+            )
+        }
+        _ => not_found(&id).respond_under(state.settings.profile),
+    }
+}
+
+/// Removes a model. Requests that it answers are answered to their end.
+#[utoipa::path(
+    delete,
+    path = "/v1/models/{*id}",
+    tag = super::TAG,
+    operation_id = "jan_delete_model",
+    params(("id" = String, Path, description = "The model's name; it may have slashes")),
+    responses(
+        (status = 200, description = "Deleted", body = Deleted),
+        (status = 403, description = "Not for who asks, or it is read in place", body = ErrorAnswer),
+        (status = 404, description = "No such model", body = ErrorAnswer),
+        (status = 409, description = "The server was started for it", body = ErrorAnswer),
+    )
+)]
+pub(super) async fn delete(Administrator(state): Administrator, Path(id): Path<String>) -> Response {
+    answer(&state, deleted(&state, id).await)
+}
+
+async fn deleted(state: &AppState, id: String) -> Result<Deleted, Refusal> {
+    if state.is_own_name(&id) {
+        return Err(stays(&id));
+    }
+    let (store, models, asked) = (store(state)?, state.models.clone(), id.clone());
+    let work = move || {
+        let known = store.find(&asked).map_or_else(|_| asked.clone(), |entry| entry.name);
+        store.delete(&asked)?;
+        models.unload(&known);
+        Ok::<_, StoreError>(())
+    };
+    let done = tokio::task::spawn_blocking(work).await.map_err(|_| broke_off())?;
+    done.map_err(|error| of_store(&error, &id))?;
+    Ok(Deleted { id, object: "model", deleted: true })
+}
+
+/// Starts (`…/start`) or stops (`…/stop`) a model: once started, it stays loaded until it is stopped.
+#[utoipa::path(
+    put,
+    path = "/v1/models/{*id}",
+    tag = super::TAG,
+    operation_id = "jan_switch_model",
+    params(("id" = String, Path, description = "The model's name, and `/start` or `/stop`")),
+    responses(
+        (status = 200, description = "Done", body = Switched),
+        (status = 403, description = "Not for who asks", body = ErrorAnswer),
+        (status = 404, description = "No such model", body = ErrorAnswer),
+        (status = 409, description = "The server was started for it", body = ErrorAnswer),
+        (status = 503, description = "It cannot be loaded", body = ErrorAnswer),
+    )
+)]
+pub(super) async fn put(Administrator(state): Administrator, Path(path): Path<String>) -> Response {
+    answer(&state, switched(&state, &path).await)
+}
+
+/// The same.
+#[utoipa::path(
+    post,
+    path = "/v1/models/{*id}",
+    tag = super::TAG,
+    operation_id = "jan_switch_model_by_post",
+    params(("id" = String, Path, description = "The model's name, and `/start` or `/stop`")),
+    responses(
+        (status = 200, description = "Done", body = Switched),
+        (status = 403, description = "Not for who asks", body = ErrorAnswer),
+        (status = 404, description = "No such model", body = ErrorAnswer),
+        (status = 409, description = "The server was started for it", body = ErrorAnswer),
+        (status = 503, description = "It cannot be loaded", body = ErrorAnswer),
+    )
+)]
+pub(super) async fn post(admin: Administrator, path: Path<String>) -> Response {
+    put(admin, path).await
+}
+
+async fn switched(state: &AppState, path: &str) -> Result<Switched, Refusal> {
+    let switched = |id: &str, to| Switched { id: id.to_owned(), object: "model", state: to };
+    if let Some(id) = path.strip_suffix("/start") {
+        if !state.is_own_name(id) {
+            state.models.start(id).await.map_err(|error| of_load(error, id))?;
+        }
+        return Ok(switched(id, "running"));
+    }
+    let id = path.strip_suffix("/stop").ok_or_else(|| not_found(path))?;
+    if state.is_own_name(id) {
+        return Err(stays(id));
+    }
+    let card = state.models.card(id).await.map_err(|error| of_load(error, id))?;
+    state.models.stop(&card.name);
+    Ok(switched(id, "stopped"))
+}
+
+/// Begins to fetch a model: the files that its `model.json` names, or, of a name that no model here has, the model of
+/// that name in a registry.
+#[utoipa::path(
+    get,
+    path = "/v1/models/download/{*id}",
+    tag = super::TAG,
+    operation_id = "jan_download_model",
+    params(("id" = String, Path, description = "The model's name; it may have slashes")),
+    responses(
+        (status = 200, description = "It has begun", body = Notice),
+        (status = 400, description = "It does not say where it comes from", body = ErrorAnswer),
+        (status = 403, description = "Not for who asks, or not from there", body = ErrorAnswer),
+        (status = 404, description = "No such model", body = ErrorAnswer),
+        (status = 502, description = "Where it comes from cannot be reached", body = ErrorAnswer),
+        (status = 507, description = "The disk is full", body = ErrorAnswer),
+    )
+)]
+pub(super) async fn download(Administrator(state): Administrator, Path(id): Path<String>) -> Response {
+    answer(&state, downloading(&state, id).await)
+}
+
+/// The same.
+#[utoipa::path(
+    post,
+    path = "/v1/models/download/{*id}",
+    tag = super::TAG,
+    operation_id = "jan_download_model_by_post",
+    params(("id" = String, Path, description = "The model's name; it may have slashes")),
+    responses(
+        (status = 200, description = "It has begun", body = Notice),
+        (status = 403, description = "Not for who asks, or not from there", body = ErrorAnswer),
+        (status = 404, description = "No such model", body = ErrorAnswer),
+    )
+)]
+pub(super) async fn post_download(admin: Administrator, id: Path<String>) -> Response {
+    download(admin, id).await
+}
+
+async fn downloading(state: &AppState, id: String) -> Result<Notice, Refusal> {
+    let told = |message: String| Ok(Notice { message });
+    let (store, name) = (store(state)?, id.clone());
+    let (tell, begun) = oneshot::channel();
+    // It goes on when whoever asked has gone.
+    background::spawn("download", move || fetch(&store, &name, tell)).map_err(|_| broke_off())?;
+    match tokio::time::timeout(PATIENCE, begun).await {
+        Ok(Ok(Ok(true))) => told(format!("{id} is here already")),
+        Ok(Ok(Err(error))) => Err(of_store(&error, &id)),
+        Ok(Err(_)) => Err(broke_off()),
+        Ok(Ok(Ok(false))) | Err(_) => told(format!("Starting download {id}")),
+    }
+}
+
+/// Fetches a model; tells as soon as content comes, or that there is nothing to do, or what is wrong before that.
+fn fetch(store: &Arc<Store>, name: &str, tell: oneshot::Sender<Result<bool, StoreError>>) {
+    let mut tell = Some(tell);
+    let mut answer = |result| match (tell.take(), result) {
+        // Whoever asked may have gone.
+        (Some(tell), result) => drop(tell.send(result)),
+        (None, Err(error)) => tracing::warn!(model = name, "the download failed: {error}"),
+        (None, Ok(_)) => {}
+    };
+    let found = store.find(name);
+    if found.as_ref().is_ok_and(|entry| !matches!(entry.location, Location::Unsupported(_))) {
+        return answer(Ok(true));
+    }
+    let mut report = |progress: Progress| {
+        if progress.total > 0 {
+            answer(Ok(false));
+        }
+        std::ops::ControlFlow::Continue(())
+    };
+    let fetched = match found {
+        Ok(_) => store.fetch(name, &mut report),
+        Err(StoreError::ModelNotFound(_)) if name.parse::<ModelName>().is_ok() => {
+            store.pull(name, Transfer::default(), &mut report)
+        }
+        Err(error) => Err(error),
+    };
+    if fetched.is_ok() {
+        tracing::info!(model = name, "downloaded");
+    }
+    answer(fetched.map(|()| false));
+}
+
+fn store(state: &AppState) -> Result<Arc<Store>, Refusal> {
+    let none = || Refusal::Model { status: StatusCode::FORBIDDEN, message: NO_STORE.to_owned() };
+    state.store.clone().ok_or_else(none)
+}
+
+fn broke_off() -> Refusal {
+    let message = "the work broke off; the server's log says why".to_owned();
+    Refusal::Model { status: StatusCode::INTERNAL_SERVER_ERROR, message }
+}
+
+fn answer<T: serde::Serialize>(state: &AppState, result: Result<T, Refusal>) -> Response {
+    match result {
+        Ok(body) => Json(body).into_response(),
+        Err(refusal) => refusal.respond_under(state.settings.profile),
+    }
+}
+
+/// The model that the server was started for.
+fn served(state: &AppState) -> Seen<'_> {
+    let (card, settings) = (&state.lease.card, &state.settings);
+    Seen {
+        id: settings.model_id.clone(),
+        state: convert::State::of(state, card),
+        card,
+        settings: Some(settings),
+        parent: None,
+        // TGI's.
+        created: 0,
+        owned_by: settings.model_id.clone(),
+    }
+}
+
+/// Its adapters.
+fn adapters(state: &AppState) -> impl Iterator<Item = Seen<'_>> {
+    state.service.adapters.list().into_iter().map(|(name, since)| Seen {
+        id: name,
+        created: seconds(Some(since)),
+        parent: Some(state.settings.model_id.clone()),
+        ..served(state)
+    })
+}
+
+/// A model of the library; how long its texts may get is known once it is loaded.
+fn stored<'a>(state: &AppState, card: &'a Card) -> Seen<'a> {
+    let document = card.document.as_ref();
+    let owner = document.and_then(|document| document.get("owned_by")?.as_str());
+    let created = document.and_then(|document| document.get("created")?.as_u64());
+    Seen {
+        id: card.name.clone(),
+        state: convert::State::of(state, card),
+        card,
+        settings: None,
+        parent: None,
+        created: created.unwrap_or_else(|| seconds(card.modified)),
+        owned_by: owner.map_or_else(|| card.name.clone(), str::to_owned),
+    }
+}

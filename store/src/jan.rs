@@ -1,0 +1,217 @@
+//! Jan's folder of models where it is ours: GGUF files that are dropped into it get folders of their own, folders without
+//! a `model.json` get one, and what is deleted or fetched is so here.
+//!
+//! Nothing is kept in memory: whoever looks at the folder first puts it in order. Every change is one rename, so that
+//! another process, or a crash, finds either what was or what is to be.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use serde_json::{Map, Value, json};
+use weirgate_models::Gguf;
+
+use crate::StoreError;
+use crate::layout::jan::{DOWNLOAD, MODEL_JSON, is_binary, model_json};
+use crate::layout::{children, gguf, name_of};
+use crate::own::sync_folder;
+
+/// What folders on their way out begin with.
+const LEAVING: &str = ".weirgate-leaving-";
+const TEMPORARY: &str = ".weirgate-";
+/// Folders of one name: `name`, `name-1`, ….
+const MAX_SAME: usize = 1000;
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// The folder.
+#[derive(Debug)]
+pub(crate) struct JanFolder {
+    pub path: PathBuf,
+    /// Files that are no models, or not whole yet; looked at again once they have changed.
+    refused: Mutex<HashMap<PathBuf, (u64, Option<SystemTime>)>>,
+}
+
+impl JanFolder {
+    /// Makes the folder, and removes what a crash left half-removed.
+    ///
+    /// # Errors
+    /// A folder that cannot be made.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(path).map_err(StoreError::io("the folder of models"))?;
+        for left in children(path).iter().filter(|left| name_of(left).starts_with(LEAVING)) {
+            let _ = fs::remove_dir_all(left);
+        }
+        Ok(Self { path: path.to_owned(), refused: Mutex::default() })
+    }
+
+    /// Puts what was dropped in into order. What cannot be is left as it is, with a line in the log.
+    pub fn organize(&self) {
+        let mut loose: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        for path in children(&self.path).into_iter().filter(|path| !name_of(path).starts_with('.')) {
+            // Links stay: what they lead to is not ours to move.
+            match fs::symlink_metadata(&path) {
+                Ok(metadata) if metadata.is_dir() => self.describe(&path),
+                Ok(metadata) if metadata.is_file() && gguf::is_gguf(&path) => {
+                    loose.entry(gguf::stem(name_of(&path))).or_default().push(path);
+                }
+                _ => {}
+            }
+        }
+        for (stem, parts) in loose {
+            if let Err(error) = self.settle(&stem, &parts) {
+                tracing::warn!("{stem}: cannot be put into a folder of its own: {error}");
+            }
+        }
+    }
+
+    /// Moves the files of a model, of which all parts are here, into a folder of its own.
+    fn settle(&self, stem: &str, parts: &[PathBuf]) -> io::Result<()> {
+        let Some(first) = parts.iter().find(|path| gguf::is_model_file(path)) else { return Ok(()) };
+        if !self.is_whole(first) {
+            return Ok(());
+        }
+        let id: String = stem.split_whitespace().collect();
+        let folder = self.new_folder(&id)?;
+        for part in parts {
+            match fs::rename(part, folder.join(name_of(part))) {
+                // Somebody else was faster.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        sync_folder(&folder)?;
+        sync_folder(&self.path)?;
+        tracing::info!(model = name_of(&folder), "a file that was dropped in has its own folder now");
+        self.describe(&folder);
+        Ok(())
+    }
+
+    /// An empty folder for `id`, or for `id-1` and so on where that is taken.
+    fn new_folder(&self, id: &str) -> io::Result<PathBuf> {
+        for number in 0..MAX_SAME {
+            let name = if number == 0 { id.to_owned() } else { format!("{id}-{number}") };
+            let folder = self.path.join(name);
+            match fs::create_dir(&folder) {
+                Ok(()) => return Ok(folder),
+                // What a crash left.
+                Err(_) if folder.is_dir() && children(&folder).is_empty() => return Ok(folder),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ErrorKind::AlreadyExists.into())
+    }
+
+    /// Whether the file can be read as a model. One that is still being copied cannot, and is looked at again.
+    fn is_whole(&self, path: &Path) -> bool {
+        let Ok(metadata) = fs::metadata(path) else { return false };
+        let now = (metadata.len(), metadata.modified().ok());
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.get(path) == Some(&now) {
+            return false;
+        }
+        match Gguf::open(path) {
+            Ok(_) => {
+                refused.remove(path);
+                true
+            }
+            Err(error) => {
+                tracing::warn!("{}: left where it is: {error}", path.display());
+                refused.insert(path.to_owned(), now);
+                false
+            }
+        }
+    }
+
+    /// Writes the `model.json` of a folder that has a model and no such file.
+    fn describe(&self, folder: &Path) {
+        if fs::symlink_metadata(folder.join(MODEL_JSON)).is_ok() {
+            return;
+        }
+        let Some(file) = children(folder).into_iter().find(|path| gguf::is_model_file(path)) else { return };
+        if !self.is_whole(&file) {
+            return;
+        }
+        let written = document(folder, &file).and_then(|json| write_whole(folder, &json));
+        if let Err(error) = written {
+            tracing::warn!("{}: no {MODEL_JSON} could be written: {error}", folder.display());
+        }
+    }
+
+    /// Removes a model: all of it where a user brought it here, else its files alone, which can be fetched again.
+    ///
+    /// # Errors
+    /// Those of removing.
+    pub fn delete(&self, folder: &Path) -> Result<(), StoreError> {
+        let what = || StoreError::io("the model's folder");
+        let document = folder.join(MODEL_JSON);
+        let json = if document.is_file() { model_json(folder)? } else { Map::new() };
+        let author = json.get("metadata").and_then(|metadata| metadata.get("author")).and_then(Value::as_str);
+        if document.is_file() && author.is_none_or(|author| !author.eq_ignore_ascii_case("user")) {
+            for file in children(folder).into_iter().filter(|path| is_binary(path)) {
+                fs::remove_file(file).map_err(what())?;
+            }
+            return sync_folder(folder).map_err(what());
+        }
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let leaving = self.path.join(format!("{LEAVING}{}-{number}", std::process::id()));
+        fs::rename(folder, &leaving).and_then(|()| sync_folder(&self.path)).map_err(what())?;
+        fs::remove_dir_all(leaving).map_err(what())
+    }
+}
+
+/// What is written for a folder that has but a file.
+fn document(folder: &Path, file: &Path) -> io::Result<Map<String, Value>> {
+    let mut json = model_json(folder).map_err(|error| io::Error::other(error.to_string()))?;
+    let size = fs::metadata(file).as_ref().map_or(0, Metadata::len);
+    json.insert("source_url".to_owned(), json!(local_address(folder, file)));
+    if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("size".to_owned(), json!(size));
+    }
+    Ok(json)
+}
+
+/// A file of this machine as an address that tells no path of it.
+pub(crate) fn local_address(folder: &Path, file: &Path) -> String {
+    format!("weirgate://models/{}/{}", escaped(name_of(folder)), escaped(name_of(file)))
+}
+
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+/// Under a name of its own first: a `model.json` is never half there.
+fn write_whole(folder: &Path, json: &Map<String, Value>) -> io::Result<()> {
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let temporary = folder.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+    let text = serde_json::to_vec_pretty(json)?;
+    let written = (|| {
+        let mut file = OpenOptions::new().create_new(true).write(true).open(&temporary)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&temporary, folder.join(MODEL_JSON))?;
+        sync_folder(folder)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// A file that is on its way into `folder`, at its end.
+///
+/// # Errors
+/// A file that cannot be opened.
+pub(crate) fn partial(folder: &Path, name: &str) -> io::Result<(PathBuf, File)> {
+    let path = folder.join(format!("{name}{DOWNLOAD}"));
+    let file = OpenOptions::new().create(true).append(true).open(&path)?;
+    Ok((path, file))
+}
