@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::modules::Site;
-use super::{Adapter, LayerAdapter, LowRank, modules};
+use super::{Adapter, AdapterSite, LayerAdapter, LowRank, adapter_modules};
 use crate::gguf::{base_architecture, order_by_neighbours, rotates_neighbours};
 use crate::{DType, GgufValue, GgufWriter, ModelError, ModelSpec};
 
@@ -15,7 +14,7 @@ impl Adapter {
     /// A base whose architecture GGUF has no name for.
     pub fn to_gguf(&self, base: &ModelSpec) -> Result<GgufWriter<'_>, ModelError> {
         let architecture = base_architecture(base)?;
-        let modules = modules(base);
+        let modules = adapter_modules(base);
         let mut parts = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             for (site, part) in layer.placed() {
@@ -65,12 +64,12 @@ fn alpha_of(part: &LowRank) -> f32 {
 }
 
 impl LayerAdapter {
-    fn placed(&self) -> impl Iterator<Item = (Site, &LowRank)> {
+    fn placed(&self) -> impl Iterator<Item = (AdapterSite, &LowRank)> {
         let sites = [
-            (Site::Qkv, &self.qkv),
-            (Site::Output, &self.output),
-            (Site::GateUp, &self.gate_up),
-            (Site::Down, &self.down),
+            (AdapterSite::Qkv, &self.qkv),
+            (AdapterSite::Output, &self.output),
+            (AdapterSite::GateUp, &self.gate_up),
+            (AdapterSite::Down, &self.down),
         ];
         sites.into_iter().flat_map(|(site, parts)| parts.iter().map(move |part| (site, part)))
     }
