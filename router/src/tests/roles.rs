@@ -13,11 +13,11 @@ const CHANGES: [(&str, &str); 13] = [
     ("POST", "/api/blobs/sha256:0"),
     ("POST", "/v1/load_lora_adapter"),
     ("POST", "/v1/unload_lora_adapter"),
-    ("DELETE", "/v1/models/{*id}"),
-    ("PUT", "/v1/models/{*id}"),
-    ("POST", "/v1/models/{*id}"),
-    ("GET", "/v1/models/download/{*id}"),
-    ("POST", "/v1/models/download/{*id}"),
+    ("DELETE", "/v1/models/none"),
+    ("PUT", "/v1/models/none"),
+    ("POST", "/v1/models/none"),
+    ("GET", "/v1/models/download/none"),
+    ("POST", "/v1/models/download/none"),
 ];
 
 fn request(method: &str, path: &str, headers: &[(&'static str, &str)]) -> Request<Body> {
@@ -59,6 +59,7 @@ fn all_that_changes_models_is_known() {
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/embeddings",
+        "/v1/rerank",
     ];
     let mut changes: Vec<(String, String)> = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -68,7 +69,10 @@ fn all_that_changes_models_is_known() {
                 && writes
                 && !reads.contains(&path.as_str())
             {
-                changes.push((method.to_uppercase(), path.replace("{digest}", "sha256:0")));
+                changes.push((
+                    method.to_uppercase(),
+                    path.replace("{digest}", "sha256:0").replace("{id}", "none"),
+                ));
             }
         }
     }
