@@ -43,7 +43,7 @@ cuda-toolchain: ## nvcc, into .cuda; builds that find it (or NVCC, CUDA_HOME, PA
 setup-prove:
 	@tools/setup --prove
 
-prove: prove-parity prove-invariance prove-quantization prove-gguf prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-embeddings prove-finetune prove-http prove-residency prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
+prove: prove-parity prove-invariance prove-quantization prove-gguf prove-constrained prove-constrained-load prove-maskbench prove-schemas prove-lora prove-embeddings prove-finetune prove-http prove-residency prove-jobs prove-templates prove-throughput prove-metrics prove-image prove-clean ## all long proofs; results in docs/evidence
 
 prove-parity: setup-prove ## logits and greedy tokens against transformers
 	.venv/prove/bin/python tools/parity/prove.py
@@ -88,6 +88,10 @@ prove-fuzz-store: ## Modelfiles, manifests and Go templates under libFuzzer (a n
 
 prove-residency: build setup ## several models under load, and a server killed while it writes models
 	tools/prove/residency.sh
+
+.PHONY: prove-jobs
+prove-jobs: build setup ## a server killed a hundred times while it downloads and trains, with SQLite and PostgreSQL
+	tools/prove/jobs.sh
 
 prove-maskbench: setup ## JSON Schema coverage and speed: MaskBench with 32k and 128k tokens
 	tools/prove/maskbench.sh

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::HubError;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// How the hub is used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HubSettings {
     /// `HF_ENDPOINT`; scheme, host and maybe a path, with no slash at its end.
     pub endpoint: String,
@@ -24,7 +26,7 @@ pub struct HubSettings {
 }
 
 /// A secret; never shown.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token(String);
 
 impl Token {

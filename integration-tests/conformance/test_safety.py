@@ -30,8 +30,10 @@ def test_pages_of_another_name_do_not_reach_a_loopback_server(client):
     """CVE-2024-28224: DNS rebinding."""
     assert client.request("GET", "/info", headers={"Host": "evil.example"}).status == 403
     assert client.post("/generate", OK, {"Host": "evil.example:3000"}).status == 403
-    for host in ("localhost", f"localhost:{client.port}", "127.0.0.1", "[::1]:3000", "my-container"):
+    for host in ("localhost", f"localhost:{client.port}", "127.0.0.1", "[::1]:3000", socket.gethostname()):
         assert client.request("GET", "/info", headers={"Host": host}).status == 200, host
+    # A name without a dot is the local network's, which can be made to say anything.
+    assert client.request("GET", "/info", headers={"Host": "router"}).status == 403
 
 
 def test_bodies_are_what_their_type_says(client):

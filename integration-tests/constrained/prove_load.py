@@ -83,7 +83,7 @@ async def times(port: int, route: str, body: dict, found: list[float] | None = N
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         text = json.dumps(body).encode()
-        head = f"POST {route} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        head = f"POST {route} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(text)}\r\n\r\n".encode() + text)
         status = (await reader.readline()).split()[1:2]
         # A schema that is refused is compiled as far as it goes, and no failure.

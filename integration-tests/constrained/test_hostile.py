@@ -93,6 +93,6 @@ def test_a_client_that_leaves_frees_its_place(server, client):
     body = '{"inputs":"x","parameters":{"grammar":{"type":"json","value":' + schema + "}}}"
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body.encode())
     assert client.post_ok("/generate", {"inputs": "x", "parameters": {"max_new_tokens": 1}})

@@ -6,7 +6,7 @@ import pytest
 from harness.contracts import conforms
 from harness.server import Server
 
-PROFILES = ("tgi", "openai", "ollama", "jan", "management")
+PROFILES = ("tgi", "openai", "ollama", "jan")
 MESSAGES = [{"role": "user", "content": "Hi"}]
 KEY = "Secret-Key-1"
 OBJECT = {"message", "type", "param", "code"}
@@ -45,7 +45,7 @@ def servers(tmp_path_factory):
     """One server per profile, each with a key."""
     started = {}
     try:
-        for profile in PROFILES:
+        for profile in (*PROFILES, "management"):
             log = tmp_path_factory.mktemp(profile) / "log"
             started[profile] = Server(log, "--profile", profile, "--api-key", KEY)
             started[profile].start()
@@ -86,6 +86,21 @@ def test_refusals(servers, profile, name):
     conforms("ErrorResponse", response.json())
     assert response.json()["error"].startswith(message)
     assert response.json()["error_type"] == error_type
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refusals_of_the_management_api(servers, name):
+    """Its own form at its own root, and as under `/api/v1` elsewhere."""
+    path, body, _, status, error_type, param, _, message = CASES[name]
+    for server, path in ((servers["management"], path), (servers["openai"], f"/api{path}")):
+        response = post(server, path, body)
+        assert response.status == (422 if status == 400 else status)
+        (problem,) = response.json()["detail"]
+        assert set(response.json()) == {"detail"} and set(problem) == {"loc", "msg", "type"}
+        assert problem["loc"] == ["body", *([param] if param else [])]
+        if error_type:
+            assert problem["msg"].startswith(message)
+        assert post(server, path, body, key="wrong").status == 401
 
 
 @pytest.mark.parametrize("profile", PROFILES)

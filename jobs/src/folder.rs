@@ -24,6 +24,8 @@ impl StateFolder {
     /// [`JobsError::InUse`] where another process has it; a folder that cannot be written to.
     pub fn open(path: &Path) -> Result<Self, JobsError> {
         let io = |path: &Path| JobsError::io(path.display().to_string());
+        // It is written down where adapters lie, and the next start may be from elsewhere.
+        let path = &std::path::absolute(path).map_err(io(path))?;
         fs::create_dir_all(path).map_err(io(path))?;
         let lock_path = path.join("lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);

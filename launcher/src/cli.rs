@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 
-use weirgate_router::KeepAlive;
+use weirgate_router::{DatabaseUrl, KeepAlive};
 
 use crate::values::{
-    Device, Dtype, FileType, GrammarBackend, GrammarWhitespace, JanHost, KvCacheDtype, OllamaHost, Profile,
-    Quantization, RopeScaling, TokenLimit, UsageStats, is_tgi_program, parse_bool,
+    Bucket, Device, Dtype, FileType, GrammarBackend, GrammarWhitespace, JanHost, KvCacheDtype,
+    ManagementHost, OllamaHost, Profile, Quantization, RopeScaling, TokenLimit, UsageStats, is_tgi_program,
+    parse_bool,
 };
 
 const COMMANDS: &str = "\
@@ -350,6 +351,30 @@ pub struct LowArgs {
     /// Context of a request to Ollama's routes that has no `num_ctx`, in tokens. Default: all that the model allows.
     #[arg(long, env = "OLLAMA_CONTEXT_LENGTH")]
     pub default_num_ctx: Option<usize>,
+
+    /// Folder of jobs, data sets, trainings and adapters, made where it is missing; with it, `/api/v1` manages models.
+    #[arg(long, env)]
+    pub state_dir: Option<PathBuf>,
+
+    /// PostgreSQL database for jobs and data sets, where several servers share them: `postgres://user:password@host/name`. Default: one of this server's own in `--state-dir`.
+    #[arg(long, env, hide_env_values = true)]
+    pub state_database: Option<DatabaseUrl>,
+
+    /// Where data sets are kept: `s3://bucket/prefix`, with the usual variables `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION` and `AWS_ENDPOINT_URL`. Default: in `--state-dir`.
+    #[arg(long, env)]
+    pub dataset_store: Option<Bucket>,
+
+    /// Largest data set in bytes.
+    #[arg(long, env, default_value_t = 1_048_576_000)]
+    pub dataset_limit: u64,
+
+    /// Most bytes that a training may allocate. Default: no limit.
+    #[arg(long, env)]
+    pub training_memory: Option<u64>,
+
+    /// Another address to listen on, with the management API at `/v1`: `127.0.0.1:5100`, `:5100`, `0.0.0.0` or a URL.
+    #[arg(long, env)]
+    pub management_host: Option<ManagementHost>,
 
     /// Fault injection for tests: the engine stops after this many steps.
     #[arg(long, hide = true)]

@@ -15,7 +15,7 @@ use crate::cli::LowArgs;
 use crate::error::{ArgumentError, LauncherError};
 use crate::keys::api_keys;
 use crate::values::{Quantization, RopeScaling, parse_bool};
-use crate::{registry, vertex};
+use crate::{management, registry, vertex};
 
 /// The name clients see when no model was named.
 pub const DEMO_MODEL_NAME: &str = "weirgate-demo";
@@ -78,6 +78,7 @@ impl Config {
             max_loaded: args.max_loaded_models,
             max_queue: args.max_load_queue,
         };
+        let management = management::settings(&args, &hub, env)?;
         let registries = Registries {
             allowed: args.registry_host,
             private: args.registry_private_host,
@@ -89,6 +90,13 @@ impl Config {
                 .unwrap_or_default(),
             certificates: args.registry_ca_file,
         };
+        // What is downloaded through the management API can be served.
+        let folders = Folders {
+            store: args.model_store,
+            ollama: args.ollama_models,
+            jan: args.jan_models,
+            hub_cache: management.as_ref().map(|_| hub.cache.clone()),
+        };
         let router = RouterConfig {
             model: ModelLocation::Embedded,
             model_id: args.model_id.clone().unwrap_or_else(|| DEMO_MODEL_NAME.to_owned()),
@@ -99,6 +107,7 @@ impl Config {
             // The variable is the clients' too, and may name this very server.
             ollama_listen: args.ollama_host.map(|host| host.0).filter(|own| own.port() != port),
             jan_listen: args.jan_host.map(|host| host.0),
+            management_listen: args.management_host.map(|host| host.0).filter(|own| own.port() != port),
             limits,
             engine,
             log: log_settings(args.json_output, env),
@@ -123,7 +132,8 @@ impl Config {
             grammar_whitespace: args.grammar_whitespace.into(),
             enable_prefill_logprobs: args.enable_prefill_logprobs,
             lora_adapters: Vec::new(),
-            library: library((args.model_store, args.ollama_models, args.jan_models), residency, registries),
+            library: library(folders, residency, registries),
+            management,
             graceful_termination_seconds: args.graceful_termination_timeout,
             watchdog_seconds: args.watchdog_timeout,
             fault_stall_after_steps: args.fault_stall_after_steps,
@@ -132,14 +142,20 @@ impl Config {
     }
 }
 
+/// Folders of models.
+struct Folders {
+    store: Option<PathBuf>,
+    ollama: Option<PathBuf>,
+    jan: Option<PathBuf>,
+    hub_cache: Option<PathBuf>,
+}
+
 /// Where there is a folder of models, there are models beside the one of `--model-id`.
-fn library(
-    (store, ollama, jan): (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>),
-    residency: Residency,
-    registries: Registries,
-) -> Option<Library> {
-    let any = store.is_some() || ollama.is_some() || jan.is_some();
-    any.then(|| Library { store, ollama: ollama.into_iter().collect(), jan, residency, registries })
+fn library(folders: Folders, residency: Residency, registries: Registries) -> Option<Library> {
+    let Folders { store, ollama, jan, hub_cache } = folders;
+    let any = store.is_some() || ollama.is_some() || jan.is_some() || hub_cache.is_some();
+    let (ollama, hub_caches) = (ollama.into_iter().collect(), hub_cache.into_iter().collect());
+    any.then_some(Library { store, ollama, jan, hub_caches, residency, registries })
 }
 
 /// What this build cannot do is refused by name rather than done differently.

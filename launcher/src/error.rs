@@ -116,4 +116,8 @@ pub enum ArgumentError {
     Revision(weirgate_hub::IdError),
     #[error("`otlp_endpoint`: {0}")]
     OtlpEndpoint(weirgate_router::OtlpEndpointError),
+    #[error("`{flag}` needs `state-dir`: what it belongs to is kept there")]
+    NoStateDir { flag: &'static str },
+    #[error("`dataset-store` needs the variable `{name}`")]
+    NoS3Key { name: &'static str },
 }

@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod keys;
 mod logging;
+mod management;
 mod model;
 mod quantize;
 mod registry;

@@ -239,6 +239,18 @@ impl FromStr for OllamaHost {
     }
 }
 
+/// Where the management API listens, in the same forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ManagementHost(pub SocketAddr);
+
+impl FromStr for ManagementHost {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        listen_address(text, 5100).map(Self)
+    }
+}
+
 /// The same with Jan's port where none is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JanHost(pub SocketAddr);
@@ -270,9 +282,44 @@ fn listen_address(text: &str, default_port: u16) -> Result<SocketAddr, String> {
     Ok(SocketAddr::new(host, port))
 }
 
+/// A place in a bucket: `s3://bucket/prefix`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    pub name: String,
+    pub prefix: String,
+}
+
+impl FromStr for Bucket {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let place = text.trim().strip_prefix("s3://").ok_or("expected s3://bucket/prefix")?;
+        let (name, prefix) = place.split_once('/').unwrap_or((place, ""));
+        if name.is_empty() {
+            return Err("the bucket is missing".to_owned());
+        }
+        Ok(Self { name: name.to_owned(), prefix: prefix.trim_matches('/').to_owned() })
+    }
+}
+
 #[cfg(test)]
-mod ollama_tests {
-    use super::{JanHost, OllamaHost};
+mod place_tests {
+    use super::{Bucket, JanHost, ManagementHost, OllamaHost};
+
+    #[test]
+    fn other_listeners_have_usual_ports() {
+        assert_eq!("0.0.0.0".parse(), Ok(ManagementHost("0.0.0.0:5100".parse().unwrap())));
+        assert_eq!("0.0.0.0".parse(), Ok(JanHost("0.0.0.0:1337".parse().unwrap())));
+    }
+
+    #[test]
+    fn buckets_have_a_name_and_maybe_a_prefix() {
+        let bucket = |name: &str, prefix: &str| Ok(Bucket { name: name.into(), prefix: prefix.into() });
+        assert_eq!("s3://data".parse(), bucket("data", ""));
+        assert_eq!("s3://data/sets/of/mine/".parse(), bucket("data", "sets/of/mine"));
+        assert!("s3:///x".parse::<Bucket>().is_err());
+        assert!("https://data".parse::<Bucket>().is_err());
+    }
 
     #[test]
     fn ollamas_host_has_many_forms() {
@@ -290,7 +337,6 @@ mod ollama_tests {
         ] {
             assert_eq!(text.parse(), Ok(OllamaHost(address.parse().unwrap())), "{text}");
         }
-        assert_eq!("0.0.0.0".parse(), Ok(JanHost("0.0.0.0:1337".parse().unwrap())));
         for text in ["example.com", "localhost:x", "localhost:99999"] {
             assert!(text.parse::<OllamaHost>().is_err(), "{text}");
         }

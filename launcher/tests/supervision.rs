@@ -42,7 +42,7 @@ impl Launcher {
     fn is_healthy(&self) -> bool {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
         let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
-        let _ = stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let _ = stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         answer.starts_with(b"HTTP/1.1 200")
@@ -137,7 +137,7 @@ fn a_stalled_router_is_replaced() {
     let mut client = TcpStream::connect(("127.0.0.1", launcher.port)).unwrap();
     let body = r#"{"inputs":"Once upon a time","parameters":{"max_new_tokens":20}}"#;
     let length = body.len();
-    write!(client, "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
+    write!(client, "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
         .unwrap();
     until("another router", || launcher.router().is_some_and(|router| router != first));
     launcher.until_healthy();

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use weirgate_grammar::{Backend as GrammarBackend, Whitespace as GrammarWhitespace};
 use weirgate_models::{QuantMethod, QuantMix};
 
+use crate::management::ManagementSettings;
 use crate::residency::Residency;
 use crate::telemetry::TraceSettings;
 
@@ -27,6 +28,8 @@ pub struct RouterConfig {
     pub ollama_listen: Option<SocketAddr>,
     /// And one more, under the profile `jan`.
     pub jan_listen: Option<SocketAddr>,
+    /// Another one, under the profile `management`.
+    pub management_listen: Option<SocketAddr>,
     pub limits: Limits,
     pub engine: EngineSettings,
     pub log: LogSettings,
@@ -61,6 +64,8 @@ pub struct RouterConfig {
     pub lora_adapters: Vec<LoraAdapter>,
     /// Models beside the one that is always there; `None`: there are no others.
     pub library: Option<Library>,
+    /// `None`: nothing is kept of jobs and data sets, so there are none.
+    pub management: Option<ManagementSettings>,
     /// After SIGTERM, in-flight requests get this long.
     pub graceful_termination_seconds: u64,
     /// Requests waiting or running and no step for this long: the router reports itself unready and exits with
@@ -87,6 +92,8 @@ pub struct Library {
     pub ollama: Vec<PathBuf>,
     /// Jan's folder of models, put in order by this server; made where it is missing.
     pub jan: Option<PathBuf>,
+    /// Caches of a model hub, read in place.
+    pub hub_caches: Vec<PathBuf>,
     pub residency: Residency,
     pub registries: Registries,
 }

@@ -11,6 +11,7 @@ mod device;
 mod error;
 mod load;
 mod logging;
+mod management;
 mod memory;
 mod metrics;
 mod residency;
@@ -35,14 +36,17 @@ pub use config::{
     LoraAdapter, ModelLocation, Profile, Quantize, Registries, RopeOverride, RouterConfig, VertexRoutes,
 };
 pub use error::RouterError;
+pub use management::ManagementSettings;
 pub use residency::{KeepAlive, Residency};
 pub use service::{ChatTemplate, Conversation, TEMPLATE_COMMAND, TemplateError, run_templates};
 pub use telemetry::{OtlpEndpoint, OtlpEndpointError, TraceSettings};
+pub use weirgate_jobs::{DatabaseUrl, Place as DatasetPlace, S3Settings};
 
 use weirgate_store::{Credentials, RegistrySettings, Store, StoreSettings};
 
 use api::AppState;
 use assemble::Assembled;
+use management::Management;
 use residency::{Models, StoredModels};
 use server::Server;
 use shutdown::Signals;
@@ -101,18 +105,21 @@ async fn serve(
         }
         _ => Models::single(model),
     };
-    let state = AppState::new(models.clone(), store);
+    let management = start_management(config, &models, store.as_ref()).await?;
+    let state = AppState { management: management.clone(), ..AppState::new(models.clone(), store) };
     let dispatcher = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
     watchdog::watch(service.clone(), || std::process::exit(EXIT_STALLED))?;
     let mut servers = Vec::new();
-    for (listen, profile) in [(config.ollama_listen, Profile::Ollama), (config.jan_listen, Profile::Jan)] {
+    let listeners = [
+        (config.ollama_listen, Profile::Ollama, "Ollama's clients: OLLAMA_HOST=http://", ""),
+        (config.jan_listen, Profile::Jan, "Jan's clients: http://", "/v1"),
+        (config.management_listen, Profile::Management, "management: http://", "/v1"),
+    ];
+    for (listen, profile, before, after) in listeners {
         let Some(listen) = listen else { continue };
         let own = RouterConfig { listen, profile, ..RouterConfig::clone(config) };
         let server = Server::start(listen, server::app(&own, state.under(profile))).await?;
-        match profile {
-            Profile::Ollama => tracing::info!("Ollama's clients: OLLAMA_HOST=http://{}", server.address),
-            _ => tracing::info!("Jan's clients: http://{}/v1", server.address),
-        }
+        tracing::info!("{before}{}{after}", server.address);
         servers.push(server);
     }
     // The last one: what asks it whether the server is ready may go to the others then.
@@ -130,8 +137,26 @@ async fn serve(
             Err(RouterError::EngineFailed)
         }
     };
+    if let Some(management) = management {
+        // Whatever it was, the process ends.
+        let _ = tokio::task::spawn_blocking(move || management.shut_down()).await;
+    }
     service.tracer.flush().await;
     ended
+}
+
+/// The state of jobs and data sets, where it is kept.
+async fn start_management(
+    config: &Arc<RouterConfig>,
+    models: &Arc<Models>,
+    store: Option<&Arc<Store>>,
+) -> Result<Option<Arc<Management>>, RouterError> {
+    let (Some(settings), Some(store)) = (&config.management, store) else { return Ok(None) };
+    let (settings, base) = (settings.clone(), config.model.clone());
+    let (models, store) = (models.clone(), store.clone());
+    let started = tokio::task::spawn_blocking(move || Management::start(&settings, &base, models, store));
+    let started = started.await.map_err(std::io::Error::from)?;
+    started.map(Some).map_err(|error| RouterError::Library(error.to_string()))
 }
 
 /// The store of the models beside the one that is always there.
@@ -141,6 +166,7 @@ fn open_store(config: &RouterConfig) -> Result<Option<Arc<Store>>, RouterError> 
         models: library.store.clone(),
         ollama: library.ollama.clone(),
         own_jan: library.jan.clone(),
+        hub_caches: library.hub_caches.clone(),
         registry: registries(&library.registries),
         ..StoreSettings::default()
     };

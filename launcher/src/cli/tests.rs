@@ -115,6 +115,12 @@ const OWN: &[Row] = &[
     row("registry-private-host", "REGISTRY_PRIVATE_HOST", None, "registry.lan"),
     row("registry-auth-file", "REGISTRY_AUTH_FILE", None, "/config.json"),
     row("registry-ca-file", "REGISTRY_CA_FILE", None, "/ca.pem"),
+    row("state-dir", "STATE_DIR", None, "/state"),
+    row("state-database", "STATE_DATABASE", None, "postgres://user@host/name"),
+    row("dataset-store", "DATASET_STORE", None, "s3://bucket/prefix"),
+    row("dataset-limit", "DATASET_LIMIT", Some("1048576000"), "1000"),
+    row("training-memory", "TRAINING_MEMORY", None, "1000000000"),
+    row("management-host", "MANAGEMENT_HOST", None, ":5100"),
     row("default-num-ctx", "OLLAMA_CONTEXT_LENGTH", None, "4096"),
 ];
 

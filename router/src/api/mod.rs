@@ -6,6 +6,7 @@ pub(crate) mod docs;
 mod extract;
 mod headers;
 mod jan;
+pub(crate) mod management;
 pub(crate) mod ollama;
 pub(crate) mod openai;
 pub(crate) mod platforms;
@@ -24,6 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use weirgate_store::Store;
 
 use crate::config::Profile;
+use crate::management::Management;
 use crate::residency::{AcquireError, Lease, Models};
 use crate::service::{Service, Tenant};
 
@@ -39,6 +41,7 @@ pub(crate) fn routes() -> (Router<AppState>, OpenApi) {
         .merge(tei::routes())
         .merge(jan::routes())
         .merge(platforms::routes())
+        .merge(management::routes())
         .split_for_parts();
     docs::complete(&mut document);
     (routes.merge(docs::routes(&document)), document)
@@ -55,6 +58,8 @@ pub(crate) struct AppState {
     pub lease: Lease,
     /// Where models can be made; `None`: nowhere.
     pub store: Option<Arc<Store>>,
+    /// `None`: this server keeps no state.
+    pub management: Option<Arc<Management>>,
     /// Who asks; set per request by [`Caller`].
     pub tenant: Tenant,
 }
@@ -63,7 +68,7 @@ impl AppState {
     pub fn new(models: Arc<Models>, store: Option<Arc<Store>>) -> Self {
         let lease = models.pinned();
         let (service, settings) = (lease.service.clone(), lease.settings.clone());
-        Self { models, service, settings, lease, store, tenant: Tenant::default() }
+        Self { models, service, settings, lease, store, management: None, tenant: Tenant::default() }
     }
 
     /// The same for a listener of another profile.
@@ -135,8 +140,11 @@ impl FromRequestParts<AppState> for Administrator {
             return Ok(Self(state.clone()));
         };
         // In the words of the dialect that the path belongs to.
-        Err(if parts.uri.path().starts_with("/v1/") {
+        let path = parts.uri.path();
+        Err(if path.starts_with("/v1/") {
             openai::forbidden(refusal, state.settings.profile)
+        } else if management::is_own(path) {
+            management::forbidden(refusal)
         } else {
             ollama::forbidden(refusal)
         })

@@ -5,6 +5,7 @@
 //! keep-alive after its last request; where memory or the number of models is short, the idle one that was used longest
 //! ago makes room. Nobody who asks for a model that is loaded waits for any of this.
 
+mod aliases;
 mod budget;
 mod card;
 mod keep_alive;
@@ -19,12 +20,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub(crate) use aliases::Alias;
+use aliases::Aliases;
 use budget::Budget;
 pub(crate) use card::{Card, Layers, tagged};
 pub use keep_alive::KeepAlive;
 pub(crate) use library::{Library, StoredModels};
 use resident::Resident;
-pub(crate) use resident::{Lease, Model};
+pub(crate) use resident::{Lease, Model, Pin};
 
 use weirgate_store::Show;
 
@@ -80,6 +83,7 @@ pub(crate) struct Models {
     /// The one that the server was started for.
     pinned: Arc<Resident>,
     library: Option<Box<dyn Library>>,
+    aliases: Aliases,
     residency: Residency,
     table: Mutex<HashMap<Key, Slot>>,
     /// Requests that wait for a model.
@@ -140,6 +144,7 @@ impl Models {
             budget: Mutex::new(Budget::new(model.pool_bytes)),
             pinned: Arc::new(Resident::new(model, None, (KeepAlive::Forever, 0), changed.clone())),
             library,
+            aliases: Aliases::default(),
             residency,
             table: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -159,11 +164,36 @@ impl Models {
         self.library.is_none()
     }
 
-    /// The model of this name, loaded. It stays so for `keep` after the lease, or as long as the server says.
+    /// Has names mean what they mean from now on, and no others.
+    pub fn set_aliases(&self, aliases: HashMap<String, Alias>) {
+        self.aliases.set(aliases);
+    }
+
+    /// The model of this name, or the one that the name is an alias of, loaded. It stays so for `keep` after the lease, or
+    /// as long as the server says.
     ///
     /// # Errors
     /// [`AcquireError`].
     pub async fn acquire(
+        self: &Arc<Self>,
+        name: &str,
+        keep: Option<KeepAlive>,
+    ) -> Result<Lease, AcquireError> {
+        match self.aliases.of(name) {
+            Some(alias) => Ok(self.acquire_own(&alias.model, keep).await?.with_adapter(alias.adapter)),
+            None => self.acquire_own(name, keep).await,
+        }
+    }
+
+    /// The model of this name, loaded, to stay until the pin goes.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub async fn pin(self: &Arc<Self>, name: &str) -> Result<Pin, AcquireError> {
+        Ok(Pin::new(self.acquire_own(name, None).await?))
+    }
+
+    async fn acquire_own(
         self: &Arc<Self>,
         name: &str,
         keep: Option<KeepAlive>,
@@ -206,6 +236,8 @@ impl Models {
     /// # Errors
     /// [`AcquireError::NotFound`], or what is wrong with it.
     pub async fn card(self: &Arc<Self>, name: &str) -> Result<Arc<Card>, AcquireError> {
+        let alias = self.aliases.of(name);
+        let name = alias.as_ref().map_or(name, |alias| alias.model.as_str());
         let card = &self.pinned.model.card;
         if card.is_called(name) {
             return Ok(card.clone());
@@ -441,10 +473,12 @@ impl Models {
                 if (max == 0 || loaded < max) && free.is_none_or(|free| needed <= free) {
                     return Ok(());
                 }
-                if loaded == 1 {
+                // What is pinned or was started makes no room.
+                let unpinned = || ready(&table).filter(|(_, resident)| !resident.is_pinned());
+                if unpinned().next().is_none() {
                     return Err(AcquireError::Memory { needed, free: free.unwrap_or(0) });
                 }
-                let others = || ready(&table).filter(|(_, resident)| !resident.is_started());
+                let others = || unpinned().filter(|(_, resident)| !resident.is_started());
                 if others().next().is_none() {
                     let message = "there is no place beside the models that were started; stop one first";
                     return Err(AcquireError::Failed(message.to_owned()));

@@ -28,6 +28,7 @@ pub(super) struct Resident {
     /// Ends with the engine, when its memory is free.
     running: Mutex<Option<JoinHandle<()>>>,
     leases: AtomicUsize,
+    pins: AtomicUsize,
     pub loaded: Instant,
     /// Takes no new requests, and makes room once it has answered those it has.
     leaving: AtomicBool,
@@ -60,6 +61,7 @@ impl Resident {
             model,
             running: Mutex::new(running),
             leases: AtomicUsize::new(0),
+            pins: AtomicUsize::new(0),
             loaded: Instant::now(),
             leaving: AtomicBool::new(false),
             started: AtomicBool::new(false),
@@ -84,6 +86,10 @@ impl Resident {
 
     pub fn set_leaving(&self, leaving: bool) {
         self.leaving.store(leaving, Ordering::SeqCst);
+    }
+
+    pub fn is_pinned(&self) -> bool {
+        self.pins.load(Ordering::SeqCst) > 0
     }
 
     pub fn is_started(&self) -> bool {
@@ -137,31 +143,40 @@ impl Resident {
 }
 
 /// A model that stays loaded while this lives.
-pub(crate) struct Lease(Arc<Resident>);
+pub(crate) struct Lease {
+    resident: Arc<Resident>,
+    /// That the name which was asked for stands for.
+    pub adapter: Option<String>,
+}
 
 impl Lease {
     pub(super) fn new(resident: &Arc<Resident>) -> Self {
         resident.leases.fetch_add(1, Ordering::SeqCst);
-        Self(resident.clone())
+        Self { resident: resident.clone(), adapter: None }
+    }
+
+    pub(super) fn with_adapter(mut self, adapter: Option<String>) -> Self {
+        self.adapter = adapter;
+        self
     }
 
     /// Keeps the model until it is stopped.
     pub(super) fn start(&self) {
-        self.0.set_started(true);
+        self.resident.set_started(true);
     }
 }
 
 impl Clone for Lease {
     fn clone(&self) -> Self {
-        Self::new(&self.0)
+        Self::new(&self.resident).with_adapter(self.adapter.clone())
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.life().used = Instant::now();
-        self.0.leases.fetch_sub(1, Ordering::SeqCst);
-        self.0.changed.send_replace(());
+        self.resident.life().used = Instant::now();
+        self.resident.leases.fetch_sub(1, Ordering::SeqCst);
+        self.resident.changed.send_replace(());
     }
 }
 
@@ -169,6 +184,30 @@ impl Deref for Lease {
     type Target = Model;
 
     fn deref(&self) -> &Model {
-        &self.0.model
+        &self.resident.model
+    }
+}
+
+/// A lease of a model that makes no room for others.
+pub(crate) struct Pin(Lease);
+
+impl Pin {
+    pub(super) fn new(lease: Lease) -> Self {
+        lease.resident.pins.fetch_add(1, Ordering::SeqCst);
+        Self(lease)
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.resident.pins.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Deref for Pin {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        &self.0
     }
 }

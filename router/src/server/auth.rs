@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::api::{Role, docs, ollama, openai};
+use crate::api::{Role, docs, management, ollama, openai};
 use crate::config::{Profile, RouterConfig};
 use crate::service::Tenant;
 
@@ -64,6 +64,8 @@ impl Guard {
     fn refusal(&self, path: &str) -> Response {
         if path.starts_with("/v1/") && self.profile != Profile::Tgi {
             openai::unauthorized()
+        } else if management::is_own(path) {
+            management::unauthorized()
         } else if path.starts_with("/api/") {
             ollama::unauthorized()
         } else {

@@ -12,8 +12,8 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 
-use crate::api::{self, AppState, platforms};
-use crate::config::RouterConfig;
+use crate::api::{self, AppState, management, platforms};
+use crate::config::{Profile, RouterConfig};
 use crate::telemetry;
 use auth::Guard;
 pub(crate) use connection::Server;
@@ -35,6 +35,7 @@ pub(crate) fn app(config: &RouterConfig, state: AppState) -> Router {
         .layer(origins.cors())
         .layer(from_fn_with_state(origins, origins::check))
         .layer(from_fn_with_state(tracer, telemetry::trace));
+    let app = if config.profile == Profile::Management { management::at_its_root(app) } else { app };
     platforms::vertex::under_its_own_paths(app, &config.vertex)
 }
 

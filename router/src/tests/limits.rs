@@ -338,7 +338,7 @@ async fn a_closed_socket_frees_the_blocks_of_a_plain_request() {
     let listening = listen(&server).await;
     let body = greedy(json!({"max_new_tokens": 190, "ignore_eos": true})).to_string();
     let head = format!(
-        "POST /generate HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        "POST /generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     let mut stream = tokio::net::TcpStream::connect(listening.address).await.unwrap();
@@ -358,12 +358,12 @@ async fn a_closed_socket_frees_the_blocks_of_a_plain_request() {
 async fn huge_heads_and_endless_chunked_bodies_are_refused() {
     let server = TestServer::new();
     let listening = listen(&server).await;
-    let huge = format!("GET /health HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "a".repeat(100_000));
+    let huge = format!("GET /health HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "a".repeat(100_000));
     assert!(exchange(listening.address, huge.as_bytes()).await.starts_with("HTTP/1.1 431"));
     let many: String = (0..200).map(|n| format!("x{n}: a\r\n")).collect();
-    let many = format!("GET /health HTTP/1.1\r\nhost: a\r\n{many}\r\n");
+    let many = format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{many}\r\n");
     assert!(exchange(listening.address, many.as_bytes()).await.starts_with("HTTP/1.1 431"));
-    let mut chunked = "POST /generate HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+    let mut chunked = "POST /generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
                        transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
         .to_owned();
     chunked.push_str(&"1\r\n[\r\n".repeat(6000));

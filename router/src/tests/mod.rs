@@ -5,6 +5,7 @@ mod constraints;
 mod device;
 mod jan;
 mod limits;
+mod management;
 mod ollama;
 mod openai;
 mod openai_tgi;
@@ -60,6 +61,7 @@ pub(crate) fn config() -> RouterConfig {
         profile: Profile::OpenAi,
         ollama_listen: None,
         jan_listen: None,
+        management_listen: None,
         limits: Limits {
             max_concurrent_requests: 4,
             max_best_of: 2,
@@ -104,6 +106,7 @@ pub(crate) fn config() -> RouterConfig {
         enable_prefill_logprobs: true,
         lora_adapters: Vec::new(),
         library: None,
+        management: None,
         graceful_termination_seconds: 5,
         watchdog_seconds: 0,
         fault_stall_after_steps: None,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use weirgate_store::Show;
 
-use crate::residency::{AcquireError, KeepAlive, Layers, Library, Residency};
+use crate::residency::{AcquireError, Alias, KeepAlive, Layers, Library, Residency};
 
 /// Models `a`, `b`, `c`, ..., each of which writes its name over and over; `broken` cannot be loaded.
 pub(super) struct Shelf {
@@ -338,4 +338,23 @@ async fn a_model_brings_its_own_words() {
     let wrong =
         server.post("/api/generate", json!({"model": "a", "prompt": "Hi", "template": "{{ if }}"})).await;
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_pinned_model_makes_no_room_and_answers_to_its_aliases() {
+    let shelf = Arc::new(Shelf::of(&["a", "b"]));
+    let server = serving(&shelf, Residency { max_loaded: 2, ..residency() });
+    let models = &server.state.models;
+    let pin = models.pin("a").await.unwrap();
+    let alias = Alias { model: "a".into(), adapter: None };
+    models.set_aliases([("deployed".to_owned(), alias)].into());
+    assert_eq!(generate(&server, "Deployed", json!({})).await["response"], "aaa");
+    let refused = generate(&server, "b", json!({})).await;
+    assert!(refused["error"].is_string(), "{refused}");
+    assert_eq!(running(&server).await, ["a:latest"]);
+    drop(pin);
+    assert_eq!(generate(&server, "b", json!({})).await["response"], "bbb");
+    models.set_aliases(HashMap::new());
+    let unknown = generate(&server, "deployed", json!({})).await;
+    assert!(unknown["error"].as_str().unwrap().contains("not found"), "{unknown}");
 }

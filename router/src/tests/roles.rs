@@ -20,6 +20,17 @@ const CHANGES: [(&str, &str); 13] = [
     ("POST", "/v1/models/download/none"),
 ];
 
+/// Those of the management API, which this server does not have.
+const MANAGED: [(&str, &str); 7] = [
+    ("POST", "/api/v1/models/add/"),
+    ("POST", "/api/v1/deploy/"),
+    ("POST", "/api/v1/deploy/interrupt/"),
+    ("POST", "/api/v1/jobs/x/interrupt/"),
+    ("POST", "/api/v1/datasets/upload/"),
+    ("POST", "/api/v1/finetune/"),
+    ("POST", "/api/v1/finetune/interrupt/"),
+];
+
 fn request(method: &str, path: &str, headers: &[(&'static str, &str)]) -> Request<Body> {
     let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
     for (name, value) in headers {
@@ -60,23 +71,25 @@ fn all_that_changes_models_is_known() {
         "/v1/completions",
         "/v1/embeddings",
         "/v1/rerank",
+        "/api/v1/completions/",
+        "/api/v1/chat/completions/",
+        "/api/v1/embeddings/",
     ];
     let mut changes: Vec<(String, String)> = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
-            let writes = (method != "get" && method != "head") || path.contains("download");
+            let writes = (method != "get" && method != "head") || path.starts_with("/v1/models/download");
             if (path.starts_with("/api/") || path.starts_with("/v1/"))
                 && writes
                 && !reads.contains(&path.as_str())
             {
-                changes.push((
-                    method.to_uppercase(),
-                    path.replace("{digest}", "sha256:0").replace("{id}", "none"),
-                ));
+                let path = path.replace("{digest}", "sha256:0").replace("{id}", "none");
+                changes.push((method.to_uppercase(), path.replace("{job_id}", "x")));
             }
         }
     }
-    let mut known = CHANGES.map(|(method, path)| (method.to_owned(), path.to_owned()));
+    let known = CHANGES.iter().chain(&MANAGED);
+    let mut known: Vec<_> = known.map(|(method, path)| ((*method).to_owned(), (*path).to_owned())).collect();
     known.sort();
     changes.sort();
     assert_eq!(changes, known);
@@ -186,4 +199,35 @@ async fn ollamas_profile_refuses_pages_as_ollama_does() {
         (answer.status, &answer.headers["access-control-allow-origin"]),
         (StatusCode::OK, &"*".parse().unwrap())
     );
+}
+
+#[tokio::test]
+async fn the_management_api_asks_for_the_right_before_anything_else() {
+    let keys = with(|config| {
+        config.api_keys = vec!["user".into()];
+        config.admin_api_keys = vec!["admin".into()];
+    });
+    let read = ("GET", "/api/v1/datasets/");
+    for (method, path) in MANAGED.into_iter().chain([read]) {
+        // A wrong request of an administrator gets as far as that there is no state, or that it is wrong.
+        for (key, expected) in [("Bearer admin", None), ("Bearer user", Some(403)), ("Bearer x", Some(401))] {
+            for path in [path, path.trim_end_matches('/')] {
+                let answer = keys.send(request(method, path, &[("authorization", key)])).await;
+                let status = answer.status.as_u16();
+                match expected {
+                    Some(expected) => {
+                        assert_eq!(status, expected, "{path} {key}");
+                        assert!(answer.json()["detail"].is_string(), "{path}: {}", answer.text);
+                    }
+                    None if status == 403 => {
+                        assert!(answer.text.contains("--state-dir"), "{path}: {}", answer.text)
+                    }
+                    None => assert!([422, 404].contains(&status), "{path}: {status}"),
+                }
+            }
+        }
+    }
+    let foreign = [("host", "localhost:3000"), ("origin", "http://evil.example")];
+    let answer = TestServer::new().send(request("GET", "/api/v1/datasets/", &foreign)).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
 }

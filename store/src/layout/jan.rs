@@ -185,7 +185,7 @@ pub(crate) fn model_json(folder: &Path) -> Result<Map<String, Value>, StoreError
             json.insert(key.to_owned(), value);
         }
     }
-    if !json.get("id").and_then(Value::as_str).is_some_and(|id| !id.is_empty()) {
+    if json.get("id").and_then(Value::as_str).is_none_or(str::is_empty) {
         json.insert("id".to_owned(), json!(id));
     }
     Ok(json)

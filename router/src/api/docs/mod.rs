@@ -13,12 +13,17 @@ pub(crate) use responses::Responses;
 
 /// Where the pages of the description lie; they are open to all.
 const PREFIX: &str = "/docs";
+/// Where the management API has them, with the document beside.
+const MANAGEMENT_PREFIX: &str = "/api/docs";
+const MANAGEMENT_DOCUMENT: &str = "/api/openapi.json";
 /// TGI's address of the document.
 const DOCUMENT: &str = "/api-doc/openapi.json";
 
 /// Whether `path` is part of the description, which needs no key.
 pub(crate) fn is_open(path: &str) -> bool {
-    path == DOCUMENT || path.strip_prefix(PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    let below =
+        |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    [DOCUMENT, MANAGEMENT_DOCUMENT].contains(&path) || below(PREFIX) || below(MANAGEMENT_PREFIX)
 }
 
 /// The document and the pages that show it.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use flate2::read::GzDecoder;
 
-use super::{DOCUMENT, PREFIX};
+use super::{DOCUMENT, MANAGEMENT_DOCUMENT, MANAGEMENT_PREFIX, PREFIX};
 
 /// Relative addresses, so that it also works below a proxy's prefix.
 const PAGE: &str = include_str!("index.html");
@@ -36,24 +36,53 @@ const STYLE: Packed =
 
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: String) -> Router<S> {
     let document = Bytes::from(document);
-    let page = |name: &str| format!("{PREFIX}/{name}");
+    let json = || {
+        let document = document.clone();
+        get(async move || ([(header::CONTENT_TYPE, "application/json")], document))
+    };
+    // The address of the document in the script is relative to the page.
+    let beside = START.replace("api-doc/openapi.json", "openapi.json");
     Router::new()
-        .route(DOCUMENT, get(async move || ([(header::CONTENT_TYPE, "application/json")], document)))
-        .route(PREFIX, get(index))
-        .route(&page(""), get(|| async { (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, "../docs")]) }))
-        .route(&page("start.js"), get(|| async { ([(header::CONTENT_TYPE, SCRIPT.media_type)], START) }))
-        .route(&page("swagger-ui-bundle.js"), get(|headers| async move { packed(SCRIPT, &headers) }))
-        .route(&page("swagger-ui.css"), get(|headers| async move { packed(STYLE, &headers) }))
+        .route(DOCUMENT, json())
+        .route(PREFIX, get(|| async { page(PAGE.to_owned()) }))
+        .route(
+            &format!("{PREFIX}/"),
+            get(|| async { (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, "../docs")]) }),
+        )
+        .merge(files(PREFIX, START.to_owned()))
+        .route(MANAGEMENT_DOCUMENT, json())
+        .route(&format!("{MANAGEMENT_PREFIX}/openapi.json"), json())
+        .route(MANAGEMENT_PREFIX, get(|| async { page(PAGE.to_owned()) }))
+        .route(&format!("{MANAGEMENT_PREFIX}/"), get(|| async { page(PAGE.replace("\"docs/", "\"")) }))
+        .merge(files(MANAGEMENT_PREFIX, beside))
 }
 
-async fn index() -> impl IntoResponse {
+/// What the page loads.
+fn files<S: Clone + Send + Sync + 'static>(prefix: &str, start: String) -> Router<S> {
+    let start = Bytes::from(start);
+    Router::new()
+        .route(
+            &format!("{prefix}/start.js"),
+            get(async move || ([(header::CONTENT_TYPE, SCRIPT.media_type)], start)),
+        )
+        .route(
+            &format!("{prefix}/swagger-ui-bundle.js"),
+            get(|headers: HeaderMap| async move { packed(SCRIPT, &headers) }),
+        )
+        .route(
+            &format!("{prefix}/swagger-ui.css"),
+            get(|headers: HeaderMap| async move { packed(STYLE, &headers) }),
+        )
+}
+
+fn page(text: String) -> impl IntoResponse {
     const NOSNIFF: HeaderName = header::X_CONTENT_TYPE_OPTIONS;
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (NOSNIFF, "nosniff"),
     ];
-    (headers, PAGE)
+    (headers, text)
 }
 
 /// Every browser takes gzip; whoever does not say so gets the file unpacked.

@@ -6,7 +6,7 @@ use weirgate_grammar::GrammarSpec;
 use super::errors::Refusal;
 use super::options::Options;
 use super::types::Common;
-use crate::residency::Model;
+use crate::residency::{Lease, Model};
 use crate::service::{Constraint, Field, Parameters, Prompt, Request, Tenant, TextOptions, ValidationError};
 use crate::tools::{Calls, Reasoning};
 
@@ -101,7 +101,8 @@ pub(super) fn constraint(
 }
 
 /// The service's request.
-pub(super) fn request(prompt: Prompt, asked: Asked, model: &Model, tenant: Tenant) -> Request {
+pub(super) fn request(prompt: Prompt, mut asked: Asked, model: &Lease, tenant: Tenant) -> Request {
+    asked.parameters.adapter = model.adapter.clone();
     let calls = asked.parameters.constraint.as_ref().and_then(Constraint::tools);
     let mut marks = calls.map(Calls::marks).unwrap_or_default();
     let reasoning = model.service.forms.reasoning;

@@ -2,7 +2,7 @@
 
 use super::parameters::Shape;
 use super::types::{Envelope, PromptTokensDetails, Usage};
-use crate::service::{Generation, random};
+use crate::service::Generation;
 
 /// TGI's form: the version, and where the build comes from.
 const FINGERPRINT: &str = concat!(env!("CARGO_PKG_VERSION"), "-native");
@@ -11,7 +11,7 @@ const FINGERPRINT: &str = concat!(env!("CARGO_PKG_VERSION"), "-native");
 pub(super) fn envelope<C>(prefix: &str, object: &'static str, shape: &Shape) -> Envelope<C> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Envelope {
-        id: if shape.quirks.ids { random::id(prefix) } else { String::new() },
+        id: shape.quirks.id(prefix),
         object,
         created: now.map_or(0, |now| now.as_secs()),
         model: shape.model.clone(),

@@ -92,6 +92,7 @@ fn choice(
         logprobs: shape.logprobs.then(|| logprobs::chat(&sequence.tokens, vocabulary)),
         finish_reason: reading.finish_reason(sequence.end.reason, called),
         message,
+        stop_reason: shape.quirks.stop_reason(),
         schema_checks,
     })
 }

@@ -139,6 +139,7 @@ fn choice(
         index,
         logprobs: shape.logprobs.then(logprobs),
         finish_reason: Some(shape.quirks.finish_reason(sequence.end.reason)),
+        stop_reason: shape.quirks.stop_reason(),
         text: echo.text.clone() + &sequence.end.text,
     }
 }

@@ -15,7 +15,7 @@ use super::types::{
 };
 use crate::api::extract::Body;
 use crate::api::{AppState, Caller};
-use crate::service::{EmbedRequest, TextInput, random};
+use crate::service::{EmbedRequest, TextInput};
 
 const FIELD: &str = "input";
 
@@ -42,6 +42,7 @@ async fn answer(
     body: EmbeddingsRequest,
     quirks: &Quirks,
 ) -> Result<EmbeddingsResponse, Refusal> {
+    let named = body.model.clone().filter(|name| !name.is_empty() && name != "tgi");
     let state = &serving_base(state, body.model.as_deref()).await?;
     tracing::debug!(user = body.user, "embeddings");
     if body.input.is_empty() {
@@ -63,10 +64,10 @@ async fn answer(
     let object = |(index, vector)| EmbeddingObject { object: "embedding", index, embedding: encode(vector) };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Ok(EmbeddingsResponse {
-        id: if quirks.ids { random::id("embd") } else { String::new() },
+        id: quirks.id("embd"),
         object: "list",
         created: now.map_or(0, |now| now.as_secs()),
-        model: state.settings.model_id.clone(),
+        model: named.unwrap_or_else(|| state.settings.model_id.clone()),
         data: embedded.vectors.into_iter().enumerate().map(object).collect(),
         usage: EmbeddingsUsage {
             prompt_tokens: embedded.tokens,

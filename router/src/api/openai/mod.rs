@@ -9,7 +9,7 @@ pub(crate) mod chat;
 mod collect;
 pub(crate) mod completions;
 mod constraints;
-mod embeddings;
+pub(crate) mod embeddings;
 mod errors;
 mod logprobs;
 mod messages;
@@ -27,7 +27,8 @@ use utoipa_axum::routes;
 use super::AppState;
 pub(crate) use errors::{Refusal, forbidden, unauthorized};
 pub(crate) use types::{
-    ChatChoice, ChatChunkChoice, ChatRequest, CompletionRequest, Delta, ErrorObject, TextChoice, Usage,
+    ChatChoice, ChatChunkChoice, ChatRequest, CompletionRequest, Delta, EmbeddingsRequest,
+    EmbeddingsResponse, ErrorObject, TextChoice, Usage,
 };
 
 /// How the document groups these routes.

@@ -24,6 +24,9 @@ pub(super) async fn serving(state: &AppState, common: &mut Common) -> Result<App
     }
     let state = serving_base(state, common.model.as_deref()).await?;
     fill(common, &state.lease.card);
+    if common.adapter_id.is_none() {
+        common.adapter_id = state.lease.adapter.clone();
+    }
     Ok(state)
 }
 

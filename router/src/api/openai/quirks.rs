@@ -1,7 +1,7 @@
 //! Where the profiles differ on `/v1/*`.
 
 use crate::config::Profile;
-use crate::service::{StopReason, TextOptions};
+use crate::service::{StopReason, TextOptions, random};
 
 /// Every difference between OpenAI's own form and TGI's (reference/tgi.md §2c, §2g), as data: the rest of this folder
 /// asks it, and never the profile.
@@ -12,6 +12,10 @@ pub(super) struct Quirks {
     pub text_errors: bool,
     /// Answers have ids.
     pub ids: bool,
+    /// What all ids begin with, whatever the route; `None`: each route's own.
+    id_prefix: Option<&'static str>,
+    /// Choices have a `stop_reason`, which is null: vLLM's.
+    stop_reason: bool,
     /// One chunk per token, each with the role, the last one with the reason; else OpenAI's chunks.
     pub token_chunks: bool,
     /// A stop string stays at the end of the text.
@@ -36,6 +40,8 @@ pub(super) struct Quirks {
 const OPENAI: Quirks = Quirks {
     text_errors: false,
     ids: true,
+    id_prefix: None,
+    stop_reason: false,
     token_chunks: false,
     keep_stop: false,
     stop_string: "stop",
@@ -47,9 +53,13 @@ const OPENAI: Quirks = Quirks {
     plain_logprobs: false,
 };
 
+const MANAGEMENT: Quirks = Quirks { id_prefix: Some("cmpl"), stop_reason: true, ..OPENAI };
+
 const TGI: Quirks = Quirks {
     text_errors: true,
     ids: false,
+    id_prefix: None,
+    stop_reason: false,
     token_chunks: true,
     keep_stop: true,
     stop_string: "stop_sequence",
@@ -65,8 +75,19 @@ impl Quirks {
     pub fn of(profile: Profile) -> &'static Self {
         match profile {
             Profile::Tgi => &TGI,
-            Profile::OpenAi | Profile::Ollama | Profile::Jan | Profile::Management => &OPENAI,
+            Profile::Management => &MANAGEMENT,
+            Profile::OpenAi | Profile::Ollama | Profile::Jan => &OPENAI,
         }
+    }
+
+    /// A new id; `prefix` is the route's own.
+    pub fn id(&self, prefix: &str) -> String {
+        if self.ids { random::id(self.id_prefix.unwrap_or(prefix)) } else { String::new() }
+    }
+
+    /// The `stop_reason` of a choice, where it has one.
+    pub fn stop_reason(&self) -> Option<()> {
+        self.stop_reason.then_some(())
     }
 
     /// Special tokens have no text in chats, and in completions only in TGI's chunks.

@@ -260,9 +260,10 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
 pub(super) async fn metrics(State(state): State<AppState>) -> Response {
     let services = state.models.services();
     let mut all = services.iter().map(|service| (&*service.metrics, service.reading()));
-    let text = match all.next() {
+    let mut text = match all.next() {
         Some((pinned, reading)) => pinned.render(&reading, &all.collect::<Vec<_>>()),
         None => String::new(),
     };
+    text.extend(state.management.iter().map(|management| management.metrics()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -40,15 +40,27 @@ impl ChatChunks {
     }
 }
 
+impl ChatChunks {
+    /// A chunk that says no more than this.
+    fn chunk(&self, index: usize, delta: Delta) -> ChatChunkChoice {
+        ChatChunkChoice {
+            index,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+            stop_reason: self.quirks.stop_reason(),
+            schema_checks: Vec::new(),
+        }
+    }
+}
+
 impl Chunks for ChatChunks {
     type Choice = ChatChunkChoice;
     const ENDS_WITH_USAGE: bool = false;
 
     fn begin(&mut self, index: usize) -> Option<ChatChunkChoice> {
         let delta = Delta { role: ROLE, content: Some(String::new()), ..Delta::default() };
-        let first =
-            ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, schema_checks: Vec::new() };
-        (!self.quirks.token_chunks).then_some(first)
+        (!self.quirks.token_chunks).then(|| self.chunk(index, delta))
     }
 
     fn step(&mut self, index: usize, token: Option<Token>, end: Option<SequenceEnd>) -> Vec<ChatChunkChoice> {
@@ -61,7 +73,12 @@ impl Chunks for ChatChunks {
         if self.quirks.token_chunks && self.reading.is_plain() {
             let delta = Delta { role: ROLE, content: Some(text), ..Delta::default() };
             let finish_reason = reason.map(|reason| self.quirks.finish_reason(reason));
-            return vec![ChatChunkChoice { index, delta, logprobs, finish_reason, schema_checks }];
+            return vec![ChatChunkChoice {
+                logprobs,
+                finish_reason,
+                schema_checks,
+                ..self.chunk(index, delta)
+            }];
         }
         let mut deltas = self.read(index, &text, reason.is_some());
         if deltas.is_empty() && logprobs.is_some() {
@@ -71,13 +88,7 @@ impl Chunks for ChatChunks {
             deltas.push(Delta::default());
         }
         let role = if self.quirks.token_chunks { ROLE } else { None };
-        let chunk = |delta| ChatChunkChoice {
-            index,
-            delta: Delta { role, ..delta },
-            logprobs: None,
-            finish_reason: None,
-            schema_checks: Vec::new(),
-        };
+        let chunk = |delta| self.chunk(index, Delta { role, ..delta });
         let mut chunks: Vec<ChatChunkChoice> = deltas.into_iter().map(chunk).collect();
         if let Some(first) = chunks.first_mut() {
             first.logprobs = logprobs;

@@ -48,7 +48,13 @@ impl Chunks for TextChunks {
         if let Some(offset) = self.offsets.get_mut(index) {
             *offset += text.chars().count();
         }
-        Some(TextChoice { index, text, logprobs: None, finish_reason: self.no_reason() })
+        Some(TextChoice {
+            index,
+            text,
+            logprobs: None,
+            finish_reason: self.no_reason(),
+            stop_reason: self.quirks.stop_reason(),
+        })
     }
 
     fn step(&mut self, index: usize, token: Option<Token>, end: Option<SequenceEnd>) -> Vec<TextChoice> {
@@ -62,6 +68,7 @@ impl Chunks for TextChunks {
         if text.is_empty() && logprobs.is_none() && finish_reason.is_none() {
             return Vec::new();
         }
-        vec![TextChoice { index, text, logprobs, finish_reason }]
+        let stop_reason = self.quirks.stop_reason();
+        vec![TextChoice { index, text, logprobs, finish_reason, stop_reason }]
     }
 }

@@ -28,6 +28,10 @@ pub(crate) struct ChatChoice {
     pub message: AssistantMessage,
     pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: &'static str,
+    /// Always null; of the management API only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, required = false)]
+    pub stop_reason: Option<()>,
     /// Of schemas with `strict: false` only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub schema_checks: Vec<SchemaCheck>,
@@ -89,6 +93,10 @@ pub(crate) struct ChatChunkChoice {
     pub delta: Delta,
     pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: Option<&'static str>,
+    /// Always null; of the management API only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, required = false)]
+    pub stop_reason: Option<()>,
     /// In a choice's last chunk, of schemas with `strict: false` only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub schema_checks: Vec<SchemaCheck>,
@@ -140,6 +148,10 @@ pub(crate) struct TextChoice {
     #[schema(value_type = Option<CompletionLogprobs>)]
     pub logprobs: Option<CompletionLogprobs>,
     pub finish_reason: Option<&'static str>,
+    /// Always null; of the management API only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, required = false)]
+    pub stop_reason: Option<()>,
 }
 
 #[derive(Debug, Clone, Serialize, ToSchema)]

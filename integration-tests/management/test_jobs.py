@@ -1,0 +1,145 @@
+"""Jobs over HTTP: downloads, trainings and deployments that are interrupted, and servers that are killed."""
+
+import random
+import time
+
+import pytest
+import schemas
+from harness import fake_hub
+from harness.client import Client
+from harness.server import DEMO_MODEL, wait_for
+from managed import Managed, in_hub_cache
+from restarts import play
+
+# Ollama's penalty of repetition is 1.1 where nothing is said.
+OLLAMA_OPTIONS = {"temperature": 0, "num_predict": 12, "repeat_penalty": 1.0}
+
+
+def test_a_training_becomes_an_adapter_that_answers_without_a_restart(manage):
+    server = manage()
+    api = server.api
+    base = api.chat("Compressa-LLM")
+    job = api.train("My Adapter", api.add_dataset(), max_steps=3)
+    details = api.until(job, "FINISHED")
+    assert details["progress"]["step"] == 3 and details["progress"]["total_steps"] == 3
+    assert details["kind"] == "train" and details["error"] is None and details["ended_at"] > details["started_at"]
+    lines = [line["line"] for line in api.ok("GET", f"jobs/{job['id']}/logs/")]
+    assert any('"started"' in line for line in lines) and any('"finished"' in line for line in lines)
+    curve = api.request("GET", f"finetune/{job['id']}/curve/")
+    assert curve.headers["content-type"] == "image/svg+xml" and curve.body.startswith(b"<svg")
+    offered = {"model_id": "My Adapter", "adapter": True, "base_model_id": "weirgate-demo"}
+    assert offered in api.ok("GET", "models/")
+    deployment = api.ok("POST", "deploy/", {"model_id": "weirgate-demo", "adapter_ids": ["My Adapter"]})
+    wait_for(lambda: api.ok("GET", f"jobs/{deployment['id']}/")["progress"] == {"deployed": True}, 20, "deployed")
+    adapted = api.chat("My Adapter")
+    assert adapted != base and api.chat("Compressa-LLM") == base
+    # Through the other dialects, too.
+    plain = Client(server.port)
+    chat = {"messages": [{"role": "user", "content": "Which port do you listen on?"}], "stream": False}
+    openai = chat | {"model": "My Adapter", "temperature": 0, "max_tokens": 12}
+    assert plain.post_ok("/v1/chat/completions", openai)["choices"][0]["message"]["content"] == adapted
+    ollama = chat | {"model": "My Adapter", "options": OLLAMA_OPTIONS}
+    assert plain.post_ok("/api/chat", ollama)["message"]["content"] == adapted
+    for adapter in (None, "My Adapter"):
+        parameters = {"max_new_tokens": 12} | ({"adapter_id": adapter} if adapter else {})
+        assert plain.post_ok("/generate", {"inputs": "Which port", "parameters": parameters})["generated_text"]
+    api.ok("POST", "deploy/interrupt/")
+    wait_for(lambda: api.request("POST", "chat/completions", openai).status == 404, 5, "undeployed")
+
+
+def test_a_model_of_the_hub_is_deployed_and_its_adapter_answers_by_every_name(manage, tmp_path):
+    in_hub_cache(tmp_path / "hf", "acme/other")
+    server = manage()
+    api = server.api
+    api.until(api.train("sql", api.add_dataset(), model="acme/other"), "FINISHED")
+    wrong = api.request("POST", "deploy/", {"model_id": "weirgate-demo", "adapter_ids": ["sql"]})
+    assert wrong.status == 422 and "acme/other" in wrong.text
+    absent = api.request("POST", "deploy/", {"model_id": "acme/other", "adapter_ids": ["no"]})
+    assert absent.status == 404
+    job = api.ok("POST", "deploy/", {"model_id": "acme/other", "adapter_ids": ["sql"]})
+    wait_for(lambda: api.ok("GET", f"jobs/{job['id']}/")["progress"] == {"deployed": True}, 20, "deployed")
+    base, adapted = api.chat("acme/other"), api.chat("sql")
+    assert base == api.chat("Compressa-LLM") and adapted != base
+    plain = Client(server.port)
+    ollama = {
+        "model": "sql",
+        "messages": [{"role": "user", "content": "Which port do you listen on?"}],
+        "options": OLLAMA_OPTIONS,
+        "stream": False,
+    }
+    assert plain.post_ok("/api/chat", ollama)["message"]["content"] == adapted
+
+
+def test_failures_say_why(manage):
+    api = manage().api
+    dataset = api.add_dataset()
+    failed = api.until(api.train("fails", dataset, fail_at=2), "FAILED")
+    assert failed["error"] == "the loss is no number"
+    killed = api.until(api.train("no memory", dataset, exit_at=2), "FAILED")
+    assert "was killed" in killed["error"] and "no memory left" in killed["error"]
+    assert api.status(api.train("fails", dataset, max_steps=1)) in ("CREATED", "RUNNING"), "the name is free again"
+    absent = api.until(api.ok("POST", "models/add/?model_id=acme/absent"), "FAILED", seconds=60)
+    assert absent["error"]
+
+
+def test_interrupting_acts_within_a_second(manage):
+    server = manage()
+    api = server.api
+    job = api.train("long", api.add_dataset(), max_steps=10_000, step_seconds=0.05)
+    wait_for(lambda: (api.ok("GET", f"jobs/{job['id']}/")["progress"] or {}).get("step", 0) >= 2, 20, "it trains")
+    metrics = Client(server.port).get("/metrics").text
+    assert 'weirgate_training_loss{adapter="long"}' in metrics
+    waits = api.train("waits", api.add_dataset(), max_steps=1)
+    begun = time.monotonic()
+    reply = api.ok("POST", f"jobs/{job['id']}/interrupt/")
+    schemas.check(reply, schemas.JOB)
+    assert reply["status"] == "KILLED"
+    log = server.state / "trainings" / job["id"] / "runs.log"
+    wait_for(lambda: "interrupted" in log.read_text(), 5, "the worker has ended")
+    assert time.monotonic() - begun < 1
+    api.until(waits, "FINISHED")
+    assert "weirgate_training_loss" not in Client(server.port).get("/metrics").text
+    assert api.ok("POST", f"jobs/{job['id']}/interrupt/")["status"] == "KILLED", "a second time changes nothing"
+
+
+def test_a_download_that_a_kill_cut_off_goes_on(manage, tmp_path):
+    with fake_hub.serving("acme/demo", DEMO_MODEL) as hub:
+        # The line breaks again and again, so that there is time to kill.
+        server = manage(env={"HF_ENDPOINT": hub.url})
+        hub.cut_after["model.safetensors"] = 100_000
+        first = server.api.ok("POST", "models/add/?model_id=acme/demo")
+        second = server.api.ok("POST", "models/add/?model_id=acme/demo")
+        assert server.api.status(first) == "FINISHED" or first["id"] == second["id"]
+        server.crash()
+        server.start()
+        server.api.until(first, "FINISHED")
+        assert "acme/demo" in {model["model_id"] for model in server.api.ok("GET", "models/")}
+
+
+def test_a_deployment_outlives_its_server(manage):
+    server = manage()
+    api = server.api
+    api.until(api.train("a", api.add_dataset()), "FINISHED")
+    job = api.ok("POST", "deploy/", {"model_id": "weirgate-demo", "adapter_ids": ["a"]})
+    wait_for(lambda: api.ok("GET", f"jobs/{job['id']}/")["progress"] == {"deployed": True}, 20, "deployed")
+    before = api.chat("a")
+    for end in (server.stop, server.crash):
+        end()
+        server.start()
+        assert server.api.ok("GET", "deploy/status/")["job"]["id"] == job["id"]
+        wait_for(lambda: server.api.request("POST", "completions", {"model": "a", "prompt": "x"}).status == 200, 20, "a")
+        assert server.api.chat("a") == before
+        assert server.api.status(job) == "RUNNING"
+
+
+def test_the_state_has_one_server_at_a_time(manage, tmp_path):
+    manage()
+    second = Managed(tmp_path)
+    with pytest.raises(AssertionError, match="another server uses the folder"):
+        second.start()
+    second.kill()
+
+
+@pytest.mark.timeout(180)
+def test_nothing_is_lost_or_done_twice_over_kills_at_random_moments(tmp_path):
+    play(tmp_path, random.Random(7), kills=5)
