@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from harness.client import Client
 
 EXPECTED = json.loads((Path(__file__).parents[1] / "tools/demo_model/expected.json").read_text())
 
@@ -18,3 +19,11 @@ def test_answers(client, case):
 
 def test_there_are_a_dozen():
     assert len(EXPECTED["questions"]) >= 12
+
+
+@pytest.mark.parametrize("shards", ["2", "4"])
+def test_shards_answer_the_same(shards, start_server):
+    client = Client(start_server("--num-shard", shards).port)
+    for case in EXPECTED["questions"]:
+        body = {"messages": case["messages"], "temperature": 0, "max_tokens": 96}
+        assert client.post_ok("/v1/chat/completions", body)["choices"][0]["message"]["content"] == case["answer"]

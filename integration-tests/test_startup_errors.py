@@ -176,6 +176,7 @@ BAD_FLAGS = [
     (["--validation-workers", "0"], 1, "`validation_workers` must be > 0"),
     (["--max-total-tokens", "100", "--max-batch-total-tokens", "50"], 1, "max_batch_total_tokens"),
     (["--num-shard", "0"], 1, "`num_shard` cannot be < 1"),
+    (["--num-shard", "3"], 1, "the model cannot be split into 3 shards: num_attention_heads is 4"),
     (["--sharded", "true", "--num-shard", "1"], 1, "`sharded` is true but `num_shard` <= 1"),
     (["--ngrok"], 1, "`ngrok-authtoken` must be set when using ngrok tunneling"),
     (["--lora-adapters", "a@b@c"], 1, "a@b@c"),

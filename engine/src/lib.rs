@@ -23,6 +23,7 @@ mod model_executor;
 mod priority;
 mod scheduler;
 mod sequence;
+mod sharded;
 mod stats;
 mod validate;
 
@@ -45,6 +46,7 @@ pub use handle::{EngineHandle, Ticket};
 pub use model_executor::{LoadOptions, kv_block_bytes, load, load_cpu};
 pub use priority::lower_priority;
 pub use scheduler::{Plan, RopeRule, Scheduler, SchedulerConfig, SchedulerStats};
+pub use sharded::load_cpu_sharded;
 pub use stats::EngineStats;
 pub use validate::ValidRequest;
 pub use weirgate_kernels::KernelError;

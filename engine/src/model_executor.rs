@@ -81,11 +81,22 @@ pub fn load<B: Backend>(
     tensors: &dyn TensorSource,
     options: &LoadOptions,
 ) -> Result<Box<dyn Executor>, LoadError> {
+    let config = decoder_config(spec, tensors, options)?;
+    let decoder = Decoder::new(backend, spec, tensors, config)?;
+    Ok(Box::new(ModelExecutor::new(decoder)))
+}
+
+/// The decoder's sizes under `options`.
+pub(crate) fn decoder_config(
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    options: &LoadOptions,
+) -> Result<DecoderConfig, LoadError> {
     let kv_dtype = match options.kv_dtype {
         Some(dtype) => dtype,
         None => default_kv_dtype(spec, tensors)?,
     };
-    let config = DecoderConfig {
+    Ok(DecoderConfig {
         blocks: options.blocks,
         block_size: options.block_size,
         kv_dtype,
@@ -93,9 +104,7 @@ pub fn load<B: Backend>(
         max_seqs: options.max_seqs,
         max_seq_len: options.max_seq_len,
         max_logit_rows: MAX_LOGIT_ROWS,
-    };
-    let decoder = Decoder::new(backend, spec, tensors, config)?;
-    Ok(Box::new(ModelExecutor::new(decoder)))
+    })
 }
 
 /// Runs each step to its end in `launch`.

@@ -21,6 +21,18 @@ fn ids(value: &Value) -> Vec<u32> {
 
 #[test]
 fn greedy_tokens_are_those_of_transformers() {
+    check(Engine::start(&Model::demo(), Setup::default()));
+}
+
+/// Two key heads: two shards have one each, four have each of them twice.
+#[test]
+fn greedy_tokens_of_shards_are_those_of_transformers() {
+    for shards in [1, 2, 4] {
+        check(Engine::start_sharded(&Model::demo(), Setup::default(), shards));
+    }
+}
+
+fn check(engine: Engine) {
     let expected: Value = serde_json::from_str(EXPECTED).unwrap_or_default();
     let prompts = expected["prompts"].as_array().cloned().unwrap_or_default();
     assert_eq!(prompts.len(), 20);
@@ -36,7 +48,6 @@ fn greedy_tokens_are_those_of_transformers() {
             request
         })
         .collect();
-    let engine = Engine::start(&Model::demo(), Setup::default());
     let results = engine.run(&requests);
     let mut tokens = 0;
     for (index, prompt) in prompts.iter().enumerate() {

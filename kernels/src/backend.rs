@@ -1,4 +1,4 @@
-use crate::{DType, KernelError, SampleRow, Sampled, WeightView};
+use crate::{AllReduce, DType, KernelError, SampleRow, Sampled, WeightView};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -158,6 +158,8 @@ pub trait Backend: Send + 'static {
         eps: f32,
         rows: usize,
     ) -> Result<()>;
+    /// The first `len` elements become their sums over all members of `group`; waits for them.
+    fn all_reduce(&mut self, x: &mut Self::Buf, len: usize, group: &mut dyn AllReduce) -> Result<()>;
     /// `acc += x` over `len` elements.
     fn add(&mut self, acc: &mut Self::Buf, x: &Self::Buf, len: usize) -> Result<()>;
     /// `out = x · wᵀ (+ bias)`; `x` `[rows, w.cols]`, `out` `[rows, w.rows]`, `bias` `[w.rows]`.

@@ -43,11 +43,11 @@ pub struct LowArgs {
     #[arg(long, env, default_value_t = 2)]
     pub validation_workers: usize,
 
-    /// Whether to split the model over all devices. Not supported yet: one device serves the model.
+    /// Whether to split the model over all devices; GPUs are counted, which a model cannot be split over yet.
     #[arg(long, env, value_parser = parse_bool)]
     pub sharded: Option<bool>,
 
-    /// Number of devices to split the model over. Only 1 is supported yet.
+    /// Number of parts to split the model into, which compute together on the CPU; on a GPU only 1 is supported yet.
     #[arg(long, env)]
     pub num_shard: Option<usize>,
 

@@ -62,11 +62,11 @@ impl Config {
     /// `--model-id` that names no model.
     pub fn resolve(args: LowArgs, env: Env) -> Result<Self, LauncherError> {
         check_support(&args)?;
-        check_shards(&args, env)?;
+        let num_shard = num_shard(&args, env)?;
         let mut warnings = Vec::new();
         let hub = HubSettings::from_env(env, args.huggingface_hub_cache.clone())?;
         let limits = limits(&args)?;
-        let engine = engine_settings(&args, env, &mut warnings)?;
+        let engine = EngineSettings { num_shard, ..engine_settings(&args, env, &mut warnings)? };
         let (watermark_gamma, watermark_delta) = watermark(&args)?;
         check_positive(&args)?;
         let model = model_source(&args)?;
@@ -181,8 +181,8 @@ fn value_name<T: ValueEnum>(value: &T) -> String {
     value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
 }
 
-fn check_shards(args: &LowArgs, env: Env) -> Result<(), LauncherError> {
-    let num_shard = match (args.sharded, args.num_shard) {
+fn num_shard(args: &LowArgs, env: Env) -> Result<usize, LauncherError> {
+    Ok(match (args.sharded, args.num_shard) {
         (Some(true), Some(n)) if n <= 1 => return Err(ArgumentError::ShardedWithOneShard.into()),
         (Some(true), None) => match visible_devices(env) {
             found if found <= 1 => return Err(LauncherError::NotEnoughDevices { found }),
@@ -191,11 +191,7 @@ fn check_shards(args: &LowArgs, env: Env) -> Result<(), LauncherError> {
         (_, Some(0)) => return Err(ArgumentError::NoShard.into()),
         (_, Some(n)) => n,
         (_, None) => 1,
-    };
-    match num_shard {
-        1 => Ok(()),
-        _ => Err(ArgumentError::Sharding { num_shard }.into()),
-    }
+    })
 }
 
 fn visible_devices(env: Env) -> usize {
@@ -305,6 +301,7 @@ fn engine_settings(
         speculate: args.speculate.unwrap_or(0),
         rope_scaling: rope_override(args.rope_scaling, args.rope_factor)?,
         quantize: quantize(args.quantize)?,
+        num_shard: 1,
     })
 }
 

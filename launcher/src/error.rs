@@ -71,10 +71,6 @@ pub enum ArgumentError {
     #[error("Sharding is currently not supported with `exl2` quantization")]
     ShardedExl2,
     #[error(
-        "`num_shard` is {num_shard}; splitting a model over several devices is not supported yet, so it must be 1"
-    )]
-    Sharding { num_shard: usize },
-    #[error(
         "`max_total_tokens` must be <= `max_batch_total_tokens`. Given: {max_total_tokens} and {max_batch_total_tokens}"
     )]
     TotalAboveBatchTotal { max_total_tokens: usize, max_batch_total_tokens: usize },

@@ -32,6 +32,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         speculate,
         rope_scaling,
         quantize,
+        num_shard,
     } = &config.engine;
     let rows = [
         ("model_id", config.model_id.clone()),
@@ -51,6 +52,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ("speculate", speculate.to_string()),
         ("rope_scaling", rope_scaling.map_or_else(|| "the model's".to_owned(), |s| format!("{s:?}"))),
         ("quantize", or(&quantize.map(Quantize::name), "the weights as they are stored")),
+        ("num_shard", num_shard.to_string()),
         ("validation_workers", config.validation_workers.to_string()),
         ("max_best_of", max_best_of.to_string()),
         ("max_stop_sequences", max_stop_sequences.to_string()),

@@ -165,10 +165,6 @@ fn start_up_checks_exit_1_with_the_message_of_the_reference() {
         (&["--sharded", "true"], "not enough cuda devices: `sharded` is true but only found 0 CUDA devices"),
         (&["--num-shard", "0"], "Invalid argument: `num_shard` cannot be < 1"),
         (
-            &["--num-shard", "2"],
-            "Invalid argument: `num_shard` is 2; splitting a model over several devices is not supported yet",
-        ),
-        (
             &["--num-shard", "2", "--quantize", "exl2"],
             "Invalid argument: Sharding is currently not supported with `exl2` quantization",
         ),

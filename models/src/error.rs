@@ -9,6 +9,8 @@ pub enum ModelError {
     Tensor { file: String, tensor: String, message: String },
     #[error("{file}: architecture '{architecture}' is not supported; supported: {supported}")]
     UnsupportedArchitecture { file: String, architecture: String, supported: String },
+    #[error("the model cannot be split into {count} shards: {what} is {size}")]
+    Shards { what: &'static str, size: usize, count: usize },
     #[error("RoPE factor {factor} is out of bounds, expected 1 to 1000000")]
     RopeFactor { factor: f64 },
 }

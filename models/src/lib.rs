@@ -14,6 +14,7 @@ mod mmap;
 mod quantized;
 mod rope;
 mod safetensors;
+mod shard;
 mod spec;
 mod tensor;
 
@@ -33,5 +34,6 @@ pub use gguf::{
 pub use quantized::QuantMethod;
 pub use rope::{Rope, RopeOverride, RopeScaling, RopeSpec};
 pub use safetensors::SafetensorsSource;
+pub use shard::{Shard, ShardedSource};
 pub use spec::{Activation, LayerSpec, LayerTensors, ModelSpec, TensorNames};
 pub use tensor::{DType, TensorSource, TensorView, open_tensors};

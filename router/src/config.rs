@@ -184,6 +184,8 @@ pub struct EngineSettings {
     /// `--rope-scaling`, `--rope-factor`: replaces the checkpoint's scaling.
     pub rope_scaling: Option<RopeOverride>,
     pub quantize: Option<Quantize>,
+    /// Into how many parts a model is split; 1 for none.
+    pub num_shard: usize,
 }
 
 /// What `--quantize` asks for.

@@ -23,6 +23,8 @@ pub enum RouterError {
         .found.map_or_else(|| "not quantized".to_owned(), |found| format!("quantized by {}", found.name()))
     )]
     Quantize { asked: QuantMethod, found: Option<QuantMethod> },
+    #[error("`num_shard` is {num_shard}; {what} cannot be split yet, so it must be 1")]
+    Shards { num_shard: usize, what: &'static str },
     /// Limits that contradict each other or do not fit the memory.
     #[error("{0}")]
     Sizing(String),

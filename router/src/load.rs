@@ -7,9 +7,11 @@ use std::sync::Arc;
 use tokenizers::Tokenizer;
 use weirgate_engine::{
     CompileSettings, CudaDevice, Device, Embedder, Executor, ExecutorError, LoadOptions, RopeRule,
-    kv_block_bytes, load_cpu, load_cuda,
+    kv_block_bytes, load_cpu, load_cpu_sharded, load_cuda,
 };
-use weirgate_models::{ModelFiles, ModelSpec, QuantMethod, Quantized, TensorSource, open_tensors, read_spec};
+use weirgate_models::{
+    ModelFiles, ModelSpec, QuantMethod, Quantized, Shard, TensorSource, open_tensors, read_spec,
+};
 use weirgate_text::{TokenizerSettings, eos_tokens, read_tokenizer};
 use weirgate_types::TokenId;
 
@@ -100,7 +102,10 @@ pub(crate) fn load_files(
     files: &ModelFiles,
     pace: Pace,
 ) -> Result<Loaded, RouterError> {
+    let num_shard = config.engine.num_shard;
+    let one_shard = |what| if num_shard == 1 { Ok(()) } else { Err(RouterError::Shards { num_shard, what }) };
     if let Some(kind) = embedder::kind(files)? {
+        one_shard("a model of embeddings")?;
         return embedder::load(config, files, &kind, pace);
     }
     let mut spec = read_spec(files)?;
@@ -129,7 +134,10 @@ pub(crate) fn load_files(
     let device = device::choose(&config.engine)?;
     let (executor, sizing) = match &device {
         Device::Cpu { .. } => on_cpu(config, &spec, tensors, &text, pace)?,
-        Device::Cuda(device) => on_gpu(config, device, &spec, tensors, &text)?,
+        Device::Cuda(device) => {
+            one_shard("a model on a GPU")?;
+            on_gpu(config, device, &spec, tensors, &text)?
+        }
     };
     let pool_bytes = match device {
         Device::Cpu { .. } => (sizing.blocks as u64).saturating_mul(sizing.block_bytes as u64),
@@ -148,8 +156,13 @@ fn on_cpu(
     text: &TextModel,
     pace: Pace,
 ) -> Result<(Box<dyn Executor>, Sizing), RouterError> {
-    let free_bytes = memory::free_bytes().map(|free| free.saturating_sub(tensors.total_bytes()));
-    let measured = measure(spec, tensors, text, (DeviceKind::Cpu, free_bytes))?;
+    let count = config.engine.num_shard;
+    let bytes_of = |index| spec.shard(Shard { index, count }, tensors).map(|(_, own)| own.total_bytes());
+    let weight_bytes: u64 = (0..count).map(bytes_of).sum::<Result<_, _>>()?;
+    let free_bytes = memory::free_bytes().map(|free| free.saturating_sub(weight_bytes));
+    let mut measured = measure(spec, tensors, text, (DeviceKind::Cpu, free_bytes))?;
+    // Shards that share a head have it each.
+    measured.block_bytes *= (count / spec.kv_heads).max(1);
     let sizing = Sizing::resolve(&config.limits, &config.engine, measured)?;
     tracing::info!("{}", sizing.table(kv_dtype(spec, tensors)?));
     let options = LoadOptions {
@@ -161,7 +174,11 @@ fn on_cpu(
         max_seq_len: sizing.max_total_tokens,
         kv_dtype: None,
     };
-    Ok((load_cpu(spec, tensors, &options)?, sizing))
+    let executor = match count {
+        1 => load_cpu(spec, tensors, &options)?,
+        _ => load_cpu_sharded(spec, tensors, &options, count)?,
+    };
+    Ok((executor, sizing))
 }
 
 /// Sizes come last: what is free for the KV cache is known once the weights are there and the largest step was taken.

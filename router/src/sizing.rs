@@ -198,6 +198,7 @@ mod tests {
             speculate: 0,
             rope_scaling: None,
             quantize: None,
+            num_shard: 1,
         }
     }
 

@@ -5,8 +5,8 @@ mod adapters;
 mod weights;
 
 use weirgate_kernels::{
-    Activation, AttentionParams, Backend, DType, HeadCounts, KernelError, KvShape, SampleRow, Sampled,
-    StepInputs,
+    Activation, AllReduce, AttentionParams, Backend, DType, HeadCounts, KernelError, KvShape, SampleRow,
+    Sampled, StepInputs,
 };
 use weirgate_models::{Adapter, ModelSpec, Rope, TensorSource};
 use weirgate_types::AdapterId;
@@ -45,6 +45,8 @@ pub struct Decoder<B: Backend> {
     cache: B::KvCache,
     step: B::Step,
     buffers: Buffers<B>,
+    /// The other shards, where this is one.
+    group: Option<Box<dyn AllReduce>>,
 }
 
 /// A rotary table and the host copy of the current step's cosines and sines.
@@ -117,7 +119,24 @@ impl<B: Backend> Decoder<B> {
             .iter()
             .map(|rope| RopeTable { rope: Rope::new(rope), cos: Vec::new(), sin: Vec::new() })
             .collect();
-        Ok(Self { backend, spec: spec.clone(), config, weights, ropes, adapters, cache, step, buffers })
+        Ok(Self {
+            backend,
+            spec: spec.clone(),
+            config,
+            weights,
+            ropes,
+            adapters,
+            cache,
+            step,
+            buffers,
+            group: None,
+        })
+    }
+
+    /// Makes this a shard: what its blocks give is added up with that of the other members of `group`, which take the
+    /// same steps.
+    pub fn join(&mut self, group: Box<dyn AllReduce>) {
+        self.group = Some(group);
     }
 
     pub fn backend(&self) -> &B {
@@ -169,6 +188,16 @@ impl<B: Backend> Decoder<B> {
     /// Runs the batch's tokens through all layers: fills the KV cache and leaves the hidden states for
     /// [`Decoder::sample`], [`Decoder::score`] and [`Decoder::logits`].
     pub fn forward(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
+        let result = self.all_layers(batch);
+        if result.is_err()
+            && let Some(group) = &mut self.group
+        {
+            group.leave();
+        }
+        result
+    }
+
+    fn all_layers(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
         if batch.tokens() > self.config.max_step_tokens || batch.seqs() > self.config.max_seqs {
             return Err(ExecutorError::Batch(format!(
                 "{} tokens of {} sequences, the limits are {} and {}",
@@ -219,7 +248,7 @@ impl<B: Backend> Decoder<B> {
 
     /// `hidden += post_norm(attention(norm(hidden)))`.
     fn attention_block(&mut self, index: usize, rows: usize) -> Result<(), ExecutorError> {
-        let Self { backend, spec, weights, adapters, cache, step, buffers: b, .. } = self;
+        let Self { backend, spec, weights, adapters, cache, step, buffers: b, group, .. } = self;
         let (Some(layer), Some(settings)) = (weights.layers.get(index), spec.layers.get(index)) else {
             return Err(ExecutorError::Batch(format!("no layer {index}")));
         };
@@ -246,12 +275,15 @@ impl<B: Backend> Decoder<B> {
         if let Some(adapted) = adapted {
             backend.add_low_rank(&mut b.delta, &b.attn, &adapted.output, step)?;
         }
+        if let Some(group) = group {
+            backend.all_reduce(&mut b.delta, rows * spec.hidden_size, group.as_mut())?;
+        }
         add_delta(backend, b, layer.post_attn_norm.as_ref(), spec, rows)
     }
 
     /// `hidden += post_norm(down(act(gate) * up))`.
     fn feed_forward_block(&mut self, index: usize, rows: usize) -> Result<(), ExecutorError> {
-        let Self { backend, spec, weights, adapters, step, buffers: b, .. } = self;
+        let Self { backend, spec, weights, adapters, step, buffers: b, group, .. } = self;
         let Some(layer) = weights.layers.get(index) else {
             return Err(ExecutorError::Batch(format!("no layer {index}")));
         };
@@ -267,6 +299,9 @@ impl<B: Backend> Decoder<B> {
         apply(backend, &mut b.delta, &b.gated, down, rows)?;
         if let Some(adapted) = adapted {
             backend.add_low_rank(&mut b.delta, &b.gated, &adapted.down, step)?;
+        }
+        if let Some(group) = group {
+            backend.all_reduce(&mut b.delta, rows * spec.hidden_size, group.as_mut())?;
         }
         add_delta(backend, b, post_ffn_norm.as_ref(), spec, rows)
     }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weirgate_engine::{EngineConfig, EngineHandle, LoadOptions, RopeRule, Ticket, load, spawn};
+use weirgate_engine::{
+    EngineConfig, EngineHandle, Executor, LoadOptions, RopeRule, Ticket, load, load_cpu_sharded, spawn,
+};
 use weirgate_kernels::Backend;
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_models::{ModelFiles, ModelSpec, SafetensorsSource, TensorSource, read_spec};
@@ -15,7 +17,7 @@ use weirgate_types::{Finish, GenerateRequest, RejectReason, RequestId, SeqUpdate
 pub struct Model {
     pub name: String,
     pub spec: ModelSpec,
-    tensors: Box<dyn TensorSource>,
+    pub tensors: Box<dyn TensorSource>,
 }
 
 impl Model {
@@ -49,6 +51,20 @@ impl Default for Setup {
     }
 }
 
+impl Setup {
+    fn options(self) -> LoadOptions {
+        LoadOptions {
+            threads: self.threads,
+            block_size: 16,
+            blocks: self.blocks,
+            max_step_tokens: self.step_tokens,
+            max_seqs: 64,
+            max_seq_len: 512,
+            kv_dtype: None,
+        }
+    }
+}
+
 /// A running engine.
 pub struct Engine {
     pub handle: EngineHandle,
@@ -73,16 +89,17 @@ impl Engine {
     }
 
     pub fn start_on<B: Backend>(backend: B, model: &Model, setup: Setup) -> Self {
-        let options = LoadOptions {
-            threads: setup.threads,
-            block_size: 16,
-            blocks: setup.blocks,
-            max_step_tokens: setup.step_tokens,
-            max_seqs: 64,
-            max_seq_len: 512,
-            kv_dtype: None,
-        };
-        let executor = load(backend, &model.spec, model.tensors.as_ref(), &options).expect("the model loads");
+        let executor = load(backend, &model.spec, model.tensors.as_ref(), &setup.options());
+        Self::run_on(executor.expect("the model loads"), model, setup)
+    }
+
+    /// On the CPU, in `shards` parts.
+    pub fn start_sharded(model: &Model, setup: Setup, shards: usize) -> Self {
+        let executor = load_cpu_sharded(&model.spec, model.tensors.as_ref(), &setup.options(), shards);
+        Self::run_on(executor.expect("the model loads"), model, setup)
+    }
+
+    fn run_on(executor: Box<dyn Executor>, model: &Model, setup: Setup) -> Self {
         let config = EngineConfig {
             prefix_cache: setup.prefix_cache,
             speculate: setup.speculate,

@@ -38,8 +38,8 @@ pub use step::Step;
 
 use crate::contract::{check, check_room, product, qkv_width, shape_error};
 use crate::{
-    Activation, AttentionParams, Backend, HeadCounts, KernelError, KvShape, LowRankView, SampleRow, Sampled,
-    StepInputs, WeightView,
+    Activation, AllReduce, AttentionParams, Backend, HeadCounts, KernelError, KvShape, LowRankView,
+    SampleRow, Sampled, StepInputs, WeightView,
 };
 use attention::Scratch;
 use encoder::EncoderScratch;
@@ -175,6 +175,11 @@ impl Backend for CpuBackend {
         rows: usize,
     ) -> Result<()> {
         norm::rms_norm(&self.pool, self.isa, out, x, (weight, eps), rows)
+    }
+
+    fn all_reduce(&mut self, x: &mut CpuBuf, len: usize, group: &mut dyn AllReduce) -> Result<()> {
+        check_room("all_reduce", "elements of x", len, x.len())?;
+        group.sum(&mut x[..len])
     }
 
     fn add(&mut self, acc: &mut CpuBuf, x: &CpuBuf, len: usize) -> Result<()> {

@@ -33,8 +33,8 @@ pub use step::CudaStep;
 
 use crate::contract::check_room;
 use crate::{
-    Activation, AttentionParams, Backend, HeadCounts, KernelError, KvShape, LowRankView, SampleRow, Sampled,
-    StepInputs, WeightView,
+    Activation, AllReduce, AttentionParams, Backend, HeadCounts, KernelError, KvShape, LowRankView,
+    SampleRow, Sampled, StepInputs, WeightView,
 };
 use memory::{Bytes, Scratch};
 use sample::SampleScratch;
@@ -166,6 +166,12 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         rows: usize,
     ) -> Result<()> {
         norm::rms_norm(&self.gpu, out, x, (weight, eps), rows)
+    }
+
+    /// Not on this device yet: nothing splits a model over GPUs.
+    fn all_reduce(&mut self, _x: &mut CudaBuf<G>, _len: usize, _group: &mut dyn AllReduce) -> Result<()> {
+        let message = "a model cannot be split over GPUs yet".into();
+        Err(KernelError::Device { device: "cuda", message })
     }
 
     fn add(&mut self, acc: &mut CudaBuf<G>, x: &CudaBuf<G>, len: usize) -> Result<()> {

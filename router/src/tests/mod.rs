@@ -86,6 +86,7 @@ pub(crate) fn config() -> RouterConfig {
             speculate: 0,
             rope_scaling: None,
             quantize: None,
+            num_shard: 1,
         },
         traces: None,
         log: LogSettings { level: "info".into(), json: false, color: false },
