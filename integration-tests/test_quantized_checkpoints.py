@@ -3,8 +3,10 @@
 import json
 import subprocess
 
+import gguf
 import pytest
 from harness.client import Client
+from harness.gguf_files import quantize
 from harness.quantized_checkpoints import SCHEMES, write_both
 from harness.server import BINARY, ROOT, clean_environment
 
@@ -61,6 +63,20 @@ def test_says_what_its_dequantized_weights_say(name, tmp_path, start_server, sto
     assert difference <= (IN_F16 if name in IN_FLOATS else IN_BLOCKS)
     assert from_stored <= FROM_STORED
     assert sum(same) >= len(same) - (name not in IN_FLOATS)
+
+
+def test_as_a_gguf_file_and_in_shards(tmp_path, start_server):
+    """What reads checkpoints reads quantized ones: the converter, and shards, which take columns by whole blocks."""
+    quantized, floats = write_both(tmp_path, SCHEMES["gptq-4bit-asym"])
+    file = tmp_path / "demo.gguf"
+    quantize(file, "Q8_0", quantized)
+    kinds = [tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors if "ffn" in tensor.name]
+    assert kinds.count("Q5_0") == 15, kinds
+    expected = logprobs(Client(start_server("--enable-prefill-logprobs", "--model-id", str(floats)).port))
+    for arguments in (["--model-id", str(file)], ["--model-id", str(quantized), "--num-shard", "2"]):
+        found = logprobs(Client(start_server("--enable-prefill-logprobs", *arguments).port))
+        # The file's embedding and head are quantized, too.
+        assert mean_difference(found, expected) <= 2 * IN_BLOCKS, arguments
 
 
 def refused(folder, *arguments: str) -> str:

@@ -170,6 +170,12 @@ def refused(folder, path, *words: str):
     assert code == 1 and all(word in output for word in ("'bad'", *words)), output
 
 
+def test_a_model_in_shards_takes_no_adapter(folder):
+    args = ["--model-id", str(folder / "base"), "--lora-adapters", f"one={folder / 'one'}", "--num-shard", "2"]
+    code, output, _ = run_to_exit([*args, "--port", str(free_port()), "--hostname", "127.0.0.1"])
+    assert code == 1 and "'one'" in output and "num_shard above 1" in output, output
+
+
 def test_a_start_with_a_bad_adapter_ends_and_says_why(folder, tmp_path):
     for change, words in [
         ({"use_dora": True}, ("use_dora",)),
