@@ -109,7 +109,8 @@ def folder(tmp_path, gguf, files) -> Path:
     )
     model("bare", None)
     model("later", {"source_url": files.url, "metadata": {"author": "Someone"}}, file=False)
-    model("astray", {"source_url": "x", "sources": [{"filename": "../tiny/weights.gguf", "url": files.url}]}, file=False)
+    sources = [{"filename": "../tiny/weights.gguf", "url": files.url}]
+    model("astray", {"source_url": "x", "sources": sources}, file=False)
     model("broken", "{")
     shutil.copy(gguf, root / "dropped in.gguf")
     return root

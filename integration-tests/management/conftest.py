@@ -9,7 +9,7 @@ from managed import Managed  # noqa: E402
 
 @pytest.fixture
 def manage(tmp_path):
-    """Starts servers of the test's own below one folder; whichever still run at its end are stopped and must end well."""
+    """Starts servers of the test's own below one folder; those that run at its end are stopped and must end well."""
     servers = []
 
     def start(*args: str, **options) -> Managed:

@@ -1,8 +1,8 @@
 """Stands in for `weirgate-finetune`: speaks its protocol, counts instead of training, and writes an adapter of random
 matrices for the demo model.
 
-Every run is a line of `runs.log` beside the job's description: `begin <pid> <step>`, `end <pid> <how>`, or `OVERLAP` where
-another run of the same job was under way. Hyper-parameters: `max_steps`, `step_seconds`, `fail_at`, `exit_at`.
+Every run is a line of `runs.log` beside the job's description: `begin <pid> <step>`, `end <pid> <how>`, or `OVERLAP`
+where another run of the same job was under way. Hyper-parameters: `max_steps`, `step_seconds`, `fail_at`, `exit_at`.
 """
 
 import argparse
@@ -45,7 +45,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     os.nice(job["nice"])
     values = job["hyperparameters"]
-    steps, pause = values.get("max_steps", 1000 if job["name"] == "My Adapter Training" else 5), values.get("step_seconds", 0.02)
+    steps = values.get("max_steps", 1000 if job["name"] == "My Adapter Training" else 5)
+    pause = values.get("step_seconds", 0.02)
     conversations = Path(job["dataset"]).read_text().splitlines()
     checkpoint = Path(job["checkpoints"]) / "step"
     step = int(checkpoint.read_text()) if job["resume"] and checkpoint.exists() else 0

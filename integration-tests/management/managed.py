@@ -29,7 +29,8 @@ def program_folder(folder: Path) -> Path:
         shutil.copy2(BINARY, binary)
     worker = folder / "weirgate-finetune"
     text = (HERE / "fake_worker.py").read_text()
-    worker.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT / 'integration-tests')!r})\n{text}")
+    harness = str(ROOT / "integration-tests")
+    worker.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {harness!r})\n{text}")
     worker.chmod(worker.stat().st_mode | stat.S_IXUSR)
     return binary
 
@@ -58,7 +59,7 @@ class Managed(Server):
         return Api(self.port)
 
     def crash(self):
-        """The server dies at once: the launcher, which would start another router, and the router; no worker of theirs."""
+        """The server dies at once: the launcher, which would start another router, and the router; no worker."""
         router = self.router_pid()
         self.process.kill()
         os.kill(router, 9)

@@ -1,5 +1,5 @@
-"""A server that is killed at random moments while it downloads and trains, with both databases. Prints Markdown; exits with
-1 where a job was lost, or done twice at the same time.
+"""A server that is killed at random moments while it downloads and trains, with both databases. Prints Markdown; exits
+with 1 where a job was lost, or done twice at the same time.
 
     prove_jobs.py [--kills 100] [--seed 0]
 """

@@ -1,5 +1,5 @@
-"""A server that is killed at random moments while it downloads and trains: nothing that it took in is lost, and nothing is
-done twice at the same time."""
+"""A server that is killed at random moments while it downloads and trains: nothing that it took in is lost, and nothing
+is done twice at the same time."""
 
 import random
 import time

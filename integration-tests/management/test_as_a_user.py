@@ -1,5 +1,5 @@
-"""All of it as a person does it, over HTTP alone and with the worker that trains: a data set, an adapter, its answers through
-three dialects' own clients, and the end of it."""
+"""All of it as a person does it, over HTTP alone and with the worker that trains: a data set, an adapter, its answers
+through three dialects' own clients, and the end of it."""
 
 import ollama
 import openai

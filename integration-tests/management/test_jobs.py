@@ -2,11 +2,13 @@
 
 import random
 import time
+from contextlib import ExitStack
 
 import pytest
 import schemas
 from harness import fake_hub
 from harness.client import Client
+from harness.postgres import Postgres
 from harness.server import DEMO_MODEL, wait_for
 from managed import Managed, in_hub_cache
 from restarts import play
@@ -68,6 +70,22 @@ def test_a_model_of_the_hub_is_deployed_and_its_adapter_answers_by_every_name(ma
         "stream": False,
     }
     assert plain.post_ok("/api/chat", ollama)["message"]["content"] == adapted
+    # TGI's requests name no model, and reach the one that the adapter belongs to.
+    text = {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}
+    answers = {name: plain.post_ok("/v1/completions", text | {"model": name}) for name in ("sql", "tgi")}
+    expected = {name: answer["choices"][0]["text"] for name, answer in answers.items()}
+    assert expected["sql"] != expected["tgi"]
+    raw = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 12}}
+    assert plain.post_ok("/generate", raw)["generated_text"] == expected["tgi"]
+    raw["parameters"]["adapter_id"] = "sql"
+    assert plain.post_ok("/generate", raw)["generated_text"] == expected["sql"]
+    _, streamed = plain.stream("/generate_stream", raw)
+    assert streamed[-1]["generated_text"] == expected["sql"]
+    (whole,) = plain.post_ok("/", raw)
+    assert whole["generated_text"] == raw["inputs"] + expected["sql"]
+    api.ok("POST", "deploy/interrupt/")
+    api.until(job, "KILLED")
+    wait_for(lambda: plain.post("/generate", raw).status == 422, 5, "undeployed")
 
 
 def test_failures_say_why(manage):
@@ -127,7 +145,8 @@ def test_a_deployment_outlives_its_server(manage):
         end()
         server.start()
         assert server.api.ok("GET", "deploy/status/")["job"]["id"] == job["id"]
-        wait_for(lambda: server.api.request("POST", "completions", {"model": "a", "prompt": "x"}).status == 200, 20, "a")
+        body = {"model": "a", "prompt": "x"}
+        wait_for(lambda: server.api.request("POST", "completions", body).status == 200, 20, "a")
         assert server.api.chat("a") == before
         assert server.api.status(job) == "RUNNING"
 
@@ -141,5 +160,12 @@ def test_the_state_has_one_server_at_a_time(manage, tmp_path):
 
 
 @pytest.mark.timeout(180)
-def test_nothing_is_lost_or_done_twice_over_kills_at_random_moments(tmp_path):
-    play(tmp_path, random.Random(7), kills=5)
+@pytest.mark.parametrize("database", ["SQLite", "PostgreSQL"])
+def test_nothing_is_lost_or_done_twice_over_kills_at_random_moments(tmp_path, database):
+    with ExitStack() as stack:
+        args = ()
+        if database == "PostgreSQL":
+            postgres = stack.enter_context(Postgres(tmp_path / "postgres"))
+            args = ("--state-database", postgres.url("jobs"))
+        (tmp_path / "root").mkdir()
+        play(tmp_path / "root", random.Random(7), kills=5, args=args)

@@ -1,11 +1,20 @@
-//! TGI's `x-*` response headers (reference/tgi.md §2c).
+//! TGI's `x-*` response headers (reference/tgi.md §2c), and when to come again.
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
 
 use super::Settings;
 use crate::service::Generation;
+
+/// Tells who found no place, or came too early, to come again in a second.
+pub(super) fn with_retry_after(mut response: Response) -> Response {
+    if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
 
 /// What is known before anything is generated; `characters` are the input's.
 pub(super) fn compute_headers(settings: &Settings, characters: usize) -> HeaderMap {

@@ -27,7 +27,7 @@ use weirgate_store::Store;
 use crate::config::Profile;
 use crate::management::Management;
 use crate::residency::{AcquireError, Lease, Models};
-use crate::service::{Service, Tenant};
+use crate::service::{Service, ServiceError, Tenant};
 
 /// What many tools look for at `/` before they take a server for Ollama's.
 pub(crate) const OLLAMA_GREETING: &str = "Ollama is running";
@@ -82,6 +82,19 @@ impl AppState {
         name.is_empty() || name == "tgi" || name == self.settings.model_id || self.lease.card.is_called(name)
     }
 
+    /// The state of the model that an adapter belongs to: this one, unless a name stands for another model with the
+    /// adapter.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub async fn with_adapter(&self, adapter: Option<&str>) -> Result<Self, AcquireError> {
+        let others = |name: &&str| !self.service.adapters.contains(name) && self.models.is_adapter(name);
+        match adapter.filter(others) {
+            Some(name) => self.serving(Some(name)).await,
+            None => Ok(self.clone()),
+        }
+    }
+
     /// The state of the model that a request names. Where there is but one, any name is its, as in TGI.
     ///
     /// # Errors
@@ -96,6 +109,16 @@ impl AppState {
         let settings =
             Arc::new(Settings { profile: self.settings.profile, ..Settings::clone(&lease.settings) });
         Ok(Self { service, settings, lease, ..self.clone() })
+    }
+}
+
+/// Why a model that there is cannot be used now, for clients: the reasons are the log's. `None`: there is none.
+pub(crate) fn unavailable(error: &AcquireError) -> Option<ServiceError> {
+    match error {
+        AcquireError::NotFound => None,
+        AcquireError::Busy => Some(ServiceError::Overloaded),
+        AcquireError::Memory { .. } => Some(ServiceError::Unavailable("there is no memory for the model")),
+        AcquireError::Failed(_) => Some(ServiceError::Unavailable("the model cannot be loaded")),
     }
 }
 

@@ -169,6 +169,11 @@ impl Models {
         self.aliases.set(aliases);
     }
 
+    /// Whether the name stands for an adapter, of whichever model.
+    pub fn is_adapter(&self, name: &str) -> bool {
+        self.aliases.of(name).is_some_and(|alias| alias.adapter.is_some())
+    }
+
     /// The model of this name, or the one that the name is an alias of, loaded. It stays so for `keep` after the lease, or
     /// as long as the server says.
     ///

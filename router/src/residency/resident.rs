@@ -101,9 +101,14 @@ impl Resident {
         self.changed.send_replace(());
     }
 
+    /// Whether it stays whatever requests say.
+    fn stays(&self) -> bool {
+        self.is_started() || self.is_pinned()
+    }
+
     /// Whether it goes as soon as nobody uses it.
     pub fn is_going(&self) -> bool {
-        !self.is_started() && self.life().keep == KeepAlive::NOT_AT_ALL
+        !self.stays() && self.life().keep == KeepAlive::NOT_AT_ALL
     }
 
     pub fn footprint(&self) -> Footprint {
@@ -130,7 +135,7 @@ impl Resident {
     pub fn left(&self) -> Option<Duration> {
         let used = self.last_used();
         match self.life().keep {
-            _ if self.is_started() => None,
+            _ if self.stays() => None,
             KeepAlive::For(keep) => Some(keep.saturating_sub(used.elapsed())),
             KeepAlive::Forever => None,
         }

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use tokenizers::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use weirgate_engine::EngineHandle;
 use weirgate_types::{GenerateRequest, Selection, TokenId};
 
 use crate::metrics::{Metrics, Reading};
@@ -94,7 +95,8 @@ struct Tokenized {
 }
 
 /// A request that can be handed to the engine.
-struct Prepared {
+struct Prepared<'a> {
+    engine: &'a EngineHandle,
     generate: GenerateRequest,
     constraint: Option<Enforced>,
     characters: usize,
@@ -178,7 +180,7 @@ impl Service {
         Ok(generations)
     }
 
-    async fn prepare(&self, request: &Request, account: &mut Account) -> Result<Prepared, ServiceError> {
+    async fn prepare(&self, request: &Request, account: &mut Account) -> Result<Prepared<'_>, ServiceError> {
         let deadline = (!self.patience.is_zero()).then(|| Instant::now() + self.patience);
         let engine = self.engine.generator()?;
         self.validator.check_parameters(request)?;
@@ -197,7 +199,13 @@ impl Service {
         let id = engine.next_id();
         let generate = self.validator.lower(id, request, prompt.tokens.into(), max_new_tokens);
         let generate = GenerateRequest { deadline, shift, adapter, ..generate };
-        Ok(Prepared { generate, constraint, characters: prompt.characters, thinking: prompt.thinking })
+        Ok(Prepared {
+            engine,
+            generate,
+            constraint,
+            characters: prompt.characters,
+            thinking: prompt.thinking,
+        })
     }
 
     /// How much the request may generate, its prompt cut where it asks for that.
@@ -217,11 +225,11 @@ impl Service {
 
     fn submit(
         &self,
-        prepared: Prepared,
+        prepared: Prepared<'_>,
         request: &Request,
         mut account: Account,
     ) -> Result<Generation, ServiceError> {
-        let Prepared { generate, constraint, characters, thinking } = prepared;
+        let Prepared { engine, generate, constraint, characters, thinking } = prepared;
         let seed = match generate.sampling.selection {
             Selection::Random { seed } => Some(seed),
             Selection::Greedy => None,
@@ -231,7 +239,6 @@ impl Service {
         let vocabulary = self.vocabulary.showing(&request.marks);
         let text = || SequenceText::new(vocabulary.clone(), &prompt, stops.clone(), request.text);
         let texts = (0..generate.n).map(|_| text()).collect();
-        let engine = self.engine.generator()?;
         let mailbox = self.dispatcher.open(generate.id);
         let checks = constraint.as_ref().and_then(|constraint| constraint.checks.clone());
         let submitted = match constraint {

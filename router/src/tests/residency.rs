@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use weirgate_store::Show;
 
-use crate::residency::{AcquireError, Alias, KeepAlive, Layers, Library, Residency};
+use crate::residency::{AcquireError, Alias, KeepAlive, Layers, Library, Presence, Residency};
 
 /// Models `a`, `b`, `c`, ..., each of which writes its name over and over; `broken` cannot be loaded.
 pub(super) struct Shelf {
@@ -352,6 +352,11 @@ async fn a_pinned_model_makes_no_room_and_answers_to_its_aliases() {
     let refused = generate(&server, "b", json!({})).await;
     assert!(refused["error"].is_string(), "{refused}");
     assert_eq!(running(&server).await, ["a:latest"]);
+    // What a request says of how long it stays changes nothing.
+    generate(&server, "a", json!({"keep_alive": 0})).await;
+    let (card, _, left) = models.resident().pop().unwrap();
+    assert!(card.is_called("a"), "{}", card.name);
+    assert_eq!((left, models.presence(&card)), (None, Presence::Ready));
     drop(pin);
     assert_eq!(generate(&server, "b", json!({})).await["response"], "bbb");
     models.set_aliases(HashMap::new());

@@ -12,6 +12,7 @@ use weirgate_jobs::{DatasetError, LineError};
 use super::types::{Detail, Problem, ProblemKind, Problems, Where};
 use crate::api::docs::Responses;
 use crate::api::extract::BodyError;
+use crate::api::headers::with_retry_after;
 use crate::management::ManagementError;
 
 /// Problems in text bodies are at this place.
@@ -46,8 +47,9 @@ pub(crate) fn forbidden(error: &str) -> Response {
     text(StatusCode::FORBIDDEN, error.to_owned())
 }
 
-fn text(status: StatusCode, detail: String) -> Response {
-    (status, Json(Detail { detail })).into_response()
+/// What is answered to a request that cannot be done.
+pub(super) fn text(status: StatusCode, detail: String) -> Response {
+    with_retry_after((status, Json(Detail { detail })).into_response())
 }
 
 /// What is answered where a field of the body is wrong, or all of it.

@@ -1,12 +1,11 @@
 //! OpenAI's routes, as this API has them: its ids, and its errors.
 
 use axum::body::to_bytes;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use serde_json::Value;
 
-use super::errors::{Refusal, wrong};
-use super::types::Detail;
+use super::errors::{Refusal, text, wrong};
 use crate::api::docs::schemas::{ChatCompletion, ChatCompletionChunk, Chunk, CompletionFinal};
 use crate::api::extract::AnyType;
 use crate::api::openai::{self, ChatRequest, CompletionRequest, EmbeddingsRequest, EmbeddingsResponse};
@@ -78,20 +77,13 @@ async fn detailed(response: Response) -> Response {
     if status.is_success() {
         return response;
     }
-    let retry = response.headers().get(header::RETRY_AFTER).cloned();
     let body = to_bytes(response.into_body(), MAX_ERROR).await.unwrap_or_default();
     let parsed = serde_json::from_slice::<Value>(&body).ok();
     let message = parsed.as_ref().and_then(|body| body.pointer("/error/message")?.as_str());
     let detail = message.map_or_else(|| String::from_utf8_lossy(&body).into_owned(), str::to_owned);
-    // FastAPI's status for what is no request.
-    let status = if status == StatusCode::BAD_REQUEST { StatusCode::UNPROCESSABLE_ENTITY } else { status };
-    let mut response = match status {
-        StatusCode::UNPROCESSABLE_ENTITY => {
-            let field = parsed.as_ref().and_then(|body| body.pointer("/error/param")?.as_str());
-            wrong(field, detail)
-        }
-        status => (status, axum::Json(Detail { detail })).into_response(),
-    };
-    response.headers_mut().extend(retry.map(|after| (header::RETRY_AFTER, after)));
-    response
+    // FastAPI has one status for what is no request and for what is a wrong one.
+    if [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY].contains(&status) {
+        return wrong(parsed.as_ref().and_then(|body| body.pointer("/error/param")?.as_str()), detail);
+    }
+    text(status, detail)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoResponses;
 use utoipa::openapi::{RefOr, Response as Described};
@@ -12,6 +12,7 @@ use weirgate_store::StoreError;
 use super::types::ErrorBody;
 use crate::api::docs::Responses;
 use crate::api::extract::BodyError;
+use crate::api::headers::with_retry_after;
 use crate::api::store_errors;
 use crate::service::{Service, ServiceError, ValidationError};
 
@@ -131,12 +132,7 @@ impl From<BodyError> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = self.status();
-        let mut response = (status, Json(self.body())).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
+        with_retry_after((self.status(), Json(self.body())).into_response())
     }
 }
 

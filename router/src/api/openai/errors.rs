@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -18,6 +18,7 @@ use super::types::ErrorObject;
 use crate::api::docs::Responses;
 use crate::api::docs::schemas::{ErrorAnswer, ErrorResponse, OpenAiErrorResponse};
 use crate::api::extract::BodyError;
+use crate::api::headers::with_retry_after;
 use crate::config::Profile;
 use crate::service::{Service, ServiceError, ValidationError};
 
@@ -93,14 +94,10 @@ impl Refusal {
             return Sse::new(stream::iter(events)).into_response();
         }
         let status = if quirks.text_errors { self.tgi_status() } else { self.status() };
-        let mut response = match self {
+        with_retry_after(match self {
             Self::Body(error) if quirks.text_errors => (status, error.message).into_response(),
             refusal => (status, Json(refusal.body(quirks))).into_response(),
-        };
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
+        })
     }
 
     /// The event that ends a stream.

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use super::errors::Refusal;
 use super::parameters::field;
 use super::types::{Common, Stop};
-use crate::api::AppState;
-use crate::residency::{AcquireError, Card};
+use crate::api::{AppState, unavailable};
+use crate::residency::Card;
 use crate::service::{ServiceError, ValidationError};
 
 /// The state of the model that a request names; its `adapter_id` is set where `model` is an adapter's name.
@@ -35,13 +35,8 @@ pub(super) async fn serving(state: &AppState, common: &mut Common) -> Result<App
 /// # Errors
 /// When there is none, or it cannot be loaded now.
 pub(super) async fn serving_base(state: &AppState, model: Option<&str>) -> Result<AppState, Refusal> {
-    let refuse = |error| match error {
-        AcquireError::NotFound => Refusal::ModelNotFound(model.unwrap_or_default().to_owned()),
-        AcquireError::Busy => ServiceError::Overloaded.into(),
-        AcquireError::Memory { .. } => ServiceError::Unavailable("there is no memory for the model").into(),
-        AcquireError::Failed(_) => ServiceError::Unavailable("the model cannot be loaded").into(),
-    };
-    state.serving(model).await.map_err(refuse)
+    let absent = || Refusal::ModelNotFound(model.unwrap_or_default().to_owned());
+    state.serving(model).await.map_err(|error| unavailable(&error).map_or_else(absent, Refusal::Service))
 }
 
 /// Has a request ask for what its model brings, where it does not ask for something else. A Modelfile says what ends a

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoResponses;
 use utoipa::openapi::{RefOr, Response as Described};
@@ -11,8 +11,8 @@ use utoipa::openapi::{RefOr, Response as Described};
 use super::types::ErrorBody;
 use crate::api::docs::Responses;
 use crate::api::extract::BodyError;
-use crate::api::{AppState, Caller};
-use crate::residency::AcquireError;
+use crate::api::headers::with_retry_after;
+use crate::api::{AppState, Caller, unavailable};
 use crate::service::{ServiceError, ValidationError};
 
 /// A refused or failed request.
@@ -75,23 +75,14 @@ impl Refusal {
 /// # Errors
 /// When there is none, or it cannot be loaded now.
 pub(super) async fn serving(Caller(state): Caller, model: Option<&str>) -> Result<AppState, Refusal> {
-    let refuse = |error| match error {
-        AcquireError::NotFound => Refusal::ModelNotFound(model.unwrap_or_default().to_owned()),
-        AcquireError::Busy => ServiceError::Overloaded.into(),
-        AcquireError::Memory { .. } => ServiceError::Unavailable("there is no memory for the model").into(),
-        AcquireError::Failed(_) => ServiceError::Unavailable("the model cannot be loaded").into(),
-    };
-    state.serving(model).await.map_err(refuse)
+    let absent = || Refusal::ModelNotFound(model.unwrap_or_default().to_owned());
+    state.serving(model).await.map_err(|error| unavailable(&error).map_or_else(absent, Refusal::Service))
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, error_type) = self.kind();
-        let mut response = (status, Json(ErrorBody { error: self.message(), error_type })).into_response();
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
+        with_retry_after((status, Json(ErrorBody { error: self.message(), error_type })).into_response())
     }
 }
 

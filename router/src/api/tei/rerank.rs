@@ -5,9 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::errors::{Refusal, serving};
-use super::types::{
-    Document, ErrorBody, Rank, RerankAnswer, RerankRequest, RerankResponse, RerankResult, RerankUsage,
-};
+use super::types::{Document, Rank, RerankAnswer, RerankRequest, RerankResponse, RerankResult, RerankUsage};
 use crate::api::Caller;
 use crate::api::extract::Body;
 use crate::service::random;
@@ -19,8 +17,7 @@ use crate::service::random;
     tag = super::TAG,
     operation_id = "rerank",
     request_body = RerankRequest,
-    responses((status = 200, description = "The scores, best first", body = RerankAnswer),
-        (status = 413, description = "A text is too long, or there are too many", body = ErrorBody), Refusal)
+    responses((status = 200, description = "The scores, best first", body = RerankAnswer), Refusal)
 )]
 pub(super) async fn rerank(caller: Caller, body: Body<RerankRequest>) -> Response {
     let answered = match body.0 {
@@ -37,8 +34,7 @@ pub(super) async fn rerank(caller: Caller, body: Body<RerankRequest>) -> Respons
     tag = super::TAG,
     operation_id = "rerank_v1",
     request_body = RerankRequest,
-    responses((status = 200, description = "The scores, best first", body = RerankAnswer),
-        (status = 413, description = "A text is too long, or there are too many", body = ErrorBody), Refusal)
+    responses((status = 200, description = "The scores, best first", body = RerankAnswer), Refusal)
 )]
 pub(super) async fn rerank_v1(caller: Caller, body: Body<RerankRequest>) -> Response {
     rerank(caller, body).await
@@ -66,21 +62,21 @@ async fn answer(caller: Caller, body: RerankRequest) -> Result<RerankAnswer, Ref
     }
     let tei = field == "texts";
     let (truncate, raw) = (body.truncate.unwrap_or(!tei), body.raw_scores.unwrap_or(false));
-    let (scores, embedded) = state.service.rank(field, &body.query, texts.clone(), (truncate, raw)).await?;
+    let returned = if tei { body.return_text } else { body.return_documents }.unwrap_or(false);
+    let kept = if returned { texts.clone() } else { Vec::new() };
+    let (scores, embedded) = state.service.rank(field, &body.query, texts, (truncate, raw)).await?;
     let mut order: Vec<(usize, f32)> = scores.into_iter().enumerate().collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
     order.truncate(body.top_n.unwrap_or(usize::MAX));
-    let text = |index: usize| texts.get(index).cloned().unwrap_or_default();
+    let text = |index: usize| kept.get(index).cloned();
     if tei {
-        let wanted = body.return_text.unwrap_or(false);
-        let rank = |(index, score)| Rank { index, text: wanted.then(|| text(index)), score };
+        let rank = |(index, score)| Rank { index, text: text(index), score };
         return Ok(RerankAnswer::Ranks(order.into_iter().map(rank).collect()));
     }
-    let wanted = body.return_documents.unwrap_or(false);
     let result = |(index, relevance_score)| RerankResult {
         index,
         relevance_score,
-        document: wanted.then(|| Document { text: text(index) }),
+        document: text(index).map(|text| Document { text }),
     };
     Ok(RerankAnswer::Results(RerankResponse {
         id: random::id("rerank"),

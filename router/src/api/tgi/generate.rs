@@ -6,10 +6,10 @@ use super::convert;
 use super::types::{
     BestOfSequence, Details, GenerateRequest, GenerateResponse, Parameters, PrefillToken, Token,
 };
-use crate::api::AppState;
 use crate::api::collect::{Collected, Finished, collect};
 use crate::api::headers::{compute_headers, figure_headers};
-use crate::service::{Generation, ServiceError};
+use crate::api::{AppState, unavailable};
+use crate::service::{Generation, ServiceError, ValidationError};
 
 /// What of the result the client asked to see.
 struct Wanted {
@@ -34,11 +34,33 @@ pub(super) fn prefix(parameters: &Parameters, inputs: &str) -> String {
     if parameters.return_full_text == Some(true) { inputs.to_owned() } else { String::new() }
 }
 
+/// The state of the model whose adapter a request names, and the request with the adapter's own name.
+///
+/// # Errors
+/// When the model cannot be loaded now.
+pub(super) async fn serving(
+    state: &AppState,
+    mut body: GenerateRequest,
+) -> Result<(AppState, GenerateRequest), ServiceError> {
+    let adapter = &mut body.parameters.adapter_id;
+    let own = state.with_adapter(adapter.as_deref()).await.map_err(|error| {
+        let absent = || ValidationError::Adapter(adapter.clone().unwrap_or_default()).into();
+        let error = unavailable(&error).unwrap_or_else(absent);
+        state.service.refuse(&error);
+        error
+    })?;
+    if own.lease.adapter.is_some() {
+        adapter.clone_from(&own.lease.adapter);
+    }
+    Ok((own, body))
+}
+
 /// Runs a request; its answer, and the headers that tell its figures.
 pub(super) async fn generate(
     state: &AppState,
     body: GenerateRequest,
 ) -> Result<(HeaderMap, GenerateResponse), ServiceError> {
+    let (state, body) = serving(state, body).await?;
     let refuse = |error: &ServiceError| state.service.refuse(error);
     let wanted = Wanted::of(&body.parameters, &body.inputs);
     let mut headers = compute_headers(&state.settings, body.inputs.chars().count());
@@ -51,7 +73,7 @@ pub(super) async fn generate(
     let mut generation = state.service.generate(request, account).await?;
     let collected = collect(&mut generation).await?;
     figure_headers(&mut headers, &generation);
-    Ok((headers, response(state, wanted, collected, &generation)))
+    Ok((headers, response(&state, wanted, collected, &generation)))
 }
 
 /// The best sequence; the others go into `best_of_sequences`.

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::convert;
 use super::errors::{ApiError, StreamErrors};
-use super::generate::{generate as run, prefix};
+use super::generate::{generate as run, prefix, serving};
 use super::stream::{self, StreamOptions};
 use super::types::{ErrorResponse, GenerateRequest, GenerateResponse, Info, StreamResponse};
 use crate::api::docs::schemas::{GenerateOnce, GenerateResponses, TokenizeResponse};
@@ -53,7 +53,7 @@ pub(super) async fn generate(Caller(state): Caller, body: Body<GenerateRequest>)
 )]
 pub(super) async fn generate_stream(Caller(state): Caller, body: Body<GenerateRequest>) -> Response {
     match body.0 {
-        Ok(body) => stream_response(state, body),
+        Ok(body) => stream_response(state, body).await,
         Err(error) => error.into_response(),
     }
 }
@@ -81,7 +81,7 @@ pub(crate) async fn compatible(Caller(state): Caller, body: Body<GenerateRequest
     // TGI's default where the hub calls the model a text-generation model or does not say.
     body.parameters.return_full_text.get_or_insert(true);
     if body.stream {
-        return stream_response(state, body);
+        return stream_response(state, body).await;
     }
     match run(&state, body).await {
         Ok((headers, body)) => (headers, Json([body])).into_response(),
@@ -89,7 +89,11 @@ pub(crate) async fn compatible(Caller(state): Caller, body: Body<GenerateRequest
     }
 }
 
-fn stream_response(state: AppState, body: GenerateRequest) -> Response {
+async fn stream_response(state: AppState, body: GenerateRequest) -> Response {
+    let (state, body) = match serving(&state, body).await {
+        Ok(serving) => serving,
+        Err(error) => return ApiError(error).into_response(),
+    };
     let options =
         StreamOptions { details: body.parameters.details, prefix: prefix(&body.parameters, &body.inputs) };
     let headers = compute_headers(&state.settings, body.inputs.chars().count());
