@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The CPU device on 64-bit Arm, without one: builds everything for it, and runs the tests of the ops and of the quantized
-# products under QEMU, on a processor with plain NEON, on one with dot products, and on one with matrix products of int8.
+# The CPU device on 64-bit Arm, without one: builds everything for it, and runs the tests of the ops and of the
+# quantized products under QEMU, on a processor with plain NEON, on one with dot products, and on one with matrix
+# products of int8.
 # Writes docs/evidence/arm.md. Needs rustup, for the target's standard library, and the Debian packages that
 # `tools/setup --arm` installs: a C and C++ compiler for the target, and QEMU's user mode.
 set -euo pipefail
@@ -29,21 +30,28 @@ run() {
         "${emulated[@]}" ../"$(binary tests/cpu/main.rs)"
         cd ../engine
         "${emulated[@]}" ../"$(binary tests/gguf/main.rs)" products::
-    ) 2>&1 | tee "$logs/$1"
+    ) >"$logs/$1" 2>&1
 }
 models=(cortex-a53 cortex-a76 max)
 has=("NEON" "NEON and dot products" "NEON, dot products and matrix products of int8")
-for model in "${models[@]}"; do run "$model"; done
+runs=()
+for model in "${models[@]}"; do
+    run "$model" &
+    runs+=($!)
+done
+failed=0
+for run in "${runs[@]}"; do wait "$run" || failed=1; done
+((!failed)) || { cat "$logs"/*; exit 1; }
 
 # How often instruction $1 occurs in the test binary of the products.
 count() { aarch64-linux-gnu-objdump -d --no-show-raw-insn "$(binary tests/gguf/main.rs)" | grep -cw "$1" || true; }
 
 {
     tools/prove/header.sh "The CPU device on 64-bit Arm"
-    echo "Compiled for \`$target\` and run by $(qemu-aarch64-static --version | head -1). Every test runs on each instruction set"
-    echo "that the emulated processor has, against plain f64 loops: ops at odd shapes in f32, f16 and bf16, and the products"
-    echo "of all quantized types; results do not depend on batch or threads; all NEON paths give the same bits. An emulator"
-    echo "says nothing of speed."
+    echo "Compiled for \`$target\` and run by $(qemu-aarch64-static --version | head -1)."
+    echo "Every test runs on each instruction set that the emulated processor has, against plain f64 loops: ops at odd"
+    echo "shapes in f32, f16 and bf16, and the products of all quantized types; results do not depend on batch or threads,"
+    echo "and all NEON paths give the same bits. An emulator says nothing of speed."
     echo
     echo "| processor | has | tests passed | failed |"
     echo "|---|---|---|---|"
@@ -53,7 +61,8 @@ count() { aarch64-linux-gnu-objdump -d --no-show-raw-insn "$(binary tests/gguf/m
             "$logs/${models[i]}"
     done
     echo
-    echo "The test binary of the products has $(count sdot) \`sdot\`, $(count usdot) \`usdot\` and $(count usmmla) \`usmmla\` instructions."
+    echo "The test binary of the products has $(count sdot) \`sdot\`, $(count usdot) \`usdot\` and $(count usmmla) \`usmmla\`"
+    echo "instructions."
     echo
     echo '```text'
     grep -hE '^test ' "$logs/max"
