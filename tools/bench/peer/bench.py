@@ -15,7 +15,7 @@ from ceilings import measure
 from models import SHAPES, Model, models
 from paths import RESULT, RUNS
 from report import report
-from sides import SLOTS, Pin, our_engine, our_server, peer_engine, peer_server
+from sides import SLOTS, Pin, one_stream, our_engine, our_server, peer_engine, peer_server
 
 VOCABULARY = {shape.name: shape.first_special for shape in SHAPES}
 
@@ -25,6 +25,8 @@ def one_round(pin: Pin, model: Model, requests: int, ours_first: bool) -> dict[s
     servers = [("llama.cpp", peer_server), ("weirgate", our_server)]
     order = -1 if ours_first else 1
     figures = {side: run(pin, model.path) for side, run in engines[::order]}
+    for side, speed in one_stream(pin, model.path).items():
+        figures[side]["decode 1"] = speed
     for side, run in servers[::order]:
         figures[side] |= run(pin, model.path, VOCABULARY[model.shape], requests)
     return figures
@@ -49,7 +51,7 @@ def main():
     rounds: dict[str, list] = {model.name: [] for model in chosen}
     for number in range(1 if arguments.quick else arguments.rounds):
         for model in chosen:
-            requests = 2 * SLOTS if arguments.quick else 6 * SLOTS
+            requests = 2 * SLOTS if arguments.quick else 3 * SLOTS
             figures = one_round(pin, model, requests, ours_first=number % 2 == 1)
             rounds[model.name].append(figures)
             print(f"round {number + 1}, {model.name}: {json.dumps(figures)}", file=sys.stderr, flush=True)

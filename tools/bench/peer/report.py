@@ -7,11 +7,12 @@ from build import OPTIONS, PACKAGE, VERSION
 from ceilings import Ceilings
 from models import Model
 from paths import PEER_BIN, ROOT
-from sides import BATCHES, CONTEXT, OUTPUT, PROMPT, SLOT, SLOTS, Pin
+from sides import BATCHES, CONTEXT, OUTPUT, PROMPT, SLOT, SLOTS, TURN_OUTPUT, TURNS, Pin
 
 # Row, what it is called, and whether more is better.
 ROWS = (
     ("prompt", f"prompt of {PROMPT}, tokens/s", True),
+    ("decode 1", "decode, one stream, tokens/s", True),
     *((f"decode {batch}", f"decode, batch {batch}, tokens/s", True) for batch in BATCHES),
     ("server", f"server, {SLOTS} streams, output tokens/s", True),
     ("first token", "the same, p99 first token, ms", False),
@@ -64,6 +65,7 @@ start.
   `{" ".join(OPTIONS)}`
 - prompts: `llama-bench -p {PROMPT}` and `weirgate-benchmark engine -b 1 -s {PROMPT}`
 - decode: `llama-batched-bench -npp {CONTEXT} -ntg {OUTPUT}`, `weirgate-benchmark engine -s {CONTEXT} -d {OUTPUT + 1}`
+- one stream: the same with {TURN_OUTPUT} tokens, in {TURNS} turns a round; the turn whose ratio is the median counts
 - server: `llama-server -np {SLOTS} -cb -c {SLOTS * SLOT}` and `weirgate`, both driven by `weirgate-benchmark load` with
   {SLOTS} clients, {CONTEXT} random token ids in, {OUTPUT} tokens out, streamed
 - ceilings (`kernels/benches/cpu.rs`) at the start and the end: memory read in many streams {memory} GB/s, int8 dot

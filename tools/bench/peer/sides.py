@@ -19,7 +19,9 @@ from harness.server import clean_environment, free_port  # noqa: E402
 
 PROMPT = 512
 CONTEXT, OUTPUT = 128, 64
-BATCHES = (1, 8)
+BATCHES = (8,)
+# One stream is measured in turns so short that both sides find the same memory, shared with others' machines.
+TURNS, TURN_OUTPUT = 7, 32
 SLOTS = 16
 # Tokens that one slot of the peer's server has room for.
 SLOT = 256
@@ -49,26 +51,45 @@ class Pin:
 def peer_engine(pin: Pin, model: Path) -> dict[str, float]:
     bench = ("-m", model, "-t", pin.threads, "-p", PROMPT, "-n", 0, "-r", 1, "-o", "json")
     figures = {"prompt": json.loads(pin.output(PEER_BIN / "llama-bench", *bench))[0]["avg_ts"]}
-    sizes = ("-c", max(BATCHES) * SLOT, "-npp", CONTEXT, "-ntg", OUTPUT, "-npl", ",".join(map(str, BATCHES)))
+    return figures | peer_decode(pin, model, BATCHES, OUTPUT)
+
+
+def peer_decode(pin: Pin, model: Path, batches: tuple[int, ...], output: int) -> dict[str, float]:
+    sizes = ("-c", max(batches) * SLOT, "-npp", CONTEXT, "-ntg", output, "-npl", ",".join(map(str, batches)))
     batched = ("-m", model, "-t", pin.threads, *sizes, "--output-format", "jsonl")
-    for line in pin.output(PEER_BIN / "llama-batched-bench", *batched).splitlines():
-        if line.startswith("{"):
-            result = json.loads(line)
-            figures[f"decode {result['pl']}"] = result["speed_tg"]
-    return figures
+    lines = pin.output(PEER_BIN / "llama-batched-bench", *batched).splitlines()
+    results = [json.loads(line) for line in lines if line.startswith("{")]
+    return {f"decode {result['pl']}": result["speed_tg"] for result in results}
 
 
 def our_engine(pin: Pin, model: Path) -> dict[str, float]:
-    def measure(batches, length, decode):
-        command = ["engine", "-t", model, "-b", ",".join(map(str, batches)), "-s", length, "-d", decode]
-        command += ["--runs", 1, "--threads", pin.threads, "--no-tui", "--json", "-"]
-        return json.loads(pin.output(OUR_BIN / "weirgate-benchmark", *command))
+    figures = {"prompt": our_measure(pin, model, (1,), (PROMPT, 2))[0]["prefill_tokens_per_s"]["p50"]}
+    return figures | our_decode(pin, model, BATCHES, OUTPUT)
 
-    figures = {"prompt": measure([1], PROMPT, 2)[0]["prefill_tokens_per_s"]["p50"]}
+
+def our_decode(pin: Pin, model: Path, batches: tuple[int, ...], output: int) -> dict[str, float]:
     # The first token comes with the prompt.
-    for batch in measure(BATCHES, CONTEXT, OUTPUT + 1):
-        figures[f"decode {batch['batch_size']}"] = batch["decode_tokens_per_s"]["p50"]
-    return figures
+    results = our_measure(pin, model, batches, (CONTEXT, output + 1))
+    return {f"decode {batch['batch_size']}": batch["decode_tokens_per_s"]["p50"] for batch in results}
+
+
+def our_measure(pin: Pin, model: Path, batches: tuple[int, ...], lengths: tuple[int, int]) -> list[dict]:
+    length, decode = lengths
+    command = ["engine", "-t", model, "-b", ",".join(map(str, batches)), "-s", length, "-d", decode]
+    command += ["--runs", 1, "--threads", pin.threads, "--no-tui", "--json", "-"]
+    return json.loads(pin.output(OUR_BIN / "weirgate-benchmark", *command))
+
+
+def one_stream(pin: Pin, model: Path) -> dict[str, float]:
+    """Tokens per second of one stream by side: the turn whose ratio is the median of all turns'."""
+    turns = [
+        {
+            "llama.cpp": peer_decode(pin, model, (1,), TURN_OUTPUT)["decode 1"],
+            "weirgate": our_decode(pin, model, (1,), TURN_OUTPUT)["decode 1"],
+        }
+        for _ in range(TURNS)
+    ]
+    return sorted(turns, key=lambda turn: turn["weirgate"] / turn["llama.cpp"])[TURNS // 2]
 
 
 def peer_server(pin: Pin, model: Path, vocabulary: int, requests: int) -> dict[str, float]:
