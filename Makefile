@@ -109,6 +109,11 @@ prove-templates: build setup-prove ## chat templates against transformers
 prove-embeddings: build setup-prove ## a real MiniLM against sentence-transformers: vectors and speed
 	.venv/prove/bin/python tools/embeddings/prove.py
 
+.PHONY: prove-cpu
+prove-cpu: setup setup-prove ## overhead, memory, start and prompts on this machine, after `make bench-peer`; into docs/benchmarks
+	$(CARGO) build --release -p weirgate -p weirgate-benchmark
+	.venv/prove/bin/python tools/bench/cpu/bench.py $(ARGS)
+
 .PHONY: prove-arm
 prove-arm: ## the CPU device on 64-bit Arm, under QEMU
 	tools/prove/arm.sh

@@ -1,4 +1,4 @@
-"""Prefill and greedy decode speed of a checkpoint with transformers on CPU torch, in the checkpoint's own type (bf16).
+"""Prefill and greedy decode speed of a checkpoint with transformers on CPU torch, in bf16 or `--dtype`.
 
     transformers_decode.py FOLDER --batch 1 --batch 16 --threads 2
 
@@ -45,9 +45,10 @@ def main():
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=64)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = AutoModelForCausalLM.from_pretrained(arguments.folder, dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(arguments.folder, dtype=getattr(torch, arguments.dtype)).eval()
     measure(model, 1, 16, 4)
     for batch in (batch for batch in arguments.batch for _ in range(arguments.repeats)):
         print(json.dumps(measure(model, batch, arguments.prompt_tokens, arguments.output_tokens)), flush=True)

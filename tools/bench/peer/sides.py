@@ -21,7 +21,7 @@ PROMPT = 512
 CONTEXT, OUTPUT = 128, 64
 BATCHES = (8,)
 # One stream is measured in turns so short that both sides find the same memory, shared with others' machines.
-TURNS, TURN_OUTPUT = 7, 32
+TURNS, TURN_OUTPUT = 5, 32
 SLOTS = 16
 # Tokens that one slot of the peer's server has room for.
 SLOT = 256

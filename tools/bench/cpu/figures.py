@@ -1,0 +1,180 @@
+"""The measurements, each a function that returns its figures by name."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tools/bench", "tools/bench/peer", "integration-tests")]
+
+import make_random_model  # noqa: E402
+import null_model  # noqa: E402
+from ceilings import measure as ceilings  # noqa: E402
+from harness.server import Server, resident_bytes  # noqa: E402
+from models import SHAPES, describe  # noqa: E402
+from paths import MODELS, OUR_BIN  # noqa: E402
+from sides import TURN_OUTPUT, Pin, our_decode  # noqa: E402
+
+QUANTIZED = MODELS / "llama-3.2-1b-q4_k_m.gguf"
+PROMPT = 512
+CHAT = 2000
+KV_TOKENS = 8192
+STREAMS = 1000
+BENCHMARK = OUR_BIN / "weirgate-benchmark"
+
+
+@contextmanager
+def serving(model: Path, *flags, cores: str | None = None):
+    """A server, on `cores` alone where they are given."""
+    with tempfile.TemporaryDirectory() as scratch:
+        server = Server(Path(scratch) / "log", "--model-id", str(model), *map(str, flags))
+        if cores:
+            server.args = ["taskset", "-c", cores, *server.args]
+        try:
+            yield server.start(ready_seconds=180)
+            server.stop()
+        finally:
+            server.kill()
+
+
+def benchmark(*arguments, cores: str | None = None):
+    """What the benchmark tool measures, as it writes it."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        command = [*(["taskset", "-c", cores] if cores else []), BENCHMARK, *arguments, "--no-tui", "--json", file.name]
+        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+        return json.load(open(file.name))
+
+
+def load(url: str, streams: int, requests: int, output: int, cores: str | None = None) -> dict:
+    """One stage of `streams` clients with short prompts."""
+    lengths = ("--prompt-tokens", 16, "--output-tokens", output, "--warmup", 1)
+    stage = benchmark(
+        *("load", "--url", url, "--api", "tgi", "--concurrency", streams, "--requests", requests, *lengths), cores=cores
+    )["stages"][0]
+    if stage["errors"] or stage["output_tokens"] != requests * output:
+        raise SystemExit(f"{stage['output_tokens']} tokens of {requests} × {output}; errors: {stage['errors']}")
+    return stage
+
+
+def prompts(threads: int, rounds: int) -> dict[str, float]:
+    """Prompt tokens per second of one checkpoint, in turns: ours in bf16, torch in f32."""
+    folder = make_random_model.main(make_random_model.FOLDER)
+    ours, theirs = [], []
+    for _ in range(rounds):
+        engine = ("engine", "-t", folder, "-b", 1, "-s", PROMPT, "-d", 2, "--runs", 3, "--threads", threads)
+        ours.append(benchmark(*engine)[0]["prefill_tokens_per_s"]["p50"])
+        command = [sys.executable, ROOT / "tools/bench/transformers_decode.py", folder, "--batch", 1, "--repeats", 3]
+        command += ["--threads", threads, "--prompt-tokens", PROMPT, "--output-tokens", 2, "--dtype", "float32"]
+        done = subprocess.run(
+            [str(part) for part in command], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        seconds = [json.loads(line)["ttft_s"]["p50"] for line in done.stdout.splitlines()]
+        theirs.append(PROMPT / median(seconds))
+    return {"ours": median(ours), "torch": median(theirs)}
+
+
+def first_token(url: str, messages: list[dict]) -> tuple[float, str]:
+    """Seconds until a streamed chat answer begins, and its text."""
+    body = {"model": "model", "messages": messages, "max_tokens": 8, "stream": True, "temperature": 0}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    first, text = None, ""
+    started = time.perf_counter()
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        for line in answer:
+            if not line.startswith(b"data: {"):
+                continue
+            event = json.loads(line[len(b"data: ") :])
+            content = event["choices"][0]["delta"].get("content") if event["choices"] else None
+            if content:
+                first = first or time.perf_counter() - started
+                text += content
+    if first is None:
+        raise SystemExit("the answer has no text")
+    return first, text
+
+
+def second_turn(threads: int, rounds: int) -> dict[str, float]:
+    """Seconds to the first token of a chat's first turn of 2,000 tokens, and of its second."""
+    folder = make_random_model.main(make_random_model.FOLDER)
+    firsts, seconds = [], []
+    with serving(folder, "--threads", threads, "--max-batch-total-tokens", 4 * KV_TOKENS) as server:
+        first_token(server.url, [{"role": "user", "content": "warm up"}])
+        for number in range(rounds):
+            # A character is a token; the chat template adds a few.
+            question = f"{number} " * (CHAT // len(f"{number} "))
+            messages = [{"role": "user", "content": question}]
+            spent, answer = first_token(server.url, messages)
+            firsts.append(spent)
+            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "And then?"}]
+            seconds.append(first_token(server.url, messages)[0])
+    return {"first": median(firsts), "second": median(seconds)}
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def overhead(server_core: str, client_cores: str, rounds: int) -> dict[str, float]:
+    """Of a model that computes next to nothing: processor microseconds of the server for each streamed token, and the
+    gaps between the tokens of 1,000 streams, beside the engine's step alone."""
+    folder = null_model.main()
+    room = ("--max-concurrent-requests", 2 * STREAMS, "--max-batch-size", STREAMS)
+    room += ("--max-batch-total-tokens", STREAMS * 512, "--threads", 1)
+    micros, gaps = {}, []
+    with serving(folder, *room, cores=server_core) as server:
+        load(server.url, 16, 64, 64, client_cores)
+        for streams, output in ((16, 512), (128, 256), (STREAMS, 128)):
+            spent = []
+            for _ in range(rounds):
+                before = cpu_seconds(server.survivors())
+                stage = load(server.url, streams, 2 * streams, output, client_cores)
+                spent.append((cpu_seconds(server.survivors()) - before) / (stage["output_tokens"]) * 1e6)
+                if streams == STREAMS:
+                    gaps.append(stage["itl_ms"])
+            micros[streams] = median(spent)
+    engine = ("engine", "-t", folder, "-b", STREAMS, "-s", 16, "-d", 128, "--runs", 3, "--threads", 1)
+    step = benchmark(*engine, cores=server_core)[0]["decode_step_ms"]["p50"]
+    figures = {f"micros {streams}": value for streams, value in micros.items()}
+    return figures | {"step": step} | {q: median(gap[q] for gap in gaps) for q in ("p50", "p99")}
+
+
+def memory_and_start(threads: int, rounds: int) -> dict[str, float]:
+    """Bytes resident after a request, and seconds from the start to readiness with the file in the page cache."""
+    with open(QUANTIZED, "rb") as file:
+        size = sum(map(len, iter(lambda: file.read(1 << 24), b"")))
+    shape = next(shape for shape in SHAPES if shape.name == "Llama-3.2-1B")
+    kv = KV_TOKENS * shape.layers * 2 * shape.kv_heads * (shape.hidden // shape.heads) * 2
+    ready, resident = [], []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        with serving(QUANTIZED, "--threads", threads, "--max-batch-total-tokens", KV_TOKENS) as server:
+            ready.append(time.perf_counter() - started)
+            load(server.url, 4, 8, 16)
+            resident.append(sum(map(resident_bytes, server.survivors())))
+    return {"size": size, "kv": kv, "resident": median(resident), "ready": median(ready)}
+
+
+def decode(cores: str, threads: int, rounds: int) -> dict[str, float]:
+    """Bytes per second that one stream's weights are read with, and the most that many streams of loads reach."""
+    pin, model = Pin(cores, threads), describe(SHAPES[0], "Q4_K_M", QUANTIZED)
+    shares, rates, best = [], [], []
+    for _ in range(rounds):
+        ceiling = ceilings(pin).bytes_per_s
+        rate = our_decode(pin, QUANTIZED, (1,), TURN_OUTPUT)["decode 1"] * model.read_bytes
+        best.append(ceiling)
+        rates.append(rate)
+        shares.append(rate / ceiling)
+    return {"rate": median(rates), "ceiling": median(best), "share": median(shares)}
