@@ -13,7 +13,7 @@ import make_random_model as qwen  # noqa: E402
 from harness.checkpoints import write_safetensors  # noqa: E402
 
 FOLDER = ROOT / "out/null-model"
-HIDDEN, HEADS, FIRST_SPECIAL = 32, 1, 1000
+HIDDEN, HEADS, FIRST_SPECIAL = 32, 1, 384
 VOCABULARY = FIRST_SPECIAL + len(qwen.SPECIAL)
 
 CONFIG = qwen.CONFIG | {
@@ -24,6 +24,10 @@ CONFIG = qwen.CONFIG | {
     "num_hidden_layers": 1,
     "num_key_value_heads": HEADS,
     "vocab_size": VOCABULARY,
+    # Attention costs the same however long an answer gets.
+    "use_sliding_window": True,
+    "sliding_window": 16,
+    "max_window_layers": 0,
     "bos_token_id": FIRST_SPECIAL,
     "eos_token_id": FIRST_SPECIAL + 2,
 }
