@@ -125,7 +125,7 @@ fn rows_do_not_depend_on_the_batch() {
     }
 }
 
-/// AVX2, AVX-512 and NEON do the same arithmetic in the same order: all give the bits that AVX-512 once gave, through
+/// AVX2, AVX-512 and NEON do the same arithmetic in the same order: all give the bits that AVX2 once gave, through
 /// a product and an activation.
 #[test]
 fn vector_instruction_sets_agree() {
