@@ -128,6 +128,17 @@ fn what_does_not_come_out_even_is_refused() {
     }
 }
 
+/// A part of a tensor has the right shape whatever the whole one's is.
+#[test]
+fn tensors_of_another_shape_are_refused() {
+    let model = Model::demo();
+    let mut spec = model.spec.clone();
+    spec.intermediate_size /= 2;
+    let result = load_cpu_sharded(&spec, model.tensors.as_ref(), &options(), 2);
+    let message = result.err().unwrap().to_string();
+    assert!(message.contains("the configuration implies"), "{message}");
+}
+
 /// A step that one shard refuses is an error, and nobody waits for ever, in that step or the next.
 #[test]
 fn a_failure_is_an_error_for_all() {

@@ -49,7 +49,7 @@ impl ModelSpec {
     /// give with those of the other shards makes the whole model's.
     ///
     /// # Errors
-    /// Heads or widths that do not come out even.
+    /// Heads or widths that do not come out even; a tensor that is missing or of another shape than the model implies.
     pub fn shard<'a>(
         &self,
         shard: Shard,
@@ -62,6 +62,8 @@ impl ModelSpec {
         };
         let own = |size, piece, what| shard.part(size, piece).ok_or(uneven(what, size / piece.max(1)));
         let mut spec = self.clone();
+        // A part's shape does not tell whether the whole tensor is as large as it should be.
+        self.check_tensors(tensors)?;
         spec.heads = even("num_attention_heads", self.heads)?;
         spec.intermediate_size = even("intermediate_size", self.intermediate_size)?;
         let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);

@@ -82,8 +82,10 @@ impl Grid {
         (format!("{module}.scales"), "F16", vec![self.groups, self.rows], bytes)
     }
 
-    fn gptq(&self, module: &str, zeros_less: u8) -> Vec<Tensor> {
-        let (per, mask) = (32 / self.bits, ((1u16 << self.bits) - 1) as u8);
+    /// As the format's own tools write it: `zeros_less` is taken from words, not from the zero points in them.
+    fn gptq(&self, module: &str, zeros_less: u32) -> Vec<Tensor> {
+        let per = 32 / self.bits;
+        let ones = if self.bits == 4 { 0x1111_1111 } else { 0x0101_0101 };
         let codes: Vec<u32> = (0..self.cols / per * self.rows)
             .map(|at| {
                 let (word, row) = (at / self.rows, at % self.rows);
@@ -93,8 +95,8 @@ impl Grid {
         let zeros: Vec<u32> = (0..self.groups * self.rows / per)
             .map(|at| {
                 let (group, word) = (at / (self.rows / per), at % (self.rows / per));
-                let zero = |i| self.zero(word * per + i, group).wrapping_sub(zeros_less) & mask;
-                word_of((0..per).map(zero), self.bits)
+                let zeros = word_of((0..per).map(|i| self.zero(word * per + i, group)), self.bits);
+                zeros.wrapping_sub(zeros_less * ones)
             })
             .collect();
         vec![

@@ -45,11 +45,12 @@ pub(super) fn gptq<'a>(parts: Parts<'a>, scheme: &Scheme) -> Result<Integers<'a>
     };
     let per_word = 32 / bits;
     let cols = codes.rows * per_word;
-    let (mask, less) = (((1u32 << bits) - 1) as u8, u8::from(scheme.zeros_less_one));
-    // A zero point of 0 less one is stored as all ones.
+    let mask = (1u32 << bits) - 1;
+    // One was taken from every zero point by taking this from the word: a zero point of 0 borrowed from the next.
+    let ones = if scheme.zeros_less_one { u32::MAX / mask } else { 0 };
     let zero = |row: usize, group: usize| {
-        let word = word(zeros.words, group * zeros.cols + row / per_word);
-        ((word >> (bits * (row % per_word))) as u8 & mask).wrapping_add(less) & mask
+        let word = word(zeros.words, group * zeros.cols + row / per_word).wrapping_add(ones);
+        (word >> (bits * (row % per_word)) & mask) as u8
     };
     let groups = match listed_groups(parts, "g_idx", count, cols)? {
         Some(groups) => groups,
@@ -70,11 +71,7 @@ pub(super) fn gptq<'a>(parts: Parts<'a>, scheme: &Scheme) -> Result<Integers<'a>
 /// perhaps `weight_zero_point` and `weight_g_idx`.
 pub(super) fn packed<'a>(parts: Parts<'a>) -> Result<Integers<'a>, ModelError> {
     let codes = parts.words("weight_packed")?;
-    let shape = parts.integers("weight_shape")?;
-    let sizes: Vec<usize> = shape.iter().filter_map(|size| usize::try_from(*size).ok()).collect();
-    let [rows, cols] = *sizes else {
-        return Err(parts.error("weight_shape", format!("is {shape:?}, expected two sizes")));
-    };
+    let (rows, cols) = weight_shape(parts)?;
     let bits = [4, 8].into_iter().find(|bits| cols.div_ceil(32 / bits) == codes.cols);
     let Some(bits) = bits.filter(|_| codes.rows == rows && cols > 0) else {
         let packed = [codes.rows, codes.cols];
@@ -84,6 +81,18 @@ pub(super) fn packed<'a>(parts: Parts<'a>) -> Result<Integers<'a>, ModelError> {
         ));
     };
     signed(parts, Codes::ColumnWordsByRow(codes.words), (rows, cols), bits)
+}
+
+/// `weight_shape`: rows and columns.
+fn weight_shape(parts: Parts<'_>) -> Result<(usize, usize), ModelError> {
+    const PART: &str = "weight_shape";
+    let raw = parts.source.raw(&parts.name(PART))?;
+    if *raw.shape != [2] {
+        return Err(parts.error(PART, format!("has shape {:?}, expected [2]", raw.shape)));
+    }
+    let sizes = parts.integers(PART)?;
+    let size = |at: usize| sizes.get(at).and_then(|size| usize::try_from(*size).ok());
+    size(0).zip(size(1)).ok_or_else(|| parts.error(PART, format!("is {sizes:?}, expected two sizes")))
 }
 
 /// compressed-tensors' `int-quantized`: `weight [rows, cols]` in int8, `weight_scale`, perhaps `weight_zero_point`.

@@ -54,7 +54,7 @@ def benchmark(*arguments, cores: str | None = None):
 
 def load(url: str, streams: int, requests: int, output: int, cores: str | None = None) -> dict:
     """One stage of `streams` clients with short prompts."""
-    lengths = ("--prompt-tokens", 16, "--output-tokens", output, "--warmup", 1)
+    lengths = ("--prompt-tokens", 16, "--output-tokens", output, "--warmup", 0)
     stage = benchmark(
         *("load", "--url", url, "--api", "tgi", "--concurrency", streams, "--requests", requests, *lengths), cores=cores
     )["stages"][0]

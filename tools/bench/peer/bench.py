@@ -34,7 +34,7 @@ def one_round(pin: Pin, model: Model, requests: int, ours_first: bool) -> dict[s
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round, nothing written")
+    parser.add_argument("--quick", action="store_true", help="one round, fewer requests, nothing written")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--models", nargs="*", default=[], help='e.g. "Llama-3.2-1B Q8_0"; all where none is given')
     parser.add_argument("--cores", help="as taskset takes them; all where not given")
@@ -51,7 +51,7 @@ def main():
     rounds: dict[str, list] = {model.name: [] for model in chosen}
     for number in range(1 if arguments.quick else arguments.rounds):
         for model in chosen:
-            requests = 2 * SLOTS
+            requests = 2 * SLOTS if arguments.quick else 6 * SLOTS
             figures = one_round(pin, model, requests, ours_first=number % 2 == 1)
             rounds[model.name].append(figures)
             print(f"round {number + 1}, {model.name}: {json.dumps(figures)}", file=sys.stderr, flush=True)

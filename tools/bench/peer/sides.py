@@ -82,12 +82,10 @@ def our_measure(pin: Pin, model: Path, batches: tuple[int, ...], lengths: tuple[
 
 def one_stream(pin: Pin, model: Path) -> dict[str, float]:
     """Tokens per second of one stream by side: the turn whose ratio is the median of all turns'."""
+    sides = [("llama.cpp", peer_decode), ("weirgate", our_decode)]
     turns = [
-        {
-            "llama.cpp": peer_decode(pin, model, (1,), TURN_OUTPUT)["decode 1"],
-            "weirgate": our_decode(pin, model, (1,), TURN_OUTPUT)["decode 1"],
-        }
-        for _ in range(TURNS)
+        {side: run(pin, model, (1,), TURN_OUTPUT)["decode 1"] for side, run in sides[:: -1 if turn % 2 else 1]}
+        for turn in range(TURNS)
     ]
     return sorted(turns, key=lambda turn: turn["weirgate"] / turn["llama.cpp"])[TURNS // 2]
 
