@@ -106,7 +106,7 @@ impl Config {
             profile: args.profile.into(),
             // The variable is the clients' too, and may name this very server.
             ollama_listen: args.ollama_host.map(|host| host.0).filter(|own| own.port() != port),
-            jan_listen: args.jan_host.map(|host| host.0),
+            jan_listen: args.jan_host.map(|host| host.0).filter(|own| own.port() != port),
             management_listen: args.management_host.map(|host| host.0).filter(|own| own.port() != port),
             limits,
             engine,

@@ -21,6 +21,7 @@ pub fn settings(
         let given = [
             ("state-database", args.state_database.is_some()),
             ("dataset-store", args.dataset_store.is_some()),
+            ("training-memory", args.training_memory.is_some()),
         ];
         return match given.into_iter().find(|(_, given)| *given) {
             Some((flag, _)) => Err(ArgumentError::NoStateDir { flag }),

@@ -54,7 +54,11 @@ impl Work for Deploying {
             let _ = pin.service.adapters.unload(name);
         }
         drop(pin);
-        self.names.models.release(&deployment.model_id);
+        // What comes after it may be the same model, with other adapters.
+        let next = self.table.live(super::DEPLOYMENT).ok().flatten();
+        if next.is_none_or(|job| Deployment::of(&job).model_id != deployment.model_id) {
+            self.names.models.release(&deployment.model_id);
+        }
         done
     }
 }

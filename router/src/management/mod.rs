@@ -235,7 +235,8 @@ impl Management {
         let job = NewJob {
             kind: Kind::Train,
             name: format!("FT_{}_{id}", base.name),
-            slot: Some(format!("train:{name}")),
+            // Names are asked for in either case.
+            slot: Some(format!("train:{}", name.to_lowercase())),
             subject: serde_json::to_value(&subject).unwrap_or_default(),
         };
         let job = self.table.insert(&job).map_err(|error| match error {
@@ -247,9 +248,11 @@ impl Management {
     }
 
     fn check_new_name(&self, name: &str, offers: &[Offer]) -> Result<(), ManagementError> {
-        let fits = !name.trim().is_empty() && name.len() <= MAX_NAME && !name.chars().any(char::is_control);
-        if !fits {
-            let reason = format!("must have 1 to {MAX_NAME} bytes and no control characters");
+        let unusable = |c: char| c == ',' || c.is_control();
+        let fits = !name.trim().is_empty() && name.len() <= MAX_NAME && !name.chars().any(unusable);
+        if !fits || name.ends_with(":latest") {
+            let reason =
+                format!("must have 1 to {MAX_NAME} bytes, no comma, no control characters, no tag `latest`");
             return Err(ManagementError::invalid("name", reason));
         }
         let reserved =

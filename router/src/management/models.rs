@@ -20,7 +20,7 @@ impl Offer {
     pub fn is_called(&self, name: &str) -> bool {
         match self.base {
             // Adapters have no tags.
-            Some(_) => self.name == name,
+            Some(_) => self.name.to_lowercase() == name.to_lowercase(),
             None => tagged(&self.name).eq_ignore_ascii_case(&tagged(name)),
         }
     }

@@ -25,7 +25,7 @@ impl Hosts {
         let guarded = config.listen.ip().is_loopback() && config.api_keys.is_empty();
         let named = || {
             let machine = rustix::system::uname().nodename().to_str().map(str::to_lowercase);
-            config.cors_allow_origin.iter().map(|origin| host_of(origin)).chain(machine).collect()
+            config.cors_allow_origin.iter().filter_map(|origin| host_of(origin)).chain(machine).collect()
         };
         Self(guarded.then(named))
     }
@@ -42,11 +42,12 @@ impl Hosts {
     }
 }
 
-/// The host of an origin, which may have a `*`: neither scheme nor port.
-fn host_of(origin: &str) -> String {
-    let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    host.trim_end_matches('/').to_ascii_lowercase()
+/// The host of an origin, which may have a `*`: neither scheme nor port. Of an application's scheme it is no host, and
+/// any host only where any origin may come.
+fn host_of(origin: &str) -> Option<String> {
+    let (scheme, authority) = origin.split_once("://").unwrap_or(("http", origin));
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).trim_end_matches('/');
+    (matches!(scheme, "http" | "https") && (host != "*" || origin == "*")).then(|| host.to_ascii_lowercase())
 }
 
 /// Refuses a request that came under a name that is not this server's.
@@ -82,7 +83,14 @@ mod tests {
     fn only_addresses_and_names_that_are_this_machines_or_chosen_pass() {
         let machine = rustix::system::uname().nodename().to_str().unwrap().to_owned();
         check(
-            &hosts(&["https://App.example:8443", "http://*.lan", "http://weirgate:*"]),
+            &hosts(&[
+                "https://App.example:8443",
+                "http://*.lan",
+                "http://weirgate:*",
+                // Any extension, any page of one port: no host of these is this server's.
+                "chrome-extension://*",
+                "http://*:3000",
+            ]),
             &[
                 "localhost",
                 "LOCALHOST:3000",

@@ -77,6 +77,11 @@ fn part_of(stem: &str) -> Option<(&str, &str)> {
     (digits(number) && digits(count)).then_some((base, number))
 }
 
+/// Whether it is a file's name that says which part of a model it has.
+pub(crate) fn is_part(name: &str) -> bool {
+    part_of(without_ending(name)).is_some()
+}
+
 /// The name without `.gguf` and part number.
 pub(crate) fn stem(name: &str) -> String {
     let whole = without_ending(name);

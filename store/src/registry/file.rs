@@ -17,6 +17,7 @@ use super::progress::Shared;
 use crate::StoreError;
 use crate::entry::Progress;
 use crate::jan::partial;
+use crate::layout::gguf::is_part;
 use crate::own::{free_space, sync_folder, write_error};
 
 const BUFFER_BYTES: usize = 1 << 20;
@@ -60,13 +61,27 @@ impl Wanted<'_> {
             std::thread::sleep(PAUSE * 2u32.pow(failures.min(6)));
         }
         file.sync_all().map_err(self.io(0))?;
-        if let Err(error) = Gguf::open(&path) {
+        if let Err(error) = self.check(&path) {
             tracing::warn!("{url}: {error}");
             let _ = fs::remove_file(&path);
             return Err(StoreError::invalid("what came is not in GGUF format, or is damaged"));
         }
         fs::rename(&path, self.folder.join(self.name)).map_err(self.io(0))?;
         sync_folder(self.folder).map_err(self.io(0))
+    }
+
+    /// That a whole file is in GGUF format; of a part, which cannot be read without the others, how it begins.
+    fn check(&self, path: &Path) -> Result<(), String> {
+        if !is_part(self.name) {
+            return Gguf::open(path).map(|_| ()).map_err(|error| error.to_string());
+        }
+        let mut magic = [0; 4];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+        match read {
+            Ok(()) if magic == *b"GGUF" => Ok(()),
+            Ok(()) => Err(format!("begins with {magic:?}, not with GGUF")),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn io(&self, needed: u64) -> impl Fn(std::io::Error) -> StoreError {
@@ -188,5 +203,20 @@ mod tests {
         assert_eq!(page_to_file(page), file);
         assert_eq!(page_to_file(file), file);
         assert_eq!(page_to_file("https://x.example/blob/a.gguf"), "https://x.example/blob/a.gguf");
+    }
+
+    /// Parts cannot be read without each other, nor under the name that they have while they come.
+    #[test]
+    fn parts_are_known_by_how_they_begin() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf.download");
+        let check = |name: &str, bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            Wanted { url: "", name, folder: folder.path(), limit: 0 }.check(&path).is_ok()
+        };
+        assert!(check("m-00001-of-00002.gguf", b"GGUF, more or less"));
+        assert!(!check("m-00001-of-00002.gguf", b"<html>"));
+        assert!(!check("m-00001-of-00002.gguf", b"GG"));
+        assert!(!check("m.gguf", b"GGUF, more or less"));
     }
 }

@@ -108,7 +108,8 @@ fn fetch(
     sources: &[(String, String)],
     shared: &Shared,
 ) -> Result<(), StoreError> {
-    for (name, url) in sources {
+    // The first part comes last: while it is missing, nothing takes the model for whole.
+    for (name, url) in sources.iter().rev() {
         shared.check()?;
         if !folder.join(name).is_file() {
             let wanted = Wanted { url, name, folder, limit: store.settings.max_blob_bytes };

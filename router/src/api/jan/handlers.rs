@@ -166,6 +166,9 @@ async fn switched(state: &AppState, path: &str) -> Result<Switched, Refusal> {
         return Err(stays(id));
     }
     let card = state.models.card(id).await.map_err(|error| of_load(error, id))?;
+    if state.is_own_name(&card.name) {
+        return Err(stays(id));
+    }
     state.models.stop(&card.name);
     Ok(switched(id, "stopped"))
 }

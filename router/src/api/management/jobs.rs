@@ -56,7 +56,10 @@ pub(super) async fn list(
     params(("job_id" = String, Path, description = "The job's id")),
     responses((status = 200, description = "The job, its progress and, where it failed, why", body = JobDetails), Refusal)
 )]
-pub(super) async fn details(Caller(state): Caller, Named(job): Named) -> Result<Json<JobDetails>, Refusal> {
+pub(super) async fn details(
+    Administrator(state): Administrator,
+    Named(job): Named,
+) -> Result<Json<JobDetails>, Refusal> {
     let id = id(&job)?;
     let job = blocking(&state, move |management| management.job(&id)).await?;
     Ok(Json((&job).into()))

@@ -122,7 +122,8 @@ fn lower(body: ChatRequest, state: &AppState) -> Result<Lowered, ServiceError> {
         return Err(field("top_logprobs", "`logprobs` must be true to use `top_logprobs`"));
     }
     let max_tokens = body.max_completion_tokens.or(body.common.max_tokens);
-    let max_new_tokens = MaxNewTokens::new(max_tokens, settings.default_max_new_tokens);
+    let default = body.common.own_max_tokens.or(settings.default_max_new_tokens);
+    let max_new_tokens = MaxNewTokens::new(max_tokens, default);
     let mut parameters = parameters(&body.common, max_new_tokens, shape.quirks)?;
     parameters.top_n_tokens = top;
     let asked = tools::asked(&body, forms)?;

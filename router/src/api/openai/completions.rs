@@ -171,7 +171,7 @@ fn lower(
         });
     }
     let shape = Shape::new(&body.common, body.logprobs.is_some(), settings);
-    let default = settings.default_max_new_tokens.map(|_| MAX_TOKENS);
+    let default = body.common.own_max_tokens.or(settings.default_max_new_tokens.map(|_| MAX_TOKENS));
     let max_new_tokens = MaxNewTokens::new(body.common.max_tokens, default);
     let mut parameters = parameters(&body.common, max_new_tokens, shape.quirks)?;
     parameters.choices = best_of(parameters.choices, body.best_of, shape.stream)?;

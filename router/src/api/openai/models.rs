@@ -50,7 +50,7 @@ fn fill(common: &mut Common, card: &Card) {
     }
     let whole = |name: &str| own.get(name).and_then(Value::as_i64);
     common.top_k = common.top_k.or(whole("top_k").and_then(|value| value.try_into().ok()));
-    common.max_tokens = common.max_tokens.or(whole("num_predict").and_then(|value| value.try_into().ok()));
+    common.own_max_tokens = whole("num_predict").and_then(|value| value.try_into().ok());
     if common.stop.is_none()
         && let Some(stops) = own.get("stop").and_then(Value::as_array)
     {

@@ -22,6 +22,9 @@ pub(crate) struct Common {
     /// Most tokens to generate.
     #[schema(example = 32)]
     pub max_tokens: Option<u32>,
+    /// Most tokens where the client does not say: what the model brings.
+    #[serde(skip)]
+    pub own_max_tokens: Option<u32>,
     /// How many answers.
     #[schema(minimum = 1, example = 1)]
     pub n: Option<usize>,
