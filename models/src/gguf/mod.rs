@@ -27,7 +27,7 @@ pub use file::{GgufFile, GgufTensor, GgufTensorType};
 pub use metadata::GgufMetadata;
 pub use mix::{QuantMix, Quantized};
 pub(crate) use names::{rotates_neighbours, use_gguf_layout};
-pub(crate) use quantize::quantize;
+pub(crate) use quantize::{put_nibbles, quantize, share};
 pub use requantize::requantize;
 pub use source::GgufSource;
 pub(crate) use source::rows_by_halves as order_by_halves;

@@ -10,6 +10,7 @@ use half::f16;
 
 use super::share_rows;
 use crate::DType;
+use crate::gguf::put_nibbles;
 
 /// Columns of a block.
 const UNIT: usize = 32;
@@ -131,7 +132,6 @@ impl Integers<'_> {
     fn unpack(&self, (row, col): (usize, usize), tile: &mut Tile) {
         let per_word = 32 / self.bits;
         let mask = if self.bits == 4 { 15 } else { 255 };
-        let word = |words: Words<'_>, at: usize| words.get(at).map_or(0, |word| u32::from_le_bytes(*word));
         match self.codes {
             Codes::RowWords(words) => {
                 for (c, col) in (col..col + UNIT).enumerate() {
@@ -231,10 +231,7 @@ fn put_block<const N: usize>(out: &mut [u8], scale: f32, put: impl FnOnce(&mut [
     }
 }
 
-/// The first half of the codes in the low nibbles, the second in the high ones; what is above four bits is left out.
-fn put_nibbles(out: &mut [u8], codes: &[u8; UNIT]) {
-    let (low, high) = codes.split_at(UNIT / 2);
-    for (out, (low, high)) in out.iter_mut().zip(low.iter().zip(high)) {
-        *out = low & 15 | high << 4;
-    }
+/// Word `at`; zeros where there is none.
+pub(super) fn word(words: Words<'_>, at: usize) -> u32 {
+    words.get(at).map_or(0, |word| u32::from_le_bytes(*word))
 }

@@ -5,7 +5,7 @@ use safetensors::Dtype;
 
 use super::Scheme;
 use super::floats::SmallFloats;
-use super::integers::{AWQ_ORDER, Codes, Groups, Integers, Words};
+use super::integers::{AWQ_ORDER, Codes, Groups, Integers, word};
 use super::parts::Parts;
 use crate::ModelError;
 
@@ -137,10 +137,6 @@ pub(super) fn small_floats<'a>(parts: Parts<'a>, scheme: &Scheme) -> Result<Smal
         }
     };
     Ok(SmallFloats { rows, cols, bytes, scales, block })
-}
-
-fn word(words: Words<'_>, at: usize) -> u32 {
-    words.get(at).map_or(0, |word| u32::from_le_bytes(*word))
 }
 
 /// `value(row, group)` for each row and group.

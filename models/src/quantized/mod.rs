@@ -23,6 +23,7 @@ pub(crate) use scheme::Scheme;
 use self::floats::SmallFloats;
 use self::integers::Integers;
 use self::parts::Parts;
+use crate::gguf::share;
 use crate::{DType, ModelError, SafetensorsSource, TensorSource, TensorView};
 
 /// The tensors of a quantized checkpoint.
@@ -73,9 +74,6 @@ impl Stored<'_> {
     }
 }
 
-/// What a quantized matrix's main tensor is called, behind the module's name.
-const CODES: [&str; 3] = ["qweight", "weight_packed", "weight"];
-
 impl QuantizedSource {
     /// Finds the quantized matrices of `source`, checks their parts, and decides what each becomes.
     ///
@@ -113,7 +111,7 @@ impl QuantizedSource {
         let (module, part) = name.rsplit_once('.')?;
         let quantized = match part {
             "weight" => matches!(self.source.raw(name).ok()?.dtype, Dtype::I8 | Dtype::F8_E4M3),
-            part => CODES.contains(&part),
+            part => ["qweight", "weight_packed"].contains(&part),
         };
         quantized.then(|| module.to_owned())
     }
@@ -182,15 +180,8 @@ fn share_rows(
     make: impl Fn(usize, &mut [u8], usize) + Sync,
 ) -> Vec<u8> {
     let mut bytes = vec![0; rows.saturating_mul(row_bytes)];
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
     let mut bands: Vec<_> = bytes.chunks_mut((band * row_bytes).max(1)).enumerate().collect();
-    let share = bands.len().div_ceil(threads).max(1);
-    let make = &make;
-    thread::scope(|scope| {
-        for share in bands.chunks_mut(share) {
-            scope
-                .spawn(move || share.iter_mut().for_each(|(index, out)| make(*index * band, out, row_bytes)));
-        }
-    });
+    share(&mut bands, threads, |(index, out)| make(*index * band, out, row_bytes));
     bytes
 }

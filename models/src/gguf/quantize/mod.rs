@@ -42,7 +42,7 @@ pub(crate) fn quantize(dtype: DType, values: &[f32], threads: NonZero<usize>) ->
 }
 
 /// Does `work` on every item: the calling thread its share, others theirs.
-fn share<T: Send>(items: &mut [T], threads: NonZero<usize>, work: impl Fn(&mut T) + Sync) {
+pub(crate) fn share<T: Send>(items: &mut [T], threads: NonZero<usize>, work: impl Fn(&mut T) + Sync) {
     let share = items.len().div_ceil(threads.get()).max(1);
     let work = &work;
     thread::scope(|scope| {
@@ -78,7 +78,7 @@ fn inverse(value: f32) -> f32 {
 }
 
 /// Codes in pairs: the first half of them in the low nibbles, the second in the high ones.
-fn put_nibbles(out: &mut [u8], codes: &[u8]) {
+pub(crate) fn put_nibbles(out: &mut [u8], codes: &[u8]) {
     let (low, high) = codes.split_at(codes.len() / 2);
     for (out, (low, high)) in out.iter_mut().zip(low.iter().zip(high)) {
         *out = low & 15 | high << 4;
