@@ -3,6 +3,7 @@
 
 mod collect;
 pub(crate) mod docs;
+mod events;
 mod extract;
 mod headers;
 mod jan;

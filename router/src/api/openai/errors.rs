@@ -17,6 +17,7 @@ use super::quirks::Quirks;
 use super::types::ErrorObject;
 use crate::api::docs::Responses;
 use crate::api::docs::schemas::{ErrorAnswer, ErrorResponse, OpenAiErrorResponse};
+use crate::api::events::json_event;
 use crate::api::extract::BodyError;
 use crate::api::headers::with_retry_after;
 use crate::config::Profile;
@@ -90,7 +91,7 @@ impl Refusal {
     pub(super) fn respond(self, quirks: &Quirks, streams: bool) -> Response {
         if streams && quirks.text_errors && self.is_told_in_stream() {
             let done = Event::default().data(super::stream::DONE);
-            let events = [Ok::<_, Infallible>(super::stream::json_event(&self.event(quirks))), Ok(done)];
+            let events = [Ok::<_, Infallible>(json_event(&self.event(quirks))), Ok(done)];
             return Sse::new(stream::iter(events)).into_response();
         }
         let status = if quirks.text_errors { self.tgi_status() } else { self.status() };

@@ -12,6 +12,7 @@ use super::convert::{finish_reason, token, top_tokens};
 use super::errors::ApiError;
 use super::types::{StreamDetails, StreamResponse};
 use crate::api::AppState;
+use crate::api::events::json_event;
 use crate::service::{Account, Event, Facts, Generation, Request, SequenceEnd, Service, ServiceError, Token};
 
 /// What a stream adds to the tokens at its end.
@@ -137,9 +138,4 @@ impl TokenStream {
 
 fn error_event(error: ServiceError) -> SseEvent {
     json_event(&ApiError(error).body())
-}
-
-fn json_event(body: &impl serde::Serialize) -> SseEvent {
-    // A struct of numbers and strings always serializes; NaN becomes null.
-    SseEvent::default().json_data(body).unwrap_or_default()
 }

@@ -19,6 +19,7 @@ use super::errors::Refusal;
 use super::parameters::Shape;
 use super::quirks::Quirks;
 use super::types::{Envelope, Usage};
+use crate::api::events::json_event;
 use crate::service::{Event, Generation, SequenceEnd, ServiceError, Token};
 pub(super) use chat::ChatChunks;
 pub(super) use text::TextChunks;
@@ -189,9 +190,4 @@ impl<K: Chunks> ChunkStream<K> {
         }
         self.ready.push_back(SseEvent::default().data(DONE));
     }
-}
-
-pub(super) fn json_event(body: &impl Serialize) -> SseEvent {
-    // A struct of numbers and strings always serializes.
-    SseEvent::default().json_data(body).unwrap_or_default()
 }
