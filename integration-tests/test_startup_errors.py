@@ -243,4 +243,4 @@ def test_help_lists_every_flag_of_the_reference():
         "graceful-termination-timeout",
     ):
         assert f"--{flag}" in output
-    assert "fault-stall" not in output
+    assert "--fault" not in output

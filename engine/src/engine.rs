@@ -39,6 +39,8 @@ pub struct EngineConfig {
     pub mixed_step_tokens: usize,
     /// Fault injection: stop stepping after so many steps, as an engine that hangs would.
     pub stall_after_steps: Option<u64>,
+    /// Fault injection: steps begin at least so far apart, as those of a slower device would.
+    pub step_interval: Duration,
 }
 
 impl Default for EngineConfig {
@@ -52,6 +54,7 @@ impl Default for EngineConfig {
             speculate: 0,
             mixed_step_tokens: usize::MAX,
             stall_after_steps: None,
+            step_interval: Duration::ZERO,
         }
     }
 }
@@ -118,6 +121,9 @@ struct Engine {
     mode: Mode,
     max_waiting: usize,
     stall_after_steps: Option<u64>,
+    step_interval: Duration,
+    /// When the next step may begin.
+    next_step: Instant,
     deadlines: Deadlines,
     adapters: Adapters,
     batch: Batch,
@@ -155,6 +161,8 @@ impl Engine {
             mode: Mode::Serving,
             max_waiting: config.max_waiting,
             stall_after_steps: config.stall_after_steps,
+            step_interval: config.step_interval,
+            next_step: Instant::now(),
             deadlines: Deadlines::default(),
             adapters: Adapters::default(),
             batch: Batch::default(),
@@ -266,6 +274,10 @@ impl Engine {
     fn step(&mut self) -> Result<Option<StepStats>, StepError> {
         if self.scheduler.is_idle() {
             return Ok(None);
+        }
+        if !self.step_interval.is_zero() {
+            std::thread::sleep(self.next_step.saturating_duration_since(Instant::now()));
+            self.next_step = Instant::now() + self.step_interval;
         }
         let begun = Instant::now();
         let plan = self.scheduler.plan(&mut self.batch);

@@ -423,6 +423,20 @@ fn an_injected_stall_shows_in_the_figures() {
 }
 
 #[test]
+fn steps_are_as_far_apart_as_injected() {
+    let step_interval = Duration::from_millis(20);
+    let (handle, outputs) = start(EngineConfig { step_interval, ..EngineConfig::default() });
+    let begun = Instant::now();
+    let ticket = submit(&handle, &ask(&handle, 5, 4));
+    eventually("the end", || handle.stats().live_requests == 0);
+    assert!(handle.stats().steps >= 4);
+    assert!(begun.elapsed() >= 3 * step_interval);
+    drop(ticket);
+    handle.stop();
+    until_closed(&outputs);
+}
+
+#[test]
 fn validation_happens_before_the_queue() {
     let (handle, outputs) = start(EngineConfig { max_step_tokens: 7, ..EngineConfig::default() });
     let limits = handle.limits();

@@ -75,7 +75,12 @@ fn prompts_beside_decodes_take_a_small_part_of_the_budget() {
     rig.step();
     rig.submit(request(3, &prompt(20, 3), 20));
     rig.step();
-    assert_eq!(chunks(&rig)[3], (0, 3), "six in all for four sequences");
+    assert_eq!(chunks(&rig)[3], (0, 2), "five in all");
+    for id in 4..9 {
+        rig.submit(request(id, &prompt(20, id as u32), 20));
+    }
+    rig.step();
+    assert_eq!(chunks(&rig)[3], (2, 3), "half a token for each of the six that do not decode");
 }
 
 #[test]

@@ -379,6 +379,10 @@ pub struct LowArgs {
     /// Fault injection for tests: the engine stops after this many steps.
     #[arg(long, hide = true)]
     pub fault_stall_after_steps: Option<u64>,
+
+    /// Fault injection for tests: the engine's steps begin at least this many milliseconds apart.
+    #[arg(long, hide = true, default_value_t = 0)]
+    pub fault_step_milliseconds: u64,
 }
 
 /// `weirgate download`: fetch a model and print its folder.

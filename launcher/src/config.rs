@@ -137,6 +137,7 @@ impl Config {
             graceful_termination_seconds: args.graceful_termination_timeout,
             watchdog_seconds: args.watchdog_timeout,
             fault_stall_after_steps: args.fault_stall_after_steps,
+            fault_step_milliseconds: args.fault_step_milliseconds,
         };
         Ok(Self { model, adapters, hub, router, warnings })
     }

@@ -119,6 +119,7 @@ fn start(config: &RouterConfig, engine: LoadedEngine, sizing: &Sizing) -> Result
                 mixed_step_tokens: sizing.device.mixed_step_tokens(),
                 rope,
                 stall_after_steps: config.fault_stall_after_steps,
+                step_interval: Duration::from_millis(config.fault_step_milliseconds),
                 ..EngineConfig::default()
             };
             let vocab_size = size(executor.limits().vocab_size);

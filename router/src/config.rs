@@ -73,6 +73,8 @@ pub struct RouterConfig {
     pub watchdog_seconds: u64,
     /// Fault injection for tests: the engine thread stops for ever after this many steps.
     pub fault_stall_after_steps: Option<u64>,
+    /// Fault injection for tests: the engine's steps begin at least so far apart.
+    pub fault_step_milliseconds: u64,
 }
 
 /// An adapter of the model's.

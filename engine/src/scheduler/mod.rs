@@ -86,11 +86,10 @@ impl Default for RopeRule {
     }
 }
 
-/// Tokens of a step that decodes, where `live` sequences run or could and those are many: prompts get the places of the
-/// sequences that do not decode yet and half as many again, so that new ones come in about as fast as others end, while a
-/// step stays short.
-fn mixed_tokens(live: usize) -> usize {
-    live + live / 2
+/// Tokens of a step where `decodes` sequences decode and many others run or could: those get half a token each, so that
+/// large loads are computed in larger steps.
+fn mixed_tokens(decodes: usize, others: usize) -> usize {
+    decodes + others.div_ceil(2)
 }
 
 /// Drafts and the tokens that grammars force fill a step up to this many tokens. A small step takes the time of reading

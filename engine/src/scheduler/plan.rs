@@ -110,7 +110,8 @@ impl Scheduler {
             0 => left,
             decodes => {
                 let live = (self.running.len() + self.waiting.len()).min(self.max_seqs);
-                left.min(self.mixed_step_tokens.max(mixed_tokens(live)).saturating_sub(decodes))
+                let most = mixed_tokens(decodes, live.saturating_sub(decodes)).max(self.mixed_step_tokens);
+                left.min(most.saturating_sub(decodes))
             }
         }
     }

@@ -111,6 +111,7 @@ pub(crate) fn config() -> RouterConfig {
         graceful_termination_seconds: 5,
         watchdog_seconds: 0,
         fault_stall_after_steps: None,
+        fault_step_milliseconds: 0,
     }
 }
 
