@@ -82,6 +82,10 @@ prove-schemas: setup ## JSON-Schema-Test-Suite by keyword
 prove-fuzz-grammar: ## schemas, regular expressions and Lark grammars under libFuzzer (a nightly compiler)
 	tools/prove/fuzz_grammar.sh
 
+.PHONY: prove-fuzz-gguf
+prove-fuzz-gguf: ## GGUF files under libFuzzer for an hour (a nightly compiler)
+	tools/prove/fuzz_gguf.sh
+
 .PHONY: prove-fuzz-store prove-residency
 prove-fuzz-store: ## Modelfiles, manifests and Go templates under libFuzzer (a nightly compiler)
 	tools/prove/fuzz_store.sh

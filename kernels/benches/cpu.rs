@@ -39,7 +39,10 @@ fn main() {
     println!("memory, read in many streams: {bandwidth:.1} GB/s");
     println!("multiply-adds from registers: {flops:.0} GFLOP/s");
     let int8 = ceiling::int8(threads, isa);
-    println!("int8 dot products from registers: {int8:.0} GOP/s\n");
+    println!("int8 dot products from registers: {int8:.0} GOP/s");
+    let [scales, minima] = [false, true].map(|minima| ceiling::scaled_int8(threads, isa, minima));
+    println!("the same from the first-level cache, scaled by groups of 32: {scales:.0} GOP/s");
+    println!("the same with minima: {minima:.0} GOP/s\n");
     println!("{:<34}{:>6}{:>12}{:>12}{:>9}", "op", "rows", "time", "rate", "ceiling");
     for dtype in [DType::BF16, DType::F16, DType::F32] {
         linear(&mut device, (dtype.into(), &format!("{dtype:?}")), filter, (bandwidth, flops));
@@ -123,7 +126,7 @@ fn linear(
             continue;
         }
         let w = matrices(device, dtype, outputs, cols);
-        for rows in [1, 4, 8, 16, 128, 512] {
+        for rows in [1, 4, 8, 12, 16, 24, 128, 512] {
             if name == "head" && rows > 16 {
                 continue;
             }
@@ -325,6 +328,89 @@ mod ceiling {
             }
         }
         black_box(acc);
+    }
+
+    /// As [`int8`], with operands in the first-level cache: tiles of six rows and two panels, whose sums over 32 columns
+    /// are converted, multiplied with a scale and added up; with `minima`, another multiple is taken away. What a product
+    /// of many rows cannot exceed; 0 where there is no AVX-512.
+    pub fn scaled_int8(threads: usize, isa: Isa, minima: bool) -> f64 {
+        const ROUNDS: usize = 100;
+        if isa != Isa::Avx512Vnni {
+            return 0.0;
+        }
+        together(threads, |_| {
+            let operands = Operands {
+                codes: [[[3; 64]; PANELS]; 64],
+                scales: [[[0.5; 16]; PANELS]; 8],
+                x_codes: [[2; ROWS]; 64],
+                x_scales: [[0.5; ROWS]; 8],
+            };
+            let time = least(|_| tiles(black_box(&operands), minima, ROUNDS));
+            (ROUNDS * ROWS * PANELS * 16 * 256 * 2) as f64 / (time.as_secs_f64() * 1e9)
+        })
+    }
+
+    const ROWS: usize = 6;
+    const PANELS: usize = 2;
+
+    /// Of a tile, 256 columns.
+    #[repr(align(64))]
+    struct Operands {
+        codes: [[[u8; 64]; PANELS]; 64],
+        scales: [[[f32; 16]; PANELS]; 8],
+        x_codes: [[i32; ROWS]; 64],
+        x_scales: [[f32; ROWS]; 8],
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn tiles(_operands: &Operands, _minima: bool, _rounds: usize) {}
+
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)]
+    fn tiles(operands: &Operands, minima: bool, rounds: usize) {
+        for _ in 0..rounds {
+            match minima {
+                // SAFETY: only called where the device found these instructions.
+                false => unsafe { tile::<false>(black_box(operands)) },
+                // SAFETY: as above.
+                true => unsafe { tile::<true>(black_box(operands)) },
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vnni,fma")]
+    #[allow(unsafe_code)]
+    fn tile<const MINIMA: bool>(operands: &Operands) {
+        use std::arch::x86_64::*;
+        // SAFETY: an array of 64 bytes is read, at any alignment.
+        let (bytes, floats) = (
+            |from: &[u8; 64]| unsafe { _mm512_loadu_si512(from.as_ptr().cast()) },
+            |from: &[f32; 16]| unsafe { _mm512_loadu_ps(from.as_ptr()) },
+        );
+        let mut sums = [[_mm512_setzero_ps(); PANELS]; ROWS];
+        for group in 0..8 {
+            let mut products = [[_mm512_setzero_si512(); PANELS]; ROWS];
+            for quad in 8 * group..8 * group + 8 {
+                let codes = operands.codes[quad].each_ref().map(bytes);
+                for (products, &x) in products.iter_mut().zip(&operands.x_codes[quad]) {
+                    for (product, codes) in products.iter_mut().zip(codes) {
+                        *product = _mm512_dpbusd_epi32(*product, codes, _mm512_set1_epi32(x));
+                    }
+                }
+            }
+            let scales = operands.scales[group].each_ref().map(floats);
+            for ((sums, products), &x) in sums.iter_mut().zip(products).zip(&operands.x_scales[group]) {
+                for ((sum, product), scale) in sums.iter_mut().zip(products).zip(scales) {
+                    let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(product), scale);
+                    *sum = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x), *sum);
+                    if MINIMA {
+                        *sum = _mm512_fnmadd_ps(scale, _mm512_set1_ps(x), *sum);
+                    }
+                }
+            }
+        }
+        black_box(sums);
     }
 
     #[cfg(not(target_arch = "x86_64"))]

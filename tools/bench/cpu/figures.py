@@ -27,6 +27,7 @@ PROMPT = 512
 CHAT = 2000
 KV_TOKENS = 8192
 STREAMS = 1000
+PACE = 100
 BENCHMARK = OUR_BIN / "weirgate-benchmark"
 
 
@@ -129,11 +130,11 @@ def cpu_seconds(pids: list[int]) -> float:
 
 def overhead(server_core: str, client_cores: str, rounds: int) -> dict[str, float]:
     """Of a model that computes next to nothing: processor microseconds of the server for each streamed token, and the
-    gaps between the tokens of 1,000 streams, beside the engine's step alone."""
+    gaps between the tokens of 1,000 streams when the engine begins a step each `PACE` milliseconds."""
     folder = null_model.main()
     room = ("--max-concurrent-requests", 2 * STREAMS, "--max-batch-size", STREAMS)
     room += ("--max-batch-total-tokens", STREAMS * 512, "--threads", 1)
-    micros, gaps = {}, []
+    micros = {}
     with serving(folder, *room, cores=server_core) as server:
         load(server.url, 16, 64, 64, client_cores)
         for streams, output in ((16, 512), (128, 256), (STREAMS, 128)):
@@ -141,14 +142,12 @@ def overhead(server_core: str, client_cores: str, rounds: int) -> dict[str, floa
             for _ in range(rounds):
                 before = cpu_seconds(server.survivors())
                 stage = load(server.url, streams, 2 * streams, output, client_cores)
-                spent.append((cpu_seconds(server.survivors()) - before) / (stage["output_tokens"]) * 1e6)
-                if streams == STREAMS:
-                    gaps.append(stage["itl_ms"])
+                spent.append((cpu_seconds(server.survivors()) - before) / stage["output_tokens"] * 1e6)
             micros[streams] = median(spent)
-    engine = ("engine", "-t", folder, "-b", STREAMS, "-s", 16, "-d", 128, "--runs", 3, "--threads", 1)
-    step = benchmark(*engine, cores=server_core)[0]["decode_step_ms"]["p50"]
+    with serving(folder, *room, "--fault-step-milliseconds", PACE, cores=server_core) as server:
+        gaps = [load(server.url, STREAMS, STREAMS, 128, client_cores)["itl_ms"] for _ in range(rounds)]
     figures = {f"micros {streams}": value for streams, value in micros.items()}
-    return figures | {"step": step} | {q: median(gap[q] for gap in gaps) for q in ("p50", "p99")}
+    return figures | {q: median(gap[q] for gap in gaps) for q in ("p50", "p99")}
 
 
 def memory_and_start(threads: int, rounds: int) -> dict[str, float]:

@@ -51,7 +51,7 @@ def main():
     rounds: dict[str, list] = {model.name: [] for model in chosen}
     for number in range(1 if arguments.quick else arguments.rounds):
         for model in chosen:
-            requests = 2 * SLOTS if arguments.quick else 6 * SLOTS
+            requests = (2 if arguments.quick else 3) * SLOTS
             figures = one_round(pin, model, requests, ours_first=number % 2 == 1)
             rounds[model.name].append(figures)
             print(f"round {number + 1}, {model.name}: {json.dumps(figures)}", file=sys.stderr, flush=True)
