@@ -41,6 +41,8 @@ pub struct EngineConfig {
     pub stall_after_steps: Option<u64>,
     /// Fault injection: steps begin at least so far apart, as those of a slower device would.
     pub step_interval: Duration,
+    /// Fault injection: nothing is computed, every draw repeats the token before it.
+    pub echo: bool,
 }
 
 impl Default for EngineConfig {
@@ -55,6 +57,7 @@ impl Default for EngineConfig {
             mixed_step_tokens: usize::MAX,
             stall_after_steps: None,
             step_interval: Duration::ZERO,
+            echo: false,
         }
     }
 }
@@ -124,6 +127,7 @@ struct Engine {
     step_interval: Duration,
     /// When the next step may begin.
     next_step: Instant,
+    echo: bool,
     deadlines: Deadlines,
     adapters: Adapters,
     batch: Batch,
@@ -163,6 +167,7 @@ impl Engine {
             stall_after_steps: config.stall_after_steps,
             step_interval: config.step_interval,
             next_step: Instant::now(),
+            echo: config.echo,
             deadlines: Deadlines::default(),
             adapters: Adapters::default(),
             batch: Batch::default(),
@@ -343,6 +348,10 @@ impl Engine {
     }
 
     fn execute(&mut self) -> Result<(), StepError> {
+        if self.echo {
+            self.result.echo(&self.batch);
+            return Ok(());
+        }
         let (executor, batch, result) = (&mut self.executor, &self.batch, &mut self.result);
         let step = AssertUnwindSafe(|| executor.launch(batch).and_then(|()| executor.collect(result)));
         match catch_unwind(step) {

@@ -11,6 +11,19 @@ pub struct StepResult {
     pub scores: Vec<f32>,
 }
 
+impl StepResult {
+    /// What a model would give that repeats the last token of every sequence.
+    pub(crate) fn echo(&mut self, batch: &Batch) {
+        self.sampled.clear();
+        self.sampled.extend(batch.samples.iter().map(|sample| {
+            let token = batch.ids.get(sample.row as usize).copied().unwrap_or_default();
+            Sampled { token, ..Sampled::default() }
+        }));
+        self.scores.clear();
+        self.scores.resize(batch.scores.len(), 0.0);
+    }
+}
+
 /// The device went wrong; the engine cannot go on.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ExecutorError {

@@ -437,6 +437,17 @@ fn steps_are_as_far_apart_as_injected() {
 }
 
 #[test]
+fn an_injected_echo_repeats_the_last_token() {
+    let (handle, outputs) = start(EngineConfig { echo: true, ..EngineConfig::default() });
+    let ticket = submit(&handle, &ask(&handle, 5, 3));
+    let last = *ask(&handle, 5, 3).prompt.last().unwrap();
+    eventually("the end", || handle.stats().live_requests == 0);
+    handle.stop();
+    let all = until_closed(&outputs);
+    assert_eq!(tokens_of(&all, ticket.id().0, 0), [last; 3]);
+}
+
+#[test]
 fn validation_happens_before_the_queue() {
     let (handle, outputs) = start(EngineConfig { max_step_tokens: 7, ..EngineConfig::default() });
     let limits = handle.limits();

@@ -383,6 +383,10 @@ pub struct LowArgs {
     /// Fault injection for tests: the engine's steps begin at least this many milliseconds apart.
     #[arg(long, hide = true, default_value_t = 0)]
     pub fault_step_milliseconds: u64,
+
+    /// Fault injection for tests: the model computes nothing and repeats the last token.
+    #[arg(long, hide = true)]
+    pub fault_echo: bool,
 }
 
 /// `weirgate download`: fetch a model and print its folder.

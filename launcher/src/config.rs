@@ -138,6 +138,7 @@ impl Config {
             watchdog_seconds: args.watchdog_timeout,
             fault_stall_after_steps: args.fault_stall_after_steps,
             fault_step_milliseconds: args.fault_step_milliseconds,
+            fault_echo: args.fault_echo,
         };
         Ok(Self { model, adapters, hub, router, warnings })
     }

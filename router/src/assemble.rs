@@ -120,6 +120,7 @@ fn start(config: &RouterConfig, engine: LoadedEngine, sizing: &Sizing) -> Result
                 rope,
                 stall_after_steps: config.fault_stall_after_steps,
                 step_interval: Duration::from_millis(config.fault_step_milliseconds),
+                echo: config.fault_echo,
                 ..EngineConfig::default()
             };
             let vocab_size = size(executor.limits().vocab_size);

@@ -75,6 +75,8 @@ pub struct RouterConfig {
     pub fault_stall_after_steps: Option<u64>,
     /// Fault injection for tests: the engine's steps begin at least so far apart.
     pub fault_step_milliseconds: u64,
+    /// Fault injection for tests: the model computes nothing and repeats the last token.
+    pub fault_echo: bool,
 }
 
 /// An adapter of the model's.

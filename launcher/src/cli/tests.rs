@@ -208,6 +208,7 @@ fn values_reach_their_fields() {
         "7",
         "--fault-step-milliseconds",
         "50",
+        "--fault-echo",
     ])
     .unwrap()
     .args;
@@ -221,7 +222,7 @@ fn values_reach_their_fields() {
     assert_eq!(args.rope_factor, Some(2.5));
     assert_eq!(args.default_max_new_tokens, TokenLimit(None));
     assert_eq!(args.fault_stall_after_steps, Some(7));
-    assert_eq!(args.fault_step_milliseconds, 50);
+    assert!(args.fault_step_milliseconds == 50 && args.fault_echo);
     assert_eq!(parse_words(&[]).unwrap().args.default_max_new_tokens, TokenLimit(Some(100)));
 }
 

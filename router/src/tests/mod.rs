@@ -112,6 +112,7 @@ pub(crate) fn config() -> RouterConfig {
         watchdog_seconds: 0,
         fault_stall_after_steps: None,
         fault_step_milliseconds: 0,
+        fault_echo: false,
     }
 }
 

@@ -129,11 +129,11 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def overhead(server_core: str, client_cores: str, rounds: int) -> dict[str, float]:
-    """Of a model that computes next to nothing: processor microseconds of the server for each streamed token, and the
+    """Of a model that computes nothing: processor microseconds of the server for each streamed token, and the
     gaps between the tokens of 1,000 streams when the engine begins a step each `PACE` milliseconds."""
     folder = null_model.main()
     room = ("--max-concurrent-requests", 2 * STREAMS, "--max-batch-size", STREAMS)
-    room += ("--max-batch-total-tokens", STREAMS * 512, "--threads", 1)
+    room += ("--max-batch-total-tokens", STREAMS * 512, "--threads", 1, "--fault-echo")
     micros = {}
     with serving(folder, *room, cores=server_core) as server:
         load(server.url, 16, 64, 64, client_cores)
