@@ -137,7 +137,7 @@ gpu-bundle: cuda-toolchain ## out/gpu-bundle: all that the next three need on a 
 	python3 tools/gpu/bundle.py
 
 gpu-check: ## on a GPU: the bundle's ops against references, CUDA against the CPU, figures into docs/benchmarks
-	python3 out/gpu-bundle/check.py --out docs/benchmarks
+	python3 out/gpu-bundle/check.py --out docs/benchmarks $(ARGS)
 
 gpu-sanitize: ## on a GPU: memcheck and racecheck over the bundle's op tests
 	python3 out/gpu-bundle/sanitize.py

@@ -34,6 +34,8 @@ pub struct Plan {
     pub runs: usize,
     pub warmups: usize,
     pub device: DeviceChoice,
+    /// Large products on a GPU by our own kernels, though cuBLASLt may be there.
+    pub own_gemm: bool,
     /// Weights are quantized while they are loaded.
     pub quantize: Option<QuantMix>,
     pub threads: usize,
@@ -96,7 +98,8 @@ impl Model {
         let executor = match Device::choose(plan.device)? {
             Device::Cpu { .. } => load_cpu(&spec, tensors, &options)?,
             Device::Cuda(device) => {
-                let model = load_cuda(&spec, tensors, &options, &device, &CompileSettings::default())?;
+                let settings = CompileSettings { own_gemm: plan.own_gemm, ..CompileSettings::default() };
+                let model = load_cuda(&spec, tensors, &options, &device, &settings)?;
                 model.with_cache(options.blocks, options.max_seq_len)?
             }
         };
@@ -296,6 +299,7 @@ mod tests {
             runs: 2,
             warmups: 1,
             device: DeviceChoice::Cpu,
+            own_gemm: false,
             quantize: None,
             threads: 1,
             // Less than three prompts: the prefill takes several steps.
@@ -330,6 +334,7 @@ mod tests {
             runs: 1,
             warmups: 0,
             device: DeviceChoice::Cpu,
+            own_gemm: false,
             quantize: None,
             threads: 1,
             max_step_tokens: 32,

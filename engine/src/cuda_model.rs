@@ -33,10 +33,11 @@ pub fn load_cuda(
     tensors: &dyn TensorSource,
     options: &LoadOptions,
     device: &CudaDevice,
-    compile: &CompileSettings,
+    settings: &CompileSettings,
 ) -> Result<CudaModel<NvidiaGpu>, LoadError> {
-    let gpu = NvidiaGpu::new(device, compile)?;
-    let description = format!("{} (cuda:{}), {}", device.name, device.ordinal, gpu.origin());
+    let gpu = NvidiaGpu::new(device, settings)?;
+    let description =
+        format!("{} (cuda:{}), {}, {}", device.name, device.ordinal, gpu.origin(), gpu.products());
     CudaModel::load(gpu, description, spec, tensors, options)
 }
 

@@ -5,8 +5,8 @@
 // factor. Eight warps take 64 by 32 outputs each: of 16 columns of both, six loads feed sixteen products. Sixteen bytes
 // change places within a row by the row's number, so that the eight rows of a fragment lie in different banks.
 //
-// Activations are rounded to the weights' type once (the high numbers of `split`), as every framework does where weights
-// have 16 bits; what is added is f32.
+// Activations are rounded to the weights' type once (`round` in linear.cu), as every framework does where weights have 16
+// bits; what is added is f32. A library for matrices may make the product instead (src/cuda/dense.rs).
 #include "tile.h"
 
 struct GemmArgs {
@@ -103,3 +103,21 @@ template <class T> DEVICE void gemm(const GemmArgs& args) {
 
 KERNEL(gemm_f16, THREADS, GemmArgs) { gemm<f16>(args); }
 KERNEL(gemm_bf16, THREADS, GemmArgs) { gemm<bf16>(args); }
+
+struct FinishArgs {
+    float* out;           // [rows, width], of which columns first .. first + count are changed
+    const float* scales;  // [rows]
+    const float* bias;    // [count], or null
+    u32 count, width, first;
+};
+
+// out = out * scale + bias, behind a product that knew neither. One block for each row; next to nothing is done where the
+// scale is one, as it is for all but odd rows, and there is no bias.
+KERNEL(finish_rows, THREADS, FinishArgs) {
+    const float scale = args.scales[blockIdx.x];
+    if (scale == 1.0f && !args.bias) return;
+    float* out = args.out + static_cast<size_t>(blockIdx.x) * args.width + args.first;
+    for (u32 col = threadIdx.x; col < args.count; col += THREADS) {
+        out[col] = fmaf(out[col], scale, args.bias ? args.bias[col] : 0.0f);
+    }
+}

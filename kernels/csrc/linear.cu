@@ -49,6 +49,36 @@ template <class T> DEVICE void split(const SplitArgs& args) {
 KERNEL(split_f16, 256, SplitArgs) { split<f16>(args); }
 KERNEL(split_bf16, 256, SplitArgs) { split<bf16>(args); }
 
+struct RoundArgs {
+    const float* x;  // [rows, cols]
+    void* out;       // [rows, stride], zeros behind the columns
+    float* scales;   // [rows]
+    u32 cols, stride;
+};
+
+// What a row is divided by where there is no low plane: one, unless an f16 could not hold its numbers, or would hold most
+// of them as subnormal numbers.
+template <class T> DEVICE float plain_scale(float largest) {
+    return largest >= 0.00390625f && largest < 32768.0f ? 1.0f : row_scale<T>(largest);
+}
+
+// x = out * scale, rounded. One block for each row.
+template <class T> DEVICE void round_row(const RoundArgs& args) {
+    SHARED(float[256 / WARP], room);
+    const float* x = args.x + static_cast<size_t>(blockIdx.x) * args.cols;
+    T* out = static_cast<T*>(args.out) + static_cast<size_t>(blockIdx.x) * args.stride;
+    float largest = 0.0f;
+    for (u32 col = threadIdx.x; col < args.cols; col += 256) largest = fmaxf(largest, fabsf(x[col]));
+    const float scale = plain_scale<T>(block_max<256>(largest, room));
+    if (threadIdx.x == 0) args.scales[blockIdx.x] = scale;
+    for (u32 col = threadIdx.x; col < args.stride; col += 256) {
+        out[col] = narrow<T>(col < args.cols ? x[col] / scale : 0.0f);
+    }
+}
+
+KERNEL(round_f16, 256, RoundArgs) { round_row<f16>(args); }
+KERNEL(round_bf16, 256, RoundArgs) { round_row<bf16>(args); }
+
 struct LinearArgs {
     float* out;           // [rows, width], of which columns first .. first + count are written
     const void* w;        // [count, stride]

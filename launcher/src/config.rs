@@ -295,6 +295,7 @@ fn engine_settings(
         device: args.device.0,
         cuda_memory_fraction: args.cuda_memory_fraction,
         kernel_cache: kernel_cache(env),
+        own_gemm: own_gemm(env, warnings),
         threads: args.threads,
         max_batch_prefill_tokens: args.max_batch_prefill_tokens,
         max_batch_total_tokens: args.max_batch_total_tokens,
@@ -312,6 +313,18 @@ fn quantize(typed: Option<Quantization>) -> Result<Option<Quantize>, ArgumentErr
     let refused =
         |instead| ArgumentError::Quantize { value: value_name(&typed), instead: value_name(&instead) };
     typed.resolve().map(Some).map_err(refused)
+}
+
+/// `CUDA_GEMM`: whose kernels make large products on a GPU; `auto` (cuBLASLt's where it is there) or `own`.
+fn own_gemm(env: Env, warnings: &mut Vec<String>) -> bool {
+    match env("CUDA_GEMM").as_deref() {
+        Some("own") => true,
+        None | Some("" | "auto") => false,
+        Some(other) => {
+            warnings.push(format!("CUDA_GEMM: expected auto or own, found `{other}`; it stays auto"));
+            false
+        }
+    }
 }
 
 /// Beside the other caches of this user's.

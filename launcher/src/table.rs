@@ -24,6 +24,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         cuda_memory_fraction,
         // Of interest only where kernels are compiled at start.
         kernel_cache: _,
+        own_gemm,
         threads,
         max_batch_prefill_tokens,
         max_batch_total_tokens,
@@ -47,6 +48,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ("max_batch_size", or(max_batch_size, "chosen for the device")),
         ("device", device_name(*device)),
         ("cuda_memory_fraction", cuda_memory_fraction.to_string()),
+        ("cuda_gemm", if *own_gemm { "own" } else { "auto" }.to_owned()),
         ("threads", or(threads, "every usable processor")),
         ("prefix_caching", prefix_caching.to_string()),
         ("speculate", speculate.to_string()),

@@ -117,6 +117,7 @@ fn every_variable_arrives() {
         ("WATCHDOG_TIMEOUT", "5", "watchdog_timeout", "5"),
         ("DEFAULT_MAX_NEW_TOKENS", "none", "default_max_new_tokens", "none"),
         ("PREFIX_CACHING", "0", "prefix_caching", "false"),
+        ("CUDA_GEMM", "own", "cuda_gemm", "own"),
     ];
     let variables: Vec<(&str, &str)> = rows.iter().map(|row| (row.0, row.1)).collect();
     let stdout = text(&with_settings(&variables, &[]).stdout);

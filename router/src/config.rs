@@ -174,6 +174,8 @@ pub struct EngineSettings {
     pub cuda_memory_fraction: f32,
     /// Where kernels are kept that had to be compiled at start; `None`: nowhere.
     pub kernel_cache: Option<PathBuf>,
+    /// Large products on a GPU by our own kernels, though cuBLASLt may be there.
+    pub own_gemm: bool,
     /// Worker threads; `None`: all processors this process may use.
     pub threads: Option<usize>,
     /// Tokens per step; `None`: chosen for the device.

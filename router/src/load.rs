@@ -200,8 +200,9 @@ fn on_gpu(
         max_seq_len: config.limits.max_total_tokens.unwrap_or(model_tokens(spec, text)),
         kv_dtype: None,
     };
-    let compile = CompileSettings { libraries: Vec::new(), cache: engine.kernel_cache.clone() };
-    let model = load_cuda(spec, tensors, &options, device, &compile)?;
+    let cache = engine.kernel_cache.clone();
+    let settings = CompileSettings { libraries: Vec::new(), cache, own_gemm: engine.own_gemm };
+    let model = load_cuda(spec, tensors, &options, device, &settings)?;
     tracing::info!("{}", model.description());
     let free_bytes = model.free_bytes(engine.cuda_memory_fraction)?;
     let measured = measure(spec, tensors, text, (DeviceKind::Cuda, Some(free_bytes)))?;

@@ -191,6 +191,7 @@ mod tests {
             device: DeviceSetting::Cpu,
             cuda_memory_fraction: 1.0,
             kernel_cache: None,
+            own_gemm: false,
             threads: None,
             max_batch_prefill_tokens: None,
             max_batch_total_tokens: None,

@@ -3,6 +3,7 @@
     check.py                           every step on cuda:0; writes gpu.json and gpu.md into the folder of --out
     check.py --device cpu              tiny sizes, to see that all of it runs; needs no GPU and no torch
     check.py --steps ceilings,speed    some steps only
+    check.py --gemm own                without cuBLASLt, though it may be there; writes gpu-own-gemm.json and .md
 
 Needs Python with numpy, and for the figures torch and transformers. A step that fails does not stop the others; the
 exit status says whether one did.
@@ -58,6 +59,7 @@ def unpack(work: Path):
 def facts(arguments: argparse.Namespace) -> dict:
     manifest = json.loads((HERE / "manifest.json").read_text())
     found = {"date": datetime.now(UTC).date().isoformat(), "commit": manifest["commit"], "device": arguments.device}
+    found["large products"] = "our own kernels" if arguments.gemm == "own" else "cuBLASLt where it is found"
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         found["gpu"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
@@ -83,13 +85,14 @@ def main() -> int:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--out", type=Path, default=Path.cwd())
     parser.add_argument("--work", type=Path, help="for programs and the random model; default: a temporary folder")
+    parser.add_argument("--gemm", choices=["auto", "own"], default="auto", help="whose kernels make large products")
     parser.add_argument("--steps", default=",".join(STEPS))
     arguments = parser.parse_args()
     begun = time.perf_counter()
     temporary = None if arguments.work else tempfile.TemporaryDirectory()
     work = (arguments.work or Path(temporary.name)).resolve()
     unpack(work)
-    context = steps.Context(arguments.device, work, dry=arguments.device == "cpu")
+    context = steps.Context(arguments.device, work, dry=arguments.device == "cpu", gemm=arguments.gemm)
     result = facts(arguments) | {"steps": {}}
     for name in arguments.steps.split(","):
         if time.perf_counter() - begun > BUDGET:
@@ -97,9 +100,10 @@ def main() -> int:
             continue
         result["steps"][name] = take(name, context)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
+    stem = "gpu" if arguments.gemm == "auto" else "gpu-own-gemm"
+    (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
     text = report.markdown(result, context.shape)
-    (arguments.out / "gpu.md").write_text(text)
+    (arguments.out / f"{stem}.md").write_text(text)
     print(text)
     return int(any("error" in step for step in result["steps"].values()))
 

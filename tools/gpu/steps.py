@@ -23,6 +23,8 @@ class Context:
     device: str
     work: Path
     dry: bool
+    # `auto` or `own`: whose kernels make large products.
+    gemm: str = "auto"
     shape: model.Shape = field(init=False)
 
     def __post_init__(self):
@@ -33,7 +35,9 @@ class Context:
         return self.work / "model"
 
     def environment(self) -> dict[str, str]:
-        return os.environ | {"HOME": str(self.work)}
+        folders = [*cublaslt_folders(), os.environ.get("LD_LIBRARY_PATH", "")]
+        libraries = {"LD_LIBRARY_PATH": ":".join(filter(None, folders))} if self.gemm == "auto" else {}
+        return os.environ | libraries | {"HOME": str(self.work), "CUDA_GEMM": self.gemm}
 
     def program(self, name: str) -> str:
         return str(self.work / "bin" / name)
@@ -46,6 +50,12 @@ class Context:
         if run.returncode:
             raise RuntimeError(f"{command[0]} ended with {run.returncode}:\n{(run.stdout + run.stderr)[-3000:]}")
         return run.stdout
+
+
+def cublaslt_folders() -> list[str]:
+    """Where torch's wheels have cuBLASLt, which the system's loader does not know."""
+    found = {file.parent for base in sys.path for file in Path(base).glob("nvidia/*/lib/libcublasLt.so.*")}
+    return sorted(map(str, found))
 
 
 def tests(context: Context, name: str, timeout: float) -> dict:

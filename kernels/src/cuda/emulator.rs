@@ -4,10 +4,12 @@
 //! refers to it, so that none carries it.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::NonNull;
 use std::sync::Once;
 
+use super::dense::{ColumnMatrix, DenseProduct, Half};
 use super::gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
 use super::kernel::{Kernel, emulated};
 use crate::KernelError;
@@ -54,6 +56,9 @@ pub struct Emulator {
     info: GpuInfo,
     /// Where blocks run.
     room: NonNull<c_void>,
+    /// Whether it has a library for matrices, and how many products that made.
+    library: bool,
+    products: Cell<usize>,
 }
 
 // SAFETY: the room belongs to this value alone, and nothing in it stays with a thread between launches.
@@ -68,7 +73,46 @@ impl Emulator {
         let room = NonNull::new(unsafe { emulate_open() });
         let room = room.ok_or(KernelError::OutOfMemory { what: "emulation", bytes: 0 })?;
         let info = GpuInfo { name: DEVICE.to_owned(), capability: (8, 0), multiprocessors: 4 };
-        Ok(Self { info, room })
+        Ok(Self { info, room, library: false, products: Cell::new(0) })
+    }
+
+    /// One with a library for matrices: plain loops over what [`DenseProduct::column_major`] says.
+    pub fn with_library() -> Result<Self> {
+        let mut emulator = Self::new()?;
+        emulator.library = true;
+        Ok(emulator)
+    }
+
+    /// How many products the library made.
+    pub fn products(&self) -> usize {
+        self.products.get()
+    }
+}
+
+/// `d = aᵀ · b` in the terms of BLAS, sums in f64.
+///
+/// # Safety
+/// The addresses are of as many elements as the matrices have, which nobody else writes.
+unsafe fn multiply_columns(product: &DenseProduct) {
+    let factors = product.column_major();
+    let at = |matrix: &ColumnMatrix, row: u64, column: u64| (row + column * matrix.leading) as usize;
+    let value = |matrix: &ColumnMatrix, row: u64, column: u64| {
+        let elements = std::ptr::with_exposed_provenance::<u16>(matrix.address as usize);
+        // SAFETY: the caller's promise.
+        let bits = unsafe { elements.add(at(matrix, row, column)).read_unaligned() };
+        match product.half {
+            Half::F16 => half::f16::from_bits(bits).to_f64(),
+            Half::BF16 => half::bf16::from_bits(bits).to_f64(),
+        }
+    };
+    let (a, b, d) = (factors.a, factors.b, factors.d);
+    let out = std::ptr::with_exposed_provenance_mut::<f32>(d.address as usize);
+    for column in 0..d.columns {
+        for row in 0..d.rows {
+            let sum: f64 = (0..a.rows).map(|k| value(&a, k, row) * value(&b, k, column)).sum();
+            // SAFETY: the caller's promise.
+            unsafe { out.add(at(&d, row, column)).write_unaligned(sum as f32) };
+        }
     }
 }
 
@@ -152,7 +196,7 @@ impl EmulatedMemory {
 
 impl GpuMemory for EmulatedMemory {
     fn address(&self) -> u64 {
-        self.start.as_ptr().addr() as u64
+        self.start.as_ptr().expose_provenance() as u64
     }
 
     fn len(&self) -> usize {
@@ -241,6 +285,15 @@ impl Gpu for Emulator {
         // SAFETY: a string literal.
         let error = unsafe { CStr::from_ptr(error) }.to_string_lossy();
         Err(failure(format!("{}, block {place:?}: {error}", kernel.name())))
+    }
+
+    unsafe fn multiply(&self, product: &DenseProduct) -> Result<bool> {
+        if self.library {
+            self.products.update(|count| count + 1);
+            // SAFETY: device memory is this process's, and no kernel is running; the rest is the caller's promise.
+            unsafe { multiply_columns(product) };
+        }
+        Ok(self.library)
     }
 
     fn record(&self) -> Result<()> {

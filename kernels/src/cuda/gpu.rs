@@ -3,6 +3,7 @@
 
 use crate::KernelError;
 use crate::cuda::Kernel;
+use crate::cuda::dense::DenseProduct;
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -88,6 +89,15 @@ pub trait Gpu: Send + 'static {
     /// `args` is the structure that the kernel declares, and the addresses in it are of memory that lives until the
     /// kernel has run and is as long as the kernel's contract says.
     unsafe fn launch<A: KernelArgs>(&self, kernel: Kernel, launch: Launch, args: &A) -> Result<()>;
+
+    /// Makes a dense product by a library for matrices. False, and nothing has happened, where there is no library, or
+    /// none that takes this shape.
+    ///
+    /// # Safety
+    /// The addresses are of memory that lives until the product is made, of the sizes that [`DenseProduct`] says.
+    unsafe fn multiply(&self, _product: &DenseProduct) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Marks this place in the stream.
     fn record(&self) -> Result<Self::Event>;

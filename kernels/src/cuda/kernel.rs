@@ -76,6 +76,8 @@ kernels! {
     LinearF32 = "linear_f32", 256;
     SplitF16 = "split_f16", 256;
     SplitBF16 = "split_bf16", 256;
+    RoundF16 = "round_f16", 256;
+    RoundBF16 = "round_bf16", 256;
     LinearF16x8 = "linear_f16_8", 256;
     LinearF16x16 = "linear_f16_16", 256;
     LinearF16x32 = "linear_f16_32", 256;
@@ -87,6 +89,7 @@ kernels! {
     // gemm.cu
     GemmF16 = "gemm_f16", 256;
     GemmBF16 = "gemm_bf16", 256;
+    FinishRows = "finish_rows", 256;
     // blocks.cu
     QuantizeRows = "quantize_rows", 256;
     LinearQ8x0By1 = "linear_q8_0_1", 256;

@@ -1,7 +1,8 @@
-//! Products with weight matrices (`csrc/linear.cu`).
+//! Products with weight matrices (`csrc/linear.cu`, `csrc/gemm.cu`).
 #![allow(unsafe_code)]
 
 use super::blocks::{Blocks, Multiply};
+use super::dense::{DenseGemm, DenseProduct, Half};
 use super::gpu::{Gpu, GpuMemory, Launch};
 use super::kernel::Kernel;
 use super::matrix::{COLUMNS, CudaMatrix, Data};
@@ -16,6 +17,8 @@ const OP: &str = "linear";
 const OUTPUTS: u32 = 16;
 
 kernel_args!(SplitArgs { x: u64, high: u64, low: u64, scales: u64, cols: u32, stride: u32 });
+kernel_args!(RoundArgs { x: u64, out: u64, scales: u64, cols: u32, stride: u32 });
+kernel_args!(FinishArgs { out: u64, scales: u64, bias: u64, count: u32, width: u32, first: u32 });
 kernel_args!(LinearArgs {
     out: u64,
     w: u64,
@@ -43,9 +46,7 @@ kernel_args!(GemmArgs {
     first: u32,
 });
 
-/// From so many rows on a product is bound by arithmetic, and made in large tiles.
-const MANY_ROWS: u32 = 128;
-/// Both sides of such a tile, and the shared memory for its stages.
+/// Both sides of a tile for many rows, and the shared memory for its stages.
 const TILE: u32 = 128;
 const TILE_SHARED: u32 = 64 << 10;
 
@@ -110,12 +111,9 @@ pub(super) fn linear<G: Gpu>(
                 product.floats(LinearArgs { w: memory.address(), ..args })?;
             }
             Data::Floats { dtype, memory, stride } => {
-                let stride = size(OP, "columns", *stride)?;
-                product.halves(
-                    scratch.activations,
-                    *dtype,
-                    LinearArgs { w: memory.address(), stride, ..args },
-                )?;
+                let half = if *dtype == DType::BF16 { Half::BF16 } else { Half::F16 };
+                let args = LinearArgs { w: memory.address(), stride: size(OP, "columns", *stride)?, ..args };
+                product.halves(scratch.activations, half, args)?;
             }
             Data::Blocks(blocks) => product.blocks(&mut scratch, blocks, args)?,
         }
@@ -132,7 +130,7 @@ impl<G: Gpu> Product<'_, G> {
     }
 
     fn blocks(&self, scratch: &mut Planes<'_, G>, blocks: &Blocks<G>, args: LinearArgs) -> Result<()> {
-        if self.is_many() {
+        if self.gemm(args.count) != DenseGemm::Few {
             return self.many_blocks(scratch, blocks, args);
         }
         let LinearArgs { out, bias, rows, count, width, first, .. } = args;
@@ -144,7 +142,7 @@ impl<G: Gpu> Product<'_, G> {
     fn many_blocks(&self, scratch: &mut Planes<'_, G>, blocks: &Blocks<G>, args: LinearArgs) -> Result<()> {
         let stride = blocks.cols().next_multiple_of(COLUMNS);
         let args = LinearArgs { stride: size(OP, "columns", stride)?, ..args };
-        let args = self.split(scratch.activations, DType::F16, args)?;
+        let args = self.round(scratch.activations, Half::F16, args)?;
         let per_piece = size(OP, "rows of weights", (UNPACKED / (2 * stride)).max(1))?.next_multiple_of(TILE);
         let bytes = product(&[per_piece.min(args.count) as usize, stride, 2]);
         let unpacked = scratch.weights.fit(self.gpu, "unpacked weights", bytes)?.address();
@@ -152,56 +150,99 @@ impl<G: Gpu> Product<'_, G> {
             let count = per_piece.min(args.count - from);
             blocks.unpack(self.gpu, unpacked, (from, count), args.stride)?;
             let bias = if args.bias == 0 { 0 } else { args.bias + 4 * u64::from(from) };
-            self.many(false, LinearArgs { w: unpacked, bias, count, first: args.first + from, ..args })?;
+            self.many(Half::F16, LinearArgs { w: unpacked, bias, count, first: args.first + from, ..args })?;
         }
         Ok(())
     }
 
-    fn is_many(&self) -> bool {
-        self.rows >= MANY_ROWS && !self.deterministic
+    fn gemm(&self, count: u32) -> DenseGemm {
+        DenseGemm::choose(self.rows, count, self.deterministic)
     }
 
-    /// The activations as two planes of `dtype`, and what they were divided by.
-    fn split(&self, scratch: &mut Scratch<G>, dtype: DType, args: LinearArgs) -> Result<LinearArgs> {
-        let plane = product(&[self.rows as usize, args.stride as usize, dtype.size()]);
+    /// The activations as one plane (`high`), and what they were divided by.
+    fn round(&self, scratch: &mut Scratch<G>, half: Half, args: LinearArgs) -> Result<LinearArgs> {
+        let plane = product(&[self.rows as usize, args.stride as usize, 2]);
+        let bytes = plane.saturating_add(product(&[self.rows as usize, 4]));
+        let high = scratch.fit(self.gpu, "rounded activations", bytes)?.address();
+        let scales = high + plane as u64;
+        let round = RoundArgs { x: self.x.address(), out: high, scales, cols: self.cols, stride: args.stride };
+        let kernel = match half {
+            Half::F16 => Kernel::RoundF16,
+            Half::BF16 => Kernel::RoundBF16,
+        };
+        // SAFETY: the plane is `[rows, stride]`, with a scale for each row behind it.
+        unsafe { self.gpu.launch(kernel, Launch::blocks(self.rows), &round)? };
+        Ok(LinearArgs { high, scales, ..args })
+    }
+
+    /// The activations as two planes, and what they were divided by.
+    fn split(&self, scratch: &mut Scratch<G>, half: Half, args: LinearArgs) -> Result<LinearArgs> {
+        let plane = product(&[self.rows as usize, args.stride as usize, 2]);
         let bytes = plane.saturating_mul(2).saturating_add(product(&[self.rows as usize, 4]));
         let high = scratch.fit(self.gpu, "split activations", bytes)?.address();
         let (low, scales) = (high + plane as u64, high + 2 * plane as u64);
         let split =
             SplitArgs { x: self.x.address(), high, low, scales, cols: self.cols, stride: args.stride };
-        let kernel = if dtype == DType::BF16 { Kernel::SplitBF16 } else { Kernel::SplitF16 };
+        let kernel = match half {
+            Half::F16 => Kernel::SplitF16,
+            Half::BF16 => Kernel::SplitBF16,
+        };
         // SAFETY: both planes are `[rows, stride]`, with a scale for each row behind them.
         unsafe { self.gpu.launch(kernel, Launch::blocks(self.rows), &split)? };
         Ok(LinearArgs { high, low, scales, ..args })
     }
 
-    fn halves(&self, scratch: &mut Scratch<G>, dtype: DType, args: LinearArgs) -> Result<()> {
-        let args = self.split(scratch, dtype, args)?;
-        let bf16 = dtype == DType::BF16;
-        if self.is_many() {
-            return self.many(bf16, args);
+    fn halves(&self, scratch: &mut Scratch<G>, half: Half, args: LinearArgs) -> Result<()> {
+        if self.gemm(args.count) != DenseGemm::Few {
+            let args = self.round(scratch, half, args)?;
+            return self.many(half, args);
         }
-        let (per_block, kernel) = match (self.rows, bf16) {
-            (..=8, true) => (8, Kernel::LinearBF16x8),
-            (..=8, false) => (8, Kernel::LinearF16x8),
-            (9..=16, true) => (16, Kernel::LinearBF16x16),
-            (9..=16, false) => (16, Kernel::LinearF16x16),
-            (17..=32, true) => (32, Kernel::LinearBF16x32),
-            (17..=32, false) => (32, Kernel::LinearF16x32),
-            (_, true) => (64, Kernel::LinearBF16x64),
-            (_, false) => (64, Kernel::LinearF16x64),
+        let args = self.split(scratch, half, args)?;
+        let (per_block, kernel) = match (self.rows, half) {
+            (..=8, Half::BF16) => (8, Kernel::LinearBF16x8),
+            (..=8, Half::F16) => (8, Kernel::LinearF16x8),
+            (9..=16, Half::BF16) => (16, Kernel::LinearBF16x16),
+            (9..=16, Half::F16) => (16, Kernel::LinearF16x16),
+            (17..=32, Half::BF16) => (32, Kernel::LinearBF16x32),
+            (17..=32, Half::F16) => (32, Kernel::LinearF16x32),
+            (_, Half::BF16) => (64, Kernel::LinearBF16x64),
+            (_, Half::F16) => (64, Kernel::LinearF16x64),
         };
         let launch = Launch::grid(args.count.div_ceil(OUTPUTS), self.rows.div_ceil(per_block), 1);
         // SAFETY: `linear` checked the buffers; both planes are `[rows, stride]`, the weights `[count, stride]`.
         unsafe { self.gpu.launch(kernel, launch, &args) }
     }
 
-    fn many(&self, bf16: bool, args: LinearArgs) -> Result<()> {
+    fn many(&self, half: Half, args: LinearArgs) -> Result<()> {
+        if self.gemm(args.count) == DenseGemm::Library && self.by_library(half, &args)? {
+            return Ok(());
+        }
         let LinearArgs { out, w, high, scales, bias, rows, count, stride, width, first, .. } = args;
         let args = GemmArgs { out, w, x: high, scales, bias, rows, count, stride, width, first };
         let launch = Launch::grid(count.div_ceil(TILE), rows.div_ceil(TILE), 1).with_shared(TILE_SHARED);
-        let kernel = if bf16 { Kernel::GemmBF16 } else { Kernel::GemmF16 };
+        let kernel = match half {
+            Half::F16 => Kernel::GemmF16,
+            Half::BF16 => Kernel::GemmBF16,
+        };
         // SAFETY: as for few rows.
         unsafe { self.gpu.launch(kernel, launch, &args) }
+    }
+
+    /// Whether a library made the product.
+    fn by_library(&self, half: Half, args: &LinearArgs) -> Result<bool> {
+        let &LinearArgs { w, high, scales, bias, rows, count, stride, width, first, .. } = args;
+        let out = args.out + 4 * u64::from(first);
+        let product = DenseProduct { half, w, x: high, out, rows, count, stride, width };
+        // SAFETY: as for few rows.
+        if !unsafe { self.gpu.multiply(&product)? } {
+            return Ok(false);
+        }
+        // In bf16 every scale is one.
+        if half == Half::F16 || bias != 0 {
+            let finish = FinishArgs { out: args.out, scales, bias, count, width, first };
+            // SAFETY: the same rows and columns of `out`.
+            unsafe { self.gpu.launch(Kernel::FinishRows, Launch::blocks(rows), &finish)? };
+        }
+        Ok(true)
     }
 }

@@ -6,6 +6,7 @@
 
 mod attention;
 mod blocks;
+mod dense;
 pub mod driver;
 mod elementwise;
 pub mod emulator;
@@ -22,6 +23,7 @@ mod sample;
 mod score;
 mod step;
 
+pub use dense::{ColumnMajor, ColumnMatrix, DenseGemm, DenseProduct, Half};
 pub use emulator::Emulator;
 pub use gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
 pub use kernel::Kernel;

@@ -4,17 +4,17 @@ use weirgate_kernels::{Backend, DType, WeightView};
 use crate::common::{DTYPES, Rng, bits, buffer, encode, matrix, rounded, values};
 use crate::device;
 
-struct Case {
-    rows: usize,
+pub struct Case {
+    pub rows: usize,
     cols: usize,
     outputs: usize,
-    x: Vec<f32>,
+    pub x: Vec<f32>,
     w: Vec<f32>,
     bias: Option<Vec<f32>>,
 }
 
 impl Case {
-    fn new(rows: usize, cols: usize, outputs: usize, with_bias: bool) -> Self {
+    pub fn new(rows: usize, cols: usize, outputs: usize, with_bias: bool) -> Self {
         let mut rng = Rng::new((rows * 1_000_000 + cols * 1000 + outputs) as u64);
         let (x, w) = (rng.values(rows * cols), rng.values(outputs * cols));
         let bias = with_bias.then(|| rng.values(outputs));
@@ -26,7 +26,7 @@ impl Case {
         self.run_on(&mut device(), dtype, from, rows)
     }
 
-    fn run_on(
+    pub fn run_on(
         &self,
         device: &mut CudaBackend<crate::TestGpu>,
         dtype: DType,
@@ -41,9 +41,21 @@ impl Case {
         values(device, &out, rows * self.outputs)
     }
 
-    /// f64 loops, and how far off f32 sums of products of f32 activations may be.
+    /// Activations that lose nothing when they are rounded to the weights' type, but for what `magnitude(row)` multiplies a
+    /// row by.
+    pub fn round_x(&mut self, dtype: DType, magnitude: impl Fn(usize) -> f32) {
+        for (i, x) in self.x.iter_mut().enumerate() {
+            *x = rounded(dtype, *x) * magnitude(i / self.cols);
+        }
+    }
+
     fn check(&self, dtype: DType) {
-        let got = self.run(dtype, 0, self.rows);
+        self.check_on(&mut device(), dtype);
+    }
+
+    /// f64 loops, and how far off f32 sums of products of f32 activations may be.
+    pub fn check_on(&self, device: &mut CudaBackend<crate::TestGpu>, dtype: DType) {
+        let got = self.run_on(device, dtype, 0, self.rows);
         for (i, &got) in got.iter().enumerate() {
             let (r, o) = (i / self.outputs, i % self.outputs);
             let products = (0..self.cols).map(|k| {
@@ -104,7 +116,10 @@ fn many_rows() {
     for dtype in [DType::F16, DType::BF16] {
         for (rows, cols, outputs) in [(128, 70, 33), (150, 200, 140)] {
             let mut case = Case::new(rows, cols, outputs, true);
-            case.x.iter_mut().for_each(|x| *x = rounded(dtype, *x));
+            case.round_x(dtype, |_| 1.0);
+            case.check(dtype);
+            // Rows that an f16 would not hold as they are.
+            case.round_x(dtype, |row| 2_f32.powi([0, 20, -20, 14, -9][row % 5]));
             case.check(dtype);
         }
     }

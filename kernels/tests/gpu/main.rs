@@ -39,7 +39,9 @@ fn gpu() -> TestGpu {
 
 fn open() -> NvidiaGpu {
     let Device::Cuda(found) = Device::choose(DeviceChoice::Cuda(0)).unwrap() else { panic!("no GPU") };
-    NvidiaGpu::new(&found, &CompileSettings::default()).unwrap()
+    // As the server takes it: `own` or nothing.
+    let own_gemm = std::env::var("CUDA_GEMM").is_ok_and(|whose| whose == "own");
+    NvidiaGpu::new(&found, &CompileSettings { own_gemm, ..CompileSettings::default() }).unwrap()
 }
 
 fn device() -> CudaBackend<TestGpu> {

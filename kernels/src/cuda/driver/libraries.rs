@@ -24,6 +24,15 @@ pub(super) fn open_file(file: &Path) -> Option<Library> {
     unsafe { Library::new(file) }.ok()
 }
 
+/// A function of a library.
+///
+/// # Safety
+/// `T` is the type of the function of that name.
+pub(super) unsafe fn function<T: Copy>(library: &Library, name: &CStr) -> Option<T> {
+    // SAFETY: the caller's promise.
+    unsafe { library.get::<T>(name.to_bytes_with_nul()) }.ok().map(|symbol| *symbol)
+}
+
 /// The file that holds the function at `address`.
 pub(super) fn file_of(address: *const c_void) -> Option<PathBuf> {
     // SAFETY: all-zero is a valid `Dl_info`; `dladdr` fills it or returns 0.

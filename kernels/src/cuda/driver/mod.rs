@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod cache;
+mod cublaslt;
 mod error;
 mod images;
 mod libraries;
@@ -13,8 +14,9 @@ mod nvidia;
 mod nvrtc;
 mod probe;
 
+pub use cublaslt::ProductOrigin;
 pub use error::{DeviceError, Version};
 pub use memory::{NvidiaEvent, NvidiaMemory};
-pub use modules::{CompileSettings, Compiled, KernelOrigin, compile_kernels, embedded_toolkit};
+pub use modules::{Compiled, CompileSettings, KernelOrigin, compile_kernels, embedded_toolkit};
 pub use nvidia::{NvidiaGpu, NvidiaGraph};
 pub use probe::{CudaDevice, Device, DeviceChoice};

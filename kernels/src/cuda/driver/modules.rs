@@ -36,12 +36,15 @@ impl fmt::Display for KernelOrigin {
     }
 }
 
-/// Where NVRTC is looked for beside the usual places, and where its output is kept.
+/// How a GPU is taken into use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CompileSettings {
+    /// Where NVIDIA's libraries are looked for beside the usual places.
     pub libraries: Vec<PathBuf>,
-    /// `None`: compiled at every start.
+    /// Where NVRTC's output is kept; `None`: compiled at every start.
     pub cache: Option<PathBuf>,
+    /// Large products by our own kernels, though cuBLASLt may be there.
+    pub own_gemm: bool,
 }
 
 /// All modules, loaded into a context; unloaded when dropped.

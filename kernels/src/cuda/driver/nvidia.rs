@@ -7,12 +7,14 @@ use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUevent_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream};
 
+use super::cublaslt::{self, CublasLt, ProductOrigin};
 use super::error::DeviceError;
 use super::memory::{NvidiaEvent, NvidiaMemory, Staging, free_and_total};
 use super::modules::{CompileSettings, KernelOrigin, Modules};
 use super::probe::{CudaDevice, call};
 use crate::KernelError;
 use crate::cuda::Kernel;
+use crate::cuda::dense::DenseProduct;
 use crate::cuda::gpu::{Gpu, GpuInfo, KernelArgs, Launch, MemoryInfo};
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -22,8 +24,15 @@ pub struct NvidiaGpu {
     info: GpuInfo,
     staging: Mutex<Staging>,
     modules: Modules,
+    products: Products,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
+}
+
+/// Who makes large products.
+enum Products {
+    Library(Box<CublasLt>),
+    Own(ProductOrigin),
 }
 
 /// Recorded work, to be done again with one call. It refers to the memory that the work did.
@@ -54,6 +63,7 @@ impl NvidiaGpu {
             },
             staging: Mutex::new(Staging::new(&stream)?),
             modules,
+            products: Products::open(&stream, device, settings),
             stream,
             context,
         })
@@ -62,6 +72,14 @@ impl NvidiaGpu {
     /// Where the machine code came from.
     pub fn origin(&self) -> KernelOrigin {
         self.modules.origin()
+    }
+
+    /// Whose kernels make large products.
+    pub fn products(&self) -> ProductOrigin {
+        match &self.products {
+            Products::Library(library) => ProductOrigin::CublasLt(library.version()),
+            Products::Own(origin) => origin.clone(),
+        }
     }
 
     /// Any thread may call; the driver wants to be told which context the thread works in.
@@ -112,6 +130,25 @@ impl NvidiaGpu {
         let event = NvidiaEvent::new(&self.context, CUevent_flags::CU_EVENT_DEFAULT)?;
         event.record(&self.stream)?;
         Ok(event)
+    }
+}
+
+impl Products {
+    /// The newest library that the driver takes; a library that cannot be used is as good as none.
+    fn open(stream: &Arc<CudaStream>, device: &CudaDevice, settings: &CompileSettings) -> Self {
+        if settings.own_gemm {
+            return Self::Own(ProductOrigin::Asked);
+        }
+        let newest = device.driver.major;
+        let mut origin = ProductOrigin::Absent(newest);
+        for major in (cublaslt::OLDEST..=newest).rev() {
+            match CublasLt::open(stream, major, &settings.libraries) {
+                Ok(Some(library)) => return Self::Library(Box::new(library)),
+                Ok(None) => {}
+                Err(error) => origin = ProductOrigin::Unusable(error.to_string()),
+            }
+        }
+        Self::Own(origin)
     }
 }
 
@@ -176,6 +213,13 @@ impl Gpu for NvidiaGpu {
             )
         };
         Ok(launched.map_err(|error| launch_error(kernel.name(), error))?)
+    }
+
+    unsafe fn multiply(&self, product: &DenseProduct) -> Result<bool> {
+        let Products::Library(library) = &self.products else { return Ok(false) };
+        self.bind()?;
+        // SAFETY: the caller's promise.
+        Ok(unsafe { library.multiply(product) }?)
     }
 
     fn record(&self) -> Result<NvidiaEvent> {

@@ -36,24 +36,18 @@ struct Functions {
 
 impl Functions {
     fn load(library: &Library) -> Option<Self> {
-        /// # Safety
-        /// `T` is the type of the function of that name.
-        unsafe fn get<T: Copy>(library: &Library, name: &CStr) -> Option<T> {
-            // SAFETY: the caller's promise.
-            unsafe { library.get::<T>(name.to_bytes_with_nul()) }.ok().map(|symbol| *symbol)
-        }
         // SAFETY: the types are those of NVRTC's header, which have not changed since these functions came.
         unsafe {
             Some(Self {
-                version: get(library, c"nvrtcVersion")?,
-                create: get(library, c"nvrtcCreateProgram")?,
-                compile: get(library, c"nvrtcCompileProgram")?,
-                cubin_size: get(library, c"nvrtcGetCUBINSize")?,
-                cubin: get(library, c"nvrtcGetCUBIN")?,
-                log_size: get(library, c"nvrtcGetProgramLogSize")?,
-                log: get(library, c"nvrtcGetProgramLog")?,
-                destroy: get(library, c"nvrtcDestroyProgram")?,
-                error: get(library, c"nvrtcGetErrorString")?,
+                version: libraries::function(library, c"nvrtcVersion")?,
+                create: libraries::function(library, c"nvrtcCreateProgram")?,
+                compile: libraries::function(library, c"nvrtcCompileProgram")?,
+                cubin_size: libraries::function(library, c"nvrtcGetCUBINSize")?,
+                cubin: libraries::function(library, c"nvrtcGetCUBIN")?,
+                log_size: libraries::function(library, c"nvrtcGetProgramLogSize")?,
+                log: libraries::function(library, c"nvrtcGetProgramLog")?,
+                destroy: libraries::function(library, c"nvrtcDestroyProgram")?,
+                error: libraries::function(library, c"nvrtcGetErrorString")?,
             })
         }
     }
