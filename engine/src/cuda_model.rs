@@ -10,7 +10,7 @@ use weirgate_kernels::{Backend, SampleParams};
 use weirgate_models::{ModelSpec, TensorSource};
 
 use crate::decoder::{Decoder, DecoderConfig, LoadError};
-use crate::model_executor::{MAX_LOGIT_ROWS, ModelExecutor, default_kv_dtype};
+use crate::model_executor::{MAX_LOGIT_ROWS, ModelExecutor, kv_type};
 use crate::{Batch, Executor, ExecutorError, LoadOptions, Sample, StepResult};
 
 /// Bytes left free: the driver takes some for itself as kernels are first used, and the kernels' scratch memory may grow a
@@ -56,7 +56,7 @@ impl<G: Gpu> CudaModel<G> {
         let config = DecoderConfig {
             blocks: warm_up_blocks(options),
             block_size: options.block_size,
-            kv_dtype: options.kv_dtype.map_or_else(|| default_kv_dtype(spec, tensors), Ok)?,
+            kv_dtype: kv_type(spec, tensors, options.kv_dtype)?,
             max_step_tokens: options.max_step_tokens,
             max_seqs: options.max_seqs,
             max_seq_len: options.max_seq_len,

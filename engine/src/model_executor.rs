@@ -1,7 +1,7 @@
 //! The executor that runs a [`Decoder`], and how a model is loaded into one.
 
 use weirgate_kernels::cpu::CpuBackend;
-use weirgate_kernels::{Backend, DType, KernelError, KvShape, SampleRow};
+use weirgate_kernels::{Backend, DType, KernelError, KvShape, KvType, SampleRow};
 use weirgate_models::{Adapter, ModelSpec, RopeScaling, TensorSource};
 use weirgate_types::AdapterId;
 
@@ -23,7 +23,7 @@ pub struct LoadOptions {
     /// Longest sequence, in tokens.
     pub max_seq_len: usize,
     /// `None`: f32 for f32 checkpoints, else f16.
-    pub kv_dtype: Option<DType>,
+    pub kv_dtype: Option<KvType>,
 }
 
 /// Most rows of logits held at once: enough to read the head's weights once for a large decode batch, small enough
@@ -31,27 +31,33 @@ pub struct LoadOptions {
 pub(crate) const MAX_LOGIT_ROWS: usize = 64;
 
 /// Bytes of one KV block of `block_size` tokens over all layers, for sizing the pool before loading.
-pub fn kv_block_bytes(
-    spec: &ModelSpec,
-    tensors: &dyn TensorSource,
-    block_size: usize,
-) -> Result<usize, LoadError> {
+pub fn kv_block_bytes(spec: &ModelSpec, dtype: KvType, block_size: usize) -> usize {
     let shape = KvShape {
         layers: spec.layers.len(),
         blocks: 1,
         block_size,
         kv_heads: spec.kv_heads,
         head_dim: spec.head_dim,
-        dtype: default_kv_dtype(spec, tensors)?,
+        dtype,
     };
-    Ok(shape.bytes_per_block())
+    shape.bytes_per_block()
 }
 
-/// The KV cache's element type for a checkpoint when none is asked for, judged by the embedding.
-pub(crate) fn default_kv_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<DType, LoadError> {
+/// The KV cache's element type: what is asked for, else what fits the checkpoint, judged by its embedding.
+///
+/// # Errors
+/// When there is no embedding.
+pub fn kv_type(
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    asked: Option<KvType>,
+) -> Result<KvType, LoadError> {
+    if let Some(asked) = asked {
+        return Ok(asked);
+    }
     Ok(match tensors.info(&spec.tensors.embedding)?.0 {
-        weirgate_models::DType::F32 => DType::F32,
-        _ => DType::F16,
+        weirgate_models::DType::F32 => DType::F32.into(),
+        _ => DType::F16.into(),
     })
 }
 
@@ -92,14 +98,10 @@ pub(crate) fn decoder_config(
     tensors: &dyn TensorSource,
     options: &LoadOptions,
 ) -> Result<DecoderConfig, LoadError> {
-    let kv_dtype = match options.kv_dtype {
-        Some(dtype) => dtype,
-        None => default_kv_dtype(spec, tensors)?,
-    };
     Ok(DecoderConfig {
         blocks: options.blocks,
         block_size: options.block_size,
-        kv_dtype,
+        kv_dtype: kv_type(spec, tensors, options.kv_dtype)?,
         max_step_tokens: options.max_step_tokens,
         max_seqs: options.max_seqs,
         max_seq_len: options.max_seq_len,

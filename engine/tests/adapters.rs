@@ -65,7 +65,7 @@ fn decoder(spec: &ModelSpec, tensors: &dyn weirgate_models::TensorSource) -> Dec
     let config = DecoderConfig {
         blocks: 8,
         block_size: 16,
-        kv_dtype: DType::F32,
+        kv_dtype: DType::F32.into(),
         max_step_tokens: 64,
         max_seqs: 4,
         max_seq_len: 32,

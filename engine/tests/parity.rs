@@ -53,7 +53,7 @@ impl Runner {
         let config = DecoderConfig {
             blocks: MAX_SEQS * BLOCKS_PER_SEQ,
             block_size: BLOCK_SIZE,
-            kv_dtype,
+            kv_dtype: kv_dtype.into(),
             max_step_tokens: 256,
             max_seqs: MAX_SEQS,
             max_seq_len: MAX_SEQ_LEN,

@@ -169,7 +169,7 @@ fn sequences(device: &mut CpuBackend, seqs: usize, queries: usize, context: usiz
         block_size: BLOCK,
         kv_heads: KV_HEADS,
         head_dim: HEAD_DIM,
-        dtype: DType::BF16,
+        dtype: DType::BF16.into(),
     };
     let tokens = seqs * queries;
     let mut step = device.step_buffers(tokens, seqs, shape.blocks).unwrap();

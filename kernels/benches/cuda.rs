@@ -191,7 +191,7 @@ fn attention<G: Timed>(
         block_size: BLOCK,
         kv_heads,
         head_dim,
-        dtype: DType::F16,
+        dtype: DType::F16.into(),
     };
     let mut cache = device.kv_cache(shape).unwrap();
     let mut step = device.step_buffers(seqs * queries, seqs, seqs * per_seq).unwrap();

@@ -10,7 +10,7 @@
 //
 // A decoding step is bound by memory. What a key costs besides: a product per element and head, and log2 LANES shuffles
 // per head, about half of what the multiprocessor can do while the key arrives, for G = 4 and 128 elements.
-#include "device.h"
+#include "small.h"
 
 constexpr u32 SPLIT = 256;
 constexpr u32 THREADS = 128;
@@ -23,7 +23,7 @@ struct AttentionArgs {
     float* out;                // [tokens, heads * head_dim]
     float* partial;            // [tokens, heads, splits, head_dim], then their maxima and sums [tokens, heads, splits, 2]
     const float* qkv;          // [tokens, (heads + 2 kv_heads) * head_dim]
-    const void* keys;          // [blocks, kv_heads, block_size, stride], of this layer
+    const void* keys;          // of this layer (rope.cu)
     const void* values;
     const u32* rows;           // [tokens] which tokens of the step these are, or null: all of them
     const u32* positions;      // by token of the step
@@ -33,6 +33,7 @@ struct AttentionArgs {
     u32 tokens, heads, kv_heads, head_dim, stride, block_size;
     u32 window;                // 0: none
     u32 splits;                // of a token, each in a block of its own; 0: all in one block
+    u32 block_stride;          // elements from one block to the next
     float scale;
     float softcap;             // 0: none
 };
@@ -81,6 +82,19 @@ template <class T> DEVICE void load_part(float (&to)[PART], const T* from) {
     }
 }
 
+template <u32 M, u32 B, u32 X> DEVICE void load_part(float (&to)[PART], const Small<M, B, X>* from) {
+    const uint2 words = *reinterpret_cast<const uint2*>(from);
+    UNROLL
+    for (u32 i = 0; i < PART; ++i) {
+        to[i] = without_scale<Small<M, B, X>>(static_cast<u8>((i < 4 ? words.x : words.y) >> (i % 4 * 8)));
+    }
+}
+
+// What a key and a value have to be multiplied by.
+struct Factors {
+    float key, value;
+};
+
 template <u32 LANES, u32 G> struct Room {
     static constexpr u32 STREAMS = THREADS / LANES;
     Softmax streams[STREAMS][G];
@@ -126,11 +140,19 @@ template <class T, u32 LANES, u32 G> struct Stream {
         }
     }
 
-    // Where this lane's part of a position's key or value is.
-    DEVICE size_t place(u32 position) const {
-        const u32 block = table[position / args.block_size];
-        const size_t row = (static_cast<size_t>(block) * args.kv_heads + kv_head) * args.block_size;
-        return (row + position % args.block_size) * args.stride + lane * PART;
+    // This lane's part of a position's key and value.
+    DEVICE void load(u32 position, float (&key)[PART], float (&value)[PART], Factors& factors) const {
+        const size_t block = static_cast<size_t>(table[position / args.block_size]) * args.block_stride;
+        const u32 row = kv_head * args.block_size + position % args.block_size;
+        if (active) {
+            const size_t at = block + static_cast<size_t>(row) * args.stride + lane * PART;
+            load_part(key, keys + at);
+            load_part(value, values + at);
+        }
+        if constexpr (Kept<T>::SMALL) {
+            const size_t at = block + args.kv_heads * args.block_size * args.stride + row;
+            factors = {power_of<T>(keys[at].code), power_of<T>(values[at].code)};
+        }
     }
 
     DEVICE void start() {
@@ -142,17 +164,18 @@ template <class T, u32 LANES, u32 G> struct Stream {
         }
     }
 
-    DEVICE float score(u32 g, const float (&key)[PART]) const {
+    DEVICE float score(u32 g, const float (&key)[PART], float factor) const {
         float dot = 0.0f;
         UNROLL
         for (u32 i = 0; i < PART; ++i) dot = fmaf(q[g][i], key[i], dot);
         UNROLL
         for (u32 step = LANES / 2; step > 0; step /= 2) dot += __shfl_xor_sync(ALL_LANES, dot, step);
+        dot *= factor;
         dot *= args.scale;
         return args.softcap > 0.0f ? args.softcap * tanhf(dot / args.softcap) : dot;
     }
 
-    DEVICE void add(u32 g, float score, const float (&value)[PART]) {
+    DEVICE void add(u32 g, float score, const float (&value)[PART], float factor) {
         if (score > softmax[g].max) {
             const float rescale = softmax[g].max == NEG_INFINITY ? 0.0f : expf(softmax[g].max - score);
             softmax[g] = {score, softmax[g].sum * rescale};
@@ -162,7 +185,7 @@ template <class T, u32 LANES, u32 G> struct Stream {
         const float weight = expf(score - softmax[g].max);
         softmax[g].sum += weight;
         UNROLL
-        for (u32 i = 0; i < PART; ++i) out[g][i] = fmaf(weight, value[i], out[g][i]);
+        for (u32 i = 0; i < PART; ++i) out[g][i] = fmaf(weight * factor, value[i], out[g][i]);
     }
 
     // The keys of a split, every STREAMS-th from this stream's first on. All streams make as many turns.
@@ -173,22 +196,20 @@ template <class T, u32 LANES, u32 G> struct Stream {
         for (u32 turn = from; turn < to; turn += AHEAD * STREAMS) {
             if (turn + AHEAD * STREAMS <= seen.first) continue;
             float key[AHEAD][PART] = {}, value[AHEAD][PART] = {};
+            Factors factors[AHEAD];
             UNROLL
             for (u32 n = 0; n < AHEAD; ++n) {
                 const u32 position = turn + n * STREAMS + stream;
-                if (active && position >= seen.first && position < to) {
-                    const size_t at = place(position);
-                    load_part(key[n], keys + at);
-                    load_part(value[n], values + at);
-                }
+                factors[n] = {1.0f, 1.0f};
+                if (position >= seen.first && position < to) load(position, key[n], value[n], factors[n]);
             }
             UNROLL
             for (u32 n = 0; n < AHEAD; ++n) {
                 const u32 position = turn + n * STREAMS + stream;
                 UNROLL
                 for (u32 g = 0; g < G; ++g) {
-                    const float s = score(g, key[n]);
-                    if (position >= seen.first && position < to) add(g, s, value[n]);
+                    const float s = score(g, key[n], factors[n].key);
+                    if (position >= seen.first && position < to) add(g, s, value[n], factors[n].value);
                 }
             }
         }
@@ -308,3 +329,5 @@ KERNEL(attend_combine, 64, AttentionArgs) {
 ATTEND(f32, float)
 ATTEND(f16, f16)
 ATTEND(bf16, bf16)
+ATTEND(e4m3, E4M3)
+ATTEND(e5m2, E5M2)

@@ -6,8 +6,12 @@
 // out of queries and keys, and their exponentials, rounded to the cache's type, are at once the left factor of the product
 // with the values: the layout of one product's result is that of the next one's factor.
 //
+// Small floats (small.h) become bf16, which holds them with their scales, on their way: their codes are copied, and each
+// thread unpacks those that it copied into the one tile there is, as soon as nobody needs the one before.
+//
 // Tiles are counted from position 0, and what a row does not see adds exact zeros; so a prompt's result does not depend on
 // how it is cut into chunks.
+#include "small.h"
 #include "tile.h"
 
 constexpr u32 THREADS = 128;
@@ -16,7 +20,7 @@ constexpr float LOG2_E = 1.44269504f;
 struct PrefillArgs {
     float* out;                // [tokens, heads * head_dim]
     const float* qkv;          // [tokens, (heads + 2 kv_heads) * head_dim]
-    const void* keys;          // [blocks, kv_heads, block_size, stride], of this layer
+    const void* keys;          // of this layer (rope.cu)
     const void* values;
     const u32* tiles;          // pairs: first token, end; of one sequence, at most 64 / HEADS of them
     const u32* positions;      // [tokens]
@@ -26,6 +30,7 @@ struct PrefillArgs {
     u32 heads, kv_heads, head_dim, stride, block_size;
     u32 window;                // 0: none
     u32 heads_together;        // 1, 2 or 4
+    u32 block_stride;          // elements from one block to the next
     float scale;
     float softcap;             // 0: none
 };
@@ -34,19 +39,39 @@ template <class T> DEVICE u32 pair_of(float low, float high) {
     return static_cast<u32>(bits_of_half(narrow<T>(low))) | static_cast<u32>(bits_of_half(narrow<T>(high))) << 16;
 }
 
-template <class T, u32 DIMS, u32 KEYS> struct Prefill {
+// The cache has C, tensor cores get T.
+template <class C, class T, u32 DIMS, u32 KEYS> struct Prefill {
+    static constexpr bool SMALL = Kept<C>::SMALL;
     // Rows of shared memory are eight elements longer than what they hold, so that eight of them lie in different banks.
     static constexpr u32 ROW = DIMS + 8, STAGE = 2 * KEYS * ROW;
+    // Elements of C that are copied at once, how many such packs a row of a tile has, and how many of a tile are a thread's.
+    static constexpr u32 PACK = 16 / sizeof(C), PACKS = DIMS / PACK, OWN = KEYS * PACKS / THREADS;
+
+    // What the packs under way have to be multiplied by: the scales of keys, and of values in the second byte.
+    struct Scales {
+        u32 of[SMALL ? OWN : 1];
+    };
 
     const PrefillArgs& args;
-    T* shared;  // queries [64, ROW], then two stages of keys and values [2, KEYS, ROW]
+    // Queries [64, ROW], then two stages of keys and values [2, KEYS, ROW]; or one, and two of codes [2, KEYS, DIMS].
+    T* shared;
     const u32* table;
     u32 kv_head, first_token, end_token, head, token;
     u32 positions[2];
     float sums[2], maxima[2];
     float out[DIMS / 8][4];
 
-    DEVICE T* stage(u32 tile) const { return shared + 64 * ROW + tile % 2 * STAGE; }
+    DEVICE T* stage(u32 tile) const { return shared + 64 * ROW + (SMALL ? 0 : tile % 2 * STAGE); }
+
+    // Where a pack of keys is copied to, and how far behind it that of values.
+    static constexpr u32 TO_VALUES = SMALL ? KEYS * DIMS : KEYS * ROW;
+    DEVICE C* landing(u32 tile, u32 row, u32 dim) const {
+        if constexpr (SMALL) {
+            return reinterpret_cast<C*>(shared + 64 * ROW + STAGE) + (tile % 2 * 2 * KEYS + row) * DIMS + dim;
+        } else {
+            return stage(tile) + row * ROW + dim;
+        }
+    }
 
     DEVICE Prefill(const PrefillArgs& a, T* memory) : args(a), shared(memory), out{} {
         const u32 group = a.heads / a.kv_heads, head_tiles = (group + a.heads_together - 1) / a.heads_together;
@@ -83,20 +108,50 @@ template <class T, u32 DIMS, u32 KEYS> struct Prefill {
     }
 
     // Keys and values of a tile, from position `from` to `end`; zeros for the rest, which may not even be numbers.
-    DEVICE void bring(u32 tile, u32 from, u32 end) {
-        T* to = stage(tile);
-        constexpr u32 EIGHTS = DIMS / 8;
-        for (u32 i = threadIdx.x; i < KEYS * EIGHTS; i += THREADS) {
-            const u32 row = i / EIGHTS, dim = i % EIGHTS * 8, position = tile * KEYS + row;
+    DEVICE Scales bring(u32 tile, u32 from, u32 end) {
+        const C *keys = static_cast<const C*>(args.keys), *values = static_cast<const C*>(args.values);
+        Scales scales = {};
+        UNROLL
+        for (u32 n = 0; n < OWN; ++n) {
+            const u32 i = threadIdx.x + n * THREADS, row = i / PACKS, dim = i % PACKS * PACK, position = tile * KEYS + row;
             const bool present = position >= from && position < end && dim < args.stride;
             size_t place = 0;
             if (present) {
-                const u32 block = table[position / args.block_size];
-                const size_t at = (static_cast<size_t>(block) * args.kv_heads + kv_head) * args.block_size;
-                place = (at + position % args.block_size) * args.stride + dim;
+                const size_t block = static_cast<size_t>(table[position / args.block_size]) * args.block_stride;
+                const u32 in_block = kv_head * args.block_size + position % args.block_size;
+                place = block + static_cast<size_t>(in_block) * args.stride + dim;
+                if constexpr (SMALL) {
+                    const size_t at = block + args.kv_heads * args.block_size * args.stride + in_block;
+                    scales.of[n] = keys[at].code | static_cast<u32>(values[at].code) << 8;
+                }
             }
-            copy_async(to + row * ROW + dim, static_cast<const T*>(args.keys) + place, present ? 16 : 0);
-            copy_async(to + (KEYS + row) * ROW + dim, static_cast<const T*>(args.values) + place, present ? 16 : 0);
+            C* to = landing(tile, row, dim);
+            copy_async(to, keys + place, present ? 16 : 0);
+            copy_async(to + TO_VALUES, values + place, present ? 16 : 0);
+        }
+        return scales;
+    }
+
+    // This thread's packs of a tile become T.
+    DEVICE void unpack(u32 tile, const Scales& scales) const {
+        UNROLL
+        for (u32 n = 0; n < OWN; ++n) {
+            const u32 i = threadIdx.x + n * THREADS, row = i / PACKS, dim = i % PACKS * PACK;
+            UNROLL
+            for (u32 side = 0; side < 2; ++side) {
+                const Pack<C> codes = load_pack(landing(tile, row, dim) + side * TO_VALUES);
+                const float power = power_of<C>(static_cast<u8>(scales.of[n] >> (8 * side)));
+                T* to = stage(tile) + (side * KEYS + row) * ROW + dim;
+                UNROLL
+                for (u32 half = 0; half < 2; ++half) {
+                    Pack<T> pack;
+                    UNROLL
+                    for (u32 j = 0; j < 8; ++j) {
+                        pack.values[j] = narrow<T>(without_scale<C>(codes.values[8 * half + j].code) * power);
+                    }
+                    *reinterpret_cast<Pack<T>*>(to + 8 * half) = pack;
+                }
+            }
         }
     }
 
@@ -202,14 +257,16 @@ template <class T, u32 DIMS, u32 KEYS> struct Prefill {
         const u32 seen_from = args.window > 0 && first + 1 > args.window ? first + 1 - args.window : 0;
         const u32 tiles = (end + KEYS - 1) / KEYS;
         u32 tile = seen_from / KEYS;
-        bring(tile, seen_from, end);
+        Scales under_way = bring(tile, seen_from, end);
         commit_copies();
         load_queries();
         ONCE
         for (; tile < tiles; ++tile) {
-            if (tile + 1 < tiles) bring(tile + 1, seen_from, end);
+            const Scales arrived = under_way;
+            if (tile + 1 < tiles) under_way = bring(tile + 1, seen_from, end);
             commit_copies();
             wait_for_copies<1>();
+            if constexpr (SMALL) unpack(tile, arrived);
             __syncthreads();
             float s[KEYS / 8][4] = {};
             scores(s, stage(tile));
@@ -222,16 +279,18 @@ template <class T, u32 DIMS, u32 KEYS> struct Prefill {
     }
 };
 
-template <class T, u32 DIMS, u32 KEYS> DEVICE void prefill(const PrefillArgs& args) {
+template <class C, class T, u32 DIMS, u32 KEYS> DEVICE void prefill(const PrefillArgs& args) {
     DYNAMIC_SHARED(memory);
-    Prefill<T, DIMS, KEYS> own(args, reinterpret_cast<T*>(memory));
+    Prefill<C, T, DIMS, KEYS> own(args, reinterpret_cast<T*>(memory));
     own.run();
 }
 
-#define PREFILL(name, T)                                                                    \
-    KERNEL(prefill_##name##_64, THREADS, PrefillArgs) { prefill<T, 64, 64>(args); }         \
-    KERNEL(prefill_##name##_96, THREADS, PrefillArgs) { prefill<T, 96, 64>(args); }         \
-    KERNEL(prefill_##name##_128, THREADS, PrefillArgs) { prefill<T, 128, 64>(args); }       \
-    KERNEL(prefill_##name##_256, THREADS, PrefillArgs) { prefill<T, 256, 32>(args); }
-PREFILL(f16, f16)
-PREFILL(bf16, bf16)
+#define PREFILL(name, C, T)                                                                 \
+    KERNEL(prefill_##name##_64, THREADS, PrefillArgs) { prefill<C, T, 64, 64>(args); }      \
+    KERNEL(prefill_##name##_96, THREADS, PrefillArgs) { prefill<C, T, 96, 64>(args); }      \
+    KERNEL(prefill_##name##_128, THREADS, PrefillArgs) { prefill<C, T, 128, 64>(args); }    \
+    KERNEL(prefill_##name##_256, THREADS, PrefillArgs) { prefill<C, T, 256, 32>(args); }
+PREFILL(f16, f16, f16)
+PREFILL(bf16, bf16, bf16)
+PREFILL(e4m3, E4M3, bf16)
+PREFILL(e5m2, E5M2, bf16)

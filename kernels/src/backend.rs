@@ -1,4 +1,4 @@
-use crate::{AllReduce, DType, KernelError, SampleRow, Sampled, WeightView};
+use crate::{AllReduce, KernelError, KvType, SampleRow, Sampled, WeightView};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -49,13 +49,14 @@ pub struct KvShape {
     pub block_size: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    pub dtype: DType,
+    pub dtype: KvType,
 }
 
 impl KvShape {
     /// Bytes of one block over all layers, keys and values together.
     pub const fn bytes_per_block(&self) -> usize {
-        2 * self.layers * self.kv_heads * self.block_size * self.head_dim * self.dtype.size()
+        let per_head = self.head_dim * self.dtype.size() + self.dtype.scale_size();
+        2 * self.layers * self.kv_heads * self.block_size * per_head
     }
 }
 

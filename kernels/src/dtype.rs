@@ -1,4 +1,4 @@
-/// Element type of float weights and of the KV cache.
+/// Element type of float weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
     F32,
@@ -13,6 +13,64 @@ impl DType {
             DType::F32 => 4,
             DType::F16 | DType::BF16 => 2,
         }
+    }
+}
+
+/// A float of eight bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SmallFloat {
+    /// Four bits of exponent, three of mantissa, no infinity (`fp8_e4m3fn`).
+    E4M3,
+    /// Five bits of exponent, two of mantissa.
+    E5M2,
+}
+
+/// Element type of the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KvType {
+    Float(DType),
+    /// The elements of each head at each position are divided by a power of two, kept beside them, which brings the largest
+    /// of them close to the type's largest number: nothing is clipped. On GPUs.
+    Small(SmallFloat),
+}
+
+impl KvType {
+    /// Bytes per element.
+    pub const fn size(self) -> usize {
+        match self {
+            KvType::Float(dtype) => dtype.size(),
+            KvType::Small(_) => 1,
+        }
+    }
+
+    /// Bytes beside the elements for each head and position.
+    pub const fn scale_size(self) -> usize {
+        match self {
+            KvType::Float(_) => 0,
+            KvType::Small(_) => 1,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvType::Float(DType::F32) => "f32",
+            KvType::Float(DType::F16) => "f16",
+            KvType::Float(DType::BF16) => "bf16",
+            KvType::Small(SmallFloat::E4M3) => "fp8_e4m3fn",
+            KvType::Small(SmallFloat::E5M2) => "fp8_e5m2",
+        }
+    }
+}
+
+impl From<DType> for KvType {
+    fn from(dtype: DType) -> Self {
+        KvType::Float(dtype)
+    }
+}
+
+impl From<SmallFloat> for KvType {
+    fn from(small: SmallFloat) -> Self {
+        KvType::Small(small)
     }
 }
 

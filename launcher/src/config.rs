@@ -173,9 +173,6 @@ fn check_support(args: &LowArgs) -> Result<(), ArgumentError> {
     if sharded && args.quantize == Some(Quantization::Exl2) {
         return Err(ArgumentError::ShardedExl2);
     }
-    if let Some(dtype) = args.kv_cache_dtype {
-        return Err(ArgumentError::NotOnCpu { flag: "kv_cache_dtype", value: value_name(&dtype) });
-    }
     Ok(())
 }
 
@@ -296,6 +293,7 @@ fn engine_settings(
         cuda_memory_fraction: args.cuda_memory_fraction,
         kernel_cache: kernel_cache(env),
         own_gemm: own_gemm(env, warnings),
+        kv_cache_dtype: args.kv_cache_dtype.map(|dtype| dtype.resolve()),
         threads: args.threads,
         max_batch_prefill_tokens: args.max_batch_prefill_tokens,
         max_batch_total_tokens: args.max_batch_total_tokens,

@@ -95,8 +95,6 @@ pub enum ArgumentError {
     LoraId { adapter: String, error: weirgate_hub::IdError },
     #[error("`lora_adapters`: {} is neither a folder nor a .gguf file", path.display())]
     LoraPath { path: PathBuf },
-    #[error("`{flag}` is `{value}`, which is not supported on the CPU yet; leave `{flag}` out")]
-    NotOnCpu { flag: &'static str, value: String },
     #[error(
         "`quantize` is `{value}`, which is not supported; `{instead}` makes weights as small, from the unquantized \
          checkpoint"

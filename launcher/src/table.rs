@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use weirgate_router::{DeviceSetting, EngineSettings, Limits, Quantize, RouterConfig};
+use weirgate_router::{DeviceSetting, EngineSettings, KvCacheDtype, Limits, Quantize, RouterConfig};
 
 /// One setting a line, under the names of the flags. Secrets are not shown.
 pub fn settings_table(config: &RouterConfig) -> String {
@@ -25,6 +25,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         // Of interest only where kernels are compiled at start.
         kernel_cache: _,
         own_gemm,
+        kv_cache_dtype,
         threads,
         max_batch_prefill_tokens,
         max_batch_total_tokens,
@@ -49,6 +50,7 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ("device", device_name(*device)),
         ("cuda_memory_fraction", cuda_memory_fraction.to_string()),
         ("cuda_gemm", if *own_gemm { "own" } else { "auto" }.to_owned()),
+        ("kv_cache_dtype", or(&kv_cache_dtype.map(KvCacheDtype::name), "floats that fit the weights")),
         ("threads", or(threads, "every usable processor")),
         ("prefix_caching", prefix_caching.to_string()),
         ("speculate", speculate.to_string()),

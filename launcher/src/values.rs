@@ -112,6 +112,15 @@ pub enum KvCacheDtype {
     Fp8E5m2,
 }
 
+impl KvCacheDtype {
+    pub fn resolve(self) -> weirgate_router::KvCacheDtype {
+        match self {
+            Self::Fp8E4m3fn => weirgate_router::KvCacheDtype::Fp8E4m3fn,
+            Self::Fp8E5m2 => weirgate_router::KvCacheDtype::Fp8E5m2,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RopeScaling {
     Linear,

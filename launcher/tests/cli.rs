@@ -118,6 +118,7 @@ fn every_variable_arrives() {
         ("DEFAULT_MAX_NEW_TOKENS", "none", "default_max_new_tokens", "none"),
         ("PREFIX_CACHING", "0", "prefix_caching", "false"),
         ("CUDA_GEMM", "own", "cuda_gemm", "own"),
+        ("KV_CACHE_DTYPE", "fp8_e5m2", "kv_cache_dtype", "fp8_e5m2"),
     ];
     let variables: Vec<(&str, &str)> = rows.iter().map(|row| (row.0, row.1)).collect();
     let stdout = text(&with_settings(&variables, &[]).stdout);
@@ -214,10 +215,6 @@ fn start_up_checks_exit_1_with_the_message_of_the_reference() {
             &["--quantize", "exl2"],
             "Invalid argument: `quantize` is `exl2`, which is not supported; `q4_k_m` makes weights as small",
         ),
-        (
-            &["--kv-cache-dtype", "fp8_e5m2"],
-            "Invalid argument: `kv_cache_dtype` is `fp8_e5m2`, which is not supported on the CPU yet",
-        ),
         (&["--rope-factor", "0"], "Invalid argument: `rope_factor` must be > 0. Given: 0"),
         (&["--watermark-gamma", "1"], "Invalid argument: `watermark_gamma` must be > 0 and < 1. Given: 1"),
         (&["--model-id", "a/b/c"], "Invalid argument: `model_id`: \"a/b/c\" is not a model id"),
@@ -263,6 +260,18 @@ fn the_router_s_refusal_of_a_model_ends_the_launcher() {
     let stdout = text(&output.stdout);
     assert!(stdout.contains("Router exited with status 1 before it was ready"), "{stdout}");
     assert!(!stdout.contains("restarting in"), "{stdout}");
+}
+
+/// The demo model, which is there without a network.
+#[test]
+fn what_takes_a_gpu_is_refused_by_name_on_the_cpu() {
+    for (value, device) in [("fp8_e4m3fn", "cpu"), ("fp8_e5m2", "cpu")] {
+        let arguments = ["--port", "0", "--device", device, "--kv-cache-dtype", value];
+        let output = weirgate(&[], &arguments);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(said.contains(&format!("`kv_cache_dtype` is `{value}`, which takes a GPU")), "{said}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 pub use weirgate_grammar::{Backend as GrammarBackend, Whitespace as GrammarWhitespace};
 use weirgate_models::{QuantMethod, QuantMix};
+use weirgate_engine::{KvType, SmallFloat};
 
 use crate::management::ManagementSettings;
 use crate::residency::Residency;
@@ -176,6 +177,8 @@ pub struct EngineSettings {
     pub kernel_cache: Option<PathBuf>,
     /// Large products on a GPU by our own kernels, though cuBLASLt may be there.
     pub own_gemm: bool,
+    /// `--kv-cache-dtype`; `None`: floats that fit the checkpoint.
+    pub kv_cache_dtype: Option<KvCacheDtype>,
     /// Worker threads; `None`: all processors this process may use.
     pub threads: Option<usize>,
     /// Tokens per step; `None`: chosen for the device.
@@ -192,6 +195,28 @@ pub struct EngineSettings {
     pub quantize: Option<Quantize>,
     /// Into how many parts a model is split; 1 for none.
     pub num_shard: usize,
+}
+
+/// What `--kv-cache-dtype` asks for: floats of eight bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KvCacheDtype {
+    Fp8E4m3fn,
+    Fp8E5m2,
+}
+
+impl KvCacheDtype {
+    pub fn name(self) -> &'static str {
+        KvType::from(self).name()
+    }
+}
+
+impl From<KvCacheDtype> for KvType {
+    fn from(dtype: KvCacheDtype) -> Self {
+        match dtype {
+            KvCacheDtype::Fp8E4m3fn => SmallFloat::E4M3.into(),
+            KvCacheDtype::Fp8E5m2 => SmallFloat::E5M2.into(),
+        }
+    }
 }
 
 /// What `--quantize` asks for.

@@ -23,6 +23,11 @@ pub enum RouterError {
         .found.map_or_else(|| "not quantized".to_owned(), |found| format!("quantized by {}", found.name()))
     )]
     Quantize { asked: QuantMethod, found: Option<QuantMethod> },
+    #[error(
+        "`kv_cache_dtype` is `{0}`, which takes a GPU; on the CPU the KV cache is f16, or f32 for weights in f32: leave \
+         `kv_cache_dtype` out"
+    )]
+    KvCacheDtype(&'static str),
     #[error("`num_shard` is {num_shard}; {what} cannot be split yet, so it must be 1")]
     Shards { num_shard: usize, what: &'static str },
     /// Limits that contradict each other or do not fit the memory.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 use weirgate_engine::{
+    KvType,
     CompileSettings, CudaDevice, Device, Embedder, Executor, ExecutorError, LoadOptions, RopeRule,
-    kv_block_bytes, load_cpu, load_cpu_sharded, load_cuda,
+    kv_block_bytes, kv_type, load_cpu, load_cpu_sharded, load_cuda,
 };
 use weirgate_models::{
     ModelFiles, ModelSpec, QuantMethod, Quantized, Shard, TensorSource, open_tensors, read_spec,
@@ -156,15 +157,19 @@ fn on_cpu(
     text: &TextModel,
     pace: Pace,
 ) -> Result<(Box<dyn Executor>, Sizing), RouterError> {
+    if let Some(asked) = asked_kv_type(config) {
+        return Err(RouterError::KvCacheDtype(asked.name()));
+    }
+    let kv_dtype = kv_type(spec, tensors, None)?;
     let count = config.engine.num_shard;
     let bytes_of = |index| spec.shard(Shard { index, count }, tensors).map(|(_, own)| own.total_bytes());
     let weight_bytes: u64 = (0..count).map(bytes_of).sum::<Result<_, _>>()?;
     let free_bytes = memory::free_bytes().map(|free| free.saturating_sub(weight_bytes));
-    let mut measured = measure(spec, tensors, text, (DeviceKind::Cpu, free_bytes))?;
+    let mut measured = measure(spec, kv_dtype, text, (DeviceKind::Cpu, free_bytes));
     // Shards that share a head have it each.
     measured.block_bytes *= (count / spec.kv_heads).max(1);
     let sizing = Sizing::resolve(&config.limits, &config.engine, measured)?;
-    tracing::info!("{}", sizing.table(kv_dtype(spec, tensors)?));
+    tracing::info!("{}", sizing.table(kv_dtype.name()));
     let options = LoadOptions {
         threads: if pace == Pace::Full { sizing.threads } else { 1 },
         block_size: BLOCK_SIZE,
@@ -172,7 +177,7 @@ fn on_cpu(
         max_step_tokens: sizing.max_step_tokens,
         max_seqs: sizing.max_seqs.min(sizing.max_step_tokens),
         max_seq_len: sizing.max_total_tokens,
-        kv_dtype: None,
+        kv_dtype: Some(kv_dtype),
     };
     let executor = match count {
         1 => load_cpu(spec, tensors, &options)?,
@@ -190,6 +195,7 @@ fn on_gpu(
     text: &TextModel,
 ) -> Result<(Box<dyn Executor>, Sizing), RouterError> {
     let engine = &config.engine;
+    let kv_dtype = kv_type(spec, tensors, asked_kv_type(config))?;
     let max_step_tokens = DeviceKind::Cuda.step_tokens(engine);
     let options = LoadOptions {
         threads: 1,
@@ -198,16 +204,16 @@ fn on_gpu(
         max_step_tokens,
         max_seqs: sizing::max_seqs(engine).min(max_step_tokens),
         max_seq_len: config.limits.max_total_tokens.unwrap_or(model_tokens(spec, text)),
-        kv_dtype: None,
+        kv_dtype: Some(kv_dtype),
     };
     let cache = engine.kernel_cache.clone();
     let settings = CompileSettings { libraries: Vec::new(), cache, own_gemm: engine.own_gemm };
     let model = load_cuda(spec, tensors, &options, device, &settings)?;
     tracing::info!("{}", model.description());
     let free_bytes = model.free_bytes(engine.cuda_memory_fraction)?;
-    let measured = measure(spec, tensors, text, (DeviceKind::Cuda, Some(free_bytes)))?;
+    let measured = measure(spec, kv_dtype, text, (DeviceKind::Cuda, Some(free_bytes)));
     let sizing = Sizing::resolve(&config.limits, engine, measured)?;
-    tracing::info!("{}", sizing.table(kv_dtype(spec, tensors)?));
+    tracing::info!("{}", sizing.table(kv_dtype.name()));
     Ok((model.with_cache(sizing.blocks, sizing.max_total_tokens)?, sizing))
 }
 
@@ -218,23 +224,22 @@ fn model_tokens(spec: &ModelSpec, text: &TextModel) -> usize {
 
 fn measure(
     spec: &ModelSpec,
-    tensors: &dyn TensorSource,
+    kv_dtype: KvType,
     text: &TextModel,
     (device, free_bytes): (DeviceKind, Option<u64>),
-) -> Result<Measured, RouterError> {
-    Ok(Measured {
+) -> Measured {
+    Measured {
         model_tokens: model_tokens(spec, text),
-        block_bytes: kv_block_bytes(spec, tensors, BLOCK_SIZE)?,
+        block_bytes: kv_block_bytes(spec, kv_dtype, BLOCK_SIZE),
         free_bytes,
         device,
         processors: std::thread::available_parallelism().map_or(1, usize::from),
-    })
+    }
 }
 
-/// What the KV cache is stored as, for the table.
-fn kv_dtype(spec: &ModelSpec, tensors: &dyn TensorSource) -> Result<&'static str, RouterError> {
-    let elements = 2 * spec.layers.len() * spec.kv_heads * spec.head_dim;
-    Ok(if kv_block_bytes(spec, tensors, 1)? == elements * 4 { "f32" } else { "f16" })
+/// What `--kv-cache-dtype` asks for.
+fn asked_kv_type(config: &RouterConfig) -> Option<KvType> {
+    config.engine.kv_cache_dtype.map(KvType::from)
 }
 
 fn read_text_model(files: &ModelFiles, config: &RouterConfig) -> Result<TextModel, RouterError> {

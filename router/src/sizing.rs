@@ -192,6 +192,7 @@ mod tests {
             cuda_memory_fraction: 1.0,
             kernel_cache: None,
             own_gemm: false,
+            kv_cache_dtype: None,
             threads: None,
             max_batch_prefill_tokens: None,
             max_batch_total_tokens: None,

@@ -5,7 +5,7 @@ mod adapters;
 mod weights;
 
 use weirgate_kernels::{
-    Activation, AllReduce, AttentionParams, Backend, DType, HeadCounts, KernelError, KvShape, SampleRow,
+    Activation, AllReduce, AttentionParams, Backend, HeadCounts, KernelError, KvShape, KvType, SampleRow,
     Sampled, StepInputs,
 };
 use weirgate_models::{Adapter, ModelSpec, Rope, TensorSource};
@@ -24,7 +24,7 @@ pub struct DecoderConfig {
     /// KV blocks and tokens per block.
     pub blocks: usize,
     pub block_size: usize,
-    pub kv_dtype: DType,
+    pub kv_dtype: KvType,
     /// Most tokens and sequences in one step.
     pub max_step_tokens: usize,
     pub max_seqs: usize,

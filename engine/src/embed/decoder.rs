@@ -32,7 +32,7 @@ impl<B: Backend> DecoderEmbedder<B> {
             // The last block of every text may be hardly used.
             blocks: max_step_tokens.div_ceil(BLOCK_SIZE) + max_seqs,
             block_size: BLOCK_SIZE,
-            kv_dtype: DType::F32,
+            kv_dtype: DType::F32.into(),
             max_step_tokens,
             max_seqs,
             max_seq_len: max_tokens,

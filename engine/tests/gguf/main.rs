@@ -34,7 +34,7 @@ fn decoder(spec: &ModelSpec, tensors: &dyn TensorSource, tokens: usize) -> Decod
     let config = DecoderConfig {
         blocks: tokens.div_ceil(BLOCK_SIZE),
         block_size: BLOCK_SIZE,
-        kv_dtype: DType::F32,
+        kv_dtype: DType::F32.into(),
         max_step_tokens: tokens,
         max_seqs: 1,
         max_seq_len: tokens,

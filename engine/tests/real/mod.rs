@@ -7,7 +7,7 @@ use std::sync::Arc;
 use weirgate_engine::{
     EngineConfig, EngineHandle, Executor, LoadOptions, RopeRule, Ticket, load, load_cpu_sharded, spawn,
 };
-use weirgate_kernels::Backend;
+use weirgate_kernels::{Backend, KvType};
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_models::{ModelFiles, ModelSpec, SafetensorsSource, TensorSource, read_spec};
 use weirgate_testkit::{Definition, RandomCheckpoint};
@@ -43,11 +43,13 @@ pub struct Setup {
     pub step_tokens: usize,
     pub prefix_cache: bool,
     pub speculate: usize,
+    /// Of the KV cache; `None`: what fits the weights.
+    pub kv: Option<KvType>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { threads: 2, blocks: 4096, step_tokens: 256, prefix_cache: true, speculate: 0 }
+        Self { threads: 2, blocks: 4096, step_tokens: 256, prefix_cache: true, speculate: 0, kv: None }
     }
 }
 
@@ -60,7 +62,7 @@ impl Setup {
             max_step_tokens: self.step_tokens,
             max_seqs: 64,
             max_seq_len: 512,
-            kv_dtype: None,
+            kv_dtype: self.kv,
         }
     }
 }

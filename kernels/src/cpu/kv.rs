@@ -6,7 +6,7 @@
 use super::panel::{LANES, Panels, panel_len, with_panels};
 use super::shape_error;
 use super::step::Step;
-use crate::{KernelError, KvShape};
+use crate::{KernelError, KvShape, KvType};
 
 /// The KV cache of the CPU device.
 pub struct KvCache {
@@ -50,11 +50,15 @@ impl KvCache {
                 return Err(shape_error(OP, what, 0, 1));
             }
         }
+        let KvType::Float(dtype) = shape.dtype else {
+            let message = format!("a KV cache in {} takes a GPU", shape.dtype.name());
+            return Err(KernelError::Device { device: "cpu", message });
+        };
         let layout = KvLayout::new(shape);
         let heads = shape.layers.saturating_mul(shape.blocks).saturating_mul(shape.kv_heads);
         let values_at = heads.saturating_mul(layout.keys);
         let len = heads.saturating_mul(layout.values).saturating_add(values_at);
-        Ok(Self { shape, data: Panels::committed("KV cache", shape.dtype, len)?, values_at })
+        Ok(Self { shape, data: Panels::committed("KV cache", dtype, len)?, values_at })
     }
 
     pub(crate) fn shape(&self) -> KvShape {

@@ -7,7 +7,7 @@ use super::kv::CudaKvCache;
 use super::memory::{CudaBuf, Scratch, kernel_args, size};
 use super::step::{CudaStep, Part, TILES};
 use crate::contract::{check, check_room, product, qkv_width, shape_error};
-use crate::{AttentionParams, DType, HeadCounts, KernelError};
+use crate::{AttentionParams, DType, HeadCounts, KernelError, KvType, SmallFloat};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -34,6 +34,7 @@ kernel_args!(AttentionArgs {
     block_size: u32,
     window: u32,
     splits: u32,
+    block_stride: u32,
     scale: f32,
     softcap: f32,
 });
@@ -54,6 +55,7 @@ kernel_args!(PrefillArgs {
     block_size: u32,
     window: u32,
     heads_together: u32,
+    block_stride: u32,
     scale: f32,
     softcap: f32,
 });
@@ -100,6 +102,7 @@ pub(super) fn attention<G: Gpu>(
         block_size: size(OP, "block_size", shape.block_size)?,
         window: params.window.unwrap_or(0),
         splits: 0,
+        block_stride: size(OP, "elements of a block", cache.block_stride())?,
         scale: params.scale,
         softcap: params.softcap.unwrap_or(0.0),
     };
@@ -122,7 +125,7 @@ pub(super) fn attention<G: Gpu>(
 /// `args.tokens` tokens, each by itself.
 fn one_by_one<G: Gpu>(
     (gpu, scratch): (&G, &mut Scratch<G>),
-    dtype: DType,
+    dtype: KvType,
     longest: usize,
     args: AttentionArgs,
 ) -> Result<()> {
@@ -181,6 +184,7 @@ fn tile_by_tile<G: Gpu>(
         block_size: args.block_size,
         window: args.window,
         heads_together,
+        block_stride: args.block_stride,
         scale: args.scale,
         softcap: args.softcap,
     };
@@ -190,14 +194,16 @@ fn tile_by_tile<G: Gpu>(
     unsafe { gpu.launch(kernel, launch, &tiles) }
 }
 
-/// The kernel for stretches of prompts and its shared memory: queries, and two stages of keys and values. Tensor cores
-/// take no f32.
-fn prefill_kernel(dtype: DType, head_dim: usize) -> Option<(Kernel, u32)> {
+/// The kernel for stretches of prompts and its shared memory: queries, and two stages of keys and values; of small floats
+/// one, and two stages of codes. Tensor cores take no f32.
+fn prefill_kernel(dtype: KvType, head_dim: usize) -> Option<(Kernel, u32)> {
     use Kernel::*;
     let [small, middle, large, largest] = match dtype {
-        DType::F32 => return None,
-        DType::F16 => [PrefillF16x64, PrefillF16x96, PrefillF16x128, PrefillF16x256],
-        DType::BF16 => [PrefillBF16x64, PrefillBF16x96, PrefillBF16x128, PrefillBF16x256],
+        KvType::Float(DType::F32) => return None,
+        KvType::Float(DType::F16) => [PrefillF16x64, PrefillF16x96, PrefillF16x128, PrefillF16x256],
+        KvType::Float(DType::BF16) => [PrefillBF16x64, PrefillBF16x96, PrefillBF16x128, PrefillBF16x256],
+        KvType::Small(SmallFloat::E4M3) => [PrefillE4M3x64, PrefillE4M3x96, PrefillE4M3x128, PrefillE4M3x256],
+        KvType::Small(SmallFloat::E5M2) => [PrefillE5M2x64, PrefillE5M2x96, PrefillE5M2x128, PrefillE5M2x256],
     };
     let (kernel, dims, keys) = match head_dim {
         0..=64 => (small, 64, 64),
@@ -205,7 +211,11 @@ fn prefill_kernel(dtype: DType, head_dim: usize) -> Option<(Kernel, u32)> {
         97..=128 => (large, 128, 64),
         _ => (largest, 256, 32),
     };
-    Some((kernel, 2 * (dims + 8) * (64 + 2 * 2 * keys)))
+    let (stages, codes) = match dtype {
+        KvType::Float(_) => (2, 0),
+        KvType::Small(_) => (1, 2 * 2 * keys * dims),
+    };
+    Some((kernel, 2 * (dims + 8) * (64 + stages * 2 * keys) + codes))
 }
 
 /// Into how many blocks to spread a (token, heads) row: one (zero) if there are enough rows to keep the GPU busy.
@@ -215,23 +225,33 @@ fn splits<G: Gpu>(gpu: &G, rows: usize, longest: usize) -> usize {
 }
 
 /// The kernel for heads of `head_dim` elements of which `group` share a key head, and how many of them it takes at once.
-fn kernel(dtype: DType, head_dim: usize, group: usize) -> (Kernel, u32) {
+fn kernel(dtype: KvType, head_dim: usize, group: usize) -> (Kernel, u32) {
     use Kernel::*;
     let kernels = match dtype {
-        DType::F32 => [
+        KvType::Float(DType::F32) => [
             [AttendF32x64x1, AttendF32x64x4, AttendF32x64x8],
             [AttendF32x128x1, AttendF32x128x4, AttendF32x128x8],
             [AttendF32x256x1, AttendF32x256x4, AttendF32x256x8],
         ],
-        DType::F16 => [
+        KvType::Float(DType::F16) => [
             [AttendF16x64x1, AttendF16x64x4, AttendF16x64x8],
             [AttendF16x128x1, AttendF16x128x4, AttendF16x128x8],
             [AttendF16x256x1, AttendF16x256x4, AttendF16x256x8],
         ],
-        DType::BF16 => [
+        KvType::Float(DType::BF16) => [
             [AttendBF16x64x1, AttendBF16x64x4, AttendBF16x64x8],
             [AttendBF16x128x1, AttendBF16x128x4, AttendBF16x128x8],
             [AttendBF16x256x1, AttendBF16x256x4, AttendBF16x256x8],
+        ],
+        KvType::Small(SmallFloat::E4M3) => [
+            [AttendE4M3x64x1, AttendE4M3x64x4, AttendE4M3x64x8],
+            [AttendE4M3x128x1, AttendE4M3x128x4, AttendE4M3x128x8],
+            [AttendE4M3x256x1, AttendE4M3x256x4, AttendE4M3x256x8],
+        ],
+        KvType::Small(SmallFloat::E5M2) => [
+            [AttendE5M2x64x1, AttendE5M2x64x4, AttendE5M2x64x8],
+            [AttendE5M2x128x1, AttendE5M2x128x4, AttendE5M2x128x8],
+            [AttendE5M2x256x1, AttendE5M2x256x4, AttendE5M2x256x8],
         ],
     };
     let [small, middle, large] = kernels;

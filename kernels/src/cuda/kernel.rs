@@ -72,6 +72,8 @@ kernels! {
     RopeAndStoreF32 = "rope_and_store_f32", 64;
     RopeAndStoreF16 = "rope_and_store_f16", 64;
     RopeAndStoreBF16 = "rope_and_store_bf16", 64;
+    RopeAndStoreE4M3 = "rope_and_store_e4m3", 64;
+    RopeAndStoreE5M2 = "rope_and_store_e5m2", 64;
     // linear.cu
     LinearF32 = "linear_f32", 256;
     SplitF16 = "split_f16", 256;
@@ -173,6 +175,24 @@ kernels! {
     AttendBF16x256x1 = "attend_bf16_256_1", 128;
     AttendBF16x256x4 = "attend_bf16_256_4", 128;
     AttendBF16x256x8 = "attend_bf16_256_8", 128;
+    AttendE4M3x64x1 = "attend_e4m3_64_1", 128;
+    AttendE4M3x64x4 = "attend_e4m3_64_4", 128;
+    AttendE4M3x64x8 = "attend_e4m3_64_8", 128;
+    AttendE4M3x128x1 = "attend_e4m3_128_1", 128;
+    AttendE4M3x128x4 = "attend_e4m3_128_4", 128;
+    AttendE4M3x128x8 = "attend_e4m3_128_8", 128;
+    AttendE4M3x256x1 = "attend_e4m3_256_1", 128;
+    AttendE4M3x256x4 = "attend_e4m3_256_4", 128;
+    AttendE4M3x256x8 = "attend_e4m3_256_8", 128;
+    AttendE5M2x64x1 = "attend_e5m2_64_1", 128;
+    AttendE5M2x64x4 = "attend_e5m2_64_4", 128;
+    AttendE5M2x64x8 = "attend_e5m2_64_8", 128;
+    AttendE5M2x128x1 = "attend_e5m2_128_1", 128;
+    AttendE5M2x128x4 = "attend_e5m2_128_4", 128;
+    AttendE5M2x128x8 = "attend_e5m2_128_8", 128;
+    AttendE5M2x256x1 = "attend_e5m2_256_1", 128;
+    AttendE5M2x256x4 = "attend_e5m2_256_4", 128;
+    AttendE5M2x256x8 = "attend_e5m2_256_8", 128;
     // prefill.cu
     PrefillF16x64 = "prefill_f16_64", 128;
     PrefillF16x96 = "prefill_f16_96", 128;
@@ -182,6 +202,14 @@ kernels! {
     PrefillBF16x96 = "prefill_bf16_96", 128;
     PrefillBF16x128 = "prefill_bf16_128", 128;
     PrefillBF16x256 = "prefill_bf16_256", 128;
+    PrefillE4M3x64 = "prefill_e4m3_64", 128;
+    PrefillE4M3x96 = "prefill_e4m3_96", 128;
+    PrefillE4M3x128 = "prefill_e4m3_128", 128;
+    PrefillE4M3x256 = "prefill_e4m3_256", 128;
+    PrefillE5M2x64 = "prefill_e5m2_64", 128;
+    PrefillE5M2x96 = "prefill_e5m2_96", 128;
+    PrefillE5M2x128 = "prefill_e5m2_128", 128;
+    PrefillE5M2x256 = "prefill_e5m2_256", 128;
     // score.cu
     Score = "score", 256;
     // adjust.cu

@@ -6,7 +6,7 @@ use super::kernel::Kernel;
 use super::memory::{CudaBuf, kernel_args, size};
 use super::step::{CudaStep, Part};
 use crate::contract::{check_room, product, qkv_width, shape_error};
-use crate::{DType, HeadCounts, KernelError, KvShape};
+use crate::{DType, HeadCounts, KernelError, KvShape, KvType, SmallFloat};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -24,15 +24,16 @@ kernel_args!(RopeArgs {
     stride: u32,
     half: u32,
     block_size: u32,
+    block_stride: u32,
 });
 
-/// Elements that a lane loads at once; heads are padded to multiples of it.
+/// Elements that a lane loads at once, and bytes that are copied at once; heads are padded to multiples of both.
 const PART: usize = 8;
+const PACK: usize = 16;
 /// The largest head that the kernels of attention take.
 const MAX_HEAD_DIM: usize = 256;
 
-/// Keys, then values, of each layer: `[layers, 2, blocks, kv_heads, block_size, stride]`, where a head is followed by
-/// zeros up to a multiple of [`PART`].
+/// Keys, then values, of each layer: `[layers, 2, blocks]` blocks, as `csrc/rope.cu` describes them.
 pub struct CudaKvCache<G: Gpu> {
     memory: G::Memory,
     shape: KvShape,
@@ -49,15 +50,7 @@ impl<G: Gpu> CudaKvCache<G> {
             }
         }
         check_room(OP, "head_dim", shape.head_dim, MAX_HEAD_DIM)?;
-        let bytes = product(&[
-            2,
-            shape.layers,
-            shape.blocks,
-            shape.kv_heads,
-            shape.block_size,
-            shape.head_dim.next_multiple_of(PART),
-            shape.dtype.size(),
-        ]);
+        let bytes = product(&[2, shape.layers, shape.blocks, block_bytes(&shape)]);
         Ok(Self { memory: gpu.allocate("KV cache", bytes)?, shape })
     }
 
@@ -67,13 +60,12 @@ impl<G: Gpu> CudaKvCache<G> {
 
     /// Elements from one position's head to the next.
     pub(super) fn stride(&self) -> usize {
-        self.shape.head_dim.next_multiple_of(PART)
+        stride(&self.shape)
     }
 
-    /// Bytes of one block's keys, or values, in one layer.
-    fn block_bytes(&self) -> usize {
-        let KvShape { kv_heads, block_size, dtype, .. } = self.shape;
-        kv_heads * block_size * self.stride() * dtype.size()
+    /// Elements from one block's keys, or values, in one layer to the next.
+    pub(super) fn block_stride(&self) -> usize {
+        block_bytes(&self.shape) / self.shape.dtype.size()
     }
 
     /// Where a layer's keys and values lie.
@@ -81,7 +73,7 @@ impl<G: Gpu> CudaKvCache<G> {
         if layer >= self.shape.layers {
             return Err(shape_error(op, "layer", layer, self.shape.layers));
         }
-        let half = self.shape.blocks * self.block_bytes();
+        let half = self.shape.blocks * block_bytes(&self.shape);
         let keys = self.memory.address() + (2 * layer * half) as u64;
         Ok((keys, keys + half as u64))
     }
@@ -93,7 +85,7 @@ impl<G: Gpu> CudaKvCache<G> {
                 return Err(shape_error(OP, "block", block, self.shape.blocks));
             }
         }
-        let packs = size(OP, "bytes of a block", self.block_bytes() / 16)?;
+        let packs = size(OP, "bytes of a block", block_bytes(&self.shape) / PACK)?;
         let halves = size(OP, "layers", 2 * self.shape.layers)?;
         let blocks = size(OP, "blocks", self.shape.blocks)?;
         let launch = Launch::grid(packs.div_ceil(4 * Kernel::CopyBlock.threads()), halves, 1);
@@ -104,6 +96,17 @@ impl<G: Gpu> CudaKvCache<G> {
         }
         Ok(())
     }
+}
+
+fn stride(shape: &KvShape) -> usize {
+    shape.head_dim.next_multiple_of(PART.max(PACK / shape.dtype.size()))
+}
+
+/// Bytes of one block's keys, or values, in one layer; too large to be had where that overflows.
+fn block_bytes(shape: &KvShape) -> usize {
+    let per_head = stride(shape).saturating_mul(shape.dtype.size()).saturating_add(shape.dtype.scale_size());
+    let bytes = product(&[shape.kv_heads, shape.block_size, per_head]);
+    bytes.checked_next_multiple_of(PACK).unwrap_or(usize::MAX)
 }
 
 /// See [`crate::Backend::rope_and_store`]; `heads` counts the query heads.
@@ -138,11 +141,14 @@ pub(super) fn rope_and_store<G: Gpu>(
         stride: size(OP, "head_dim", cache.stride())?,
         half: size(OP, "rotary_dim", rotary.half)?,
         block_size: size(OP, "block_size", shape.block_size)?,
+        block_stride: size(OP, "elements of a block", cache.block_stride())?,
     };
     let kernel = match shape.dtype {
-        DType::F32 => Kernel::RopeAndStoreF32,
-        DType::F16 => Kernel::RopeAndStoreF16,
-        DType::BF16 => Kernel::RopeAndStoreBF16,
+        KvType::Float(DType::F32) => Kernel::RopeAndStoreF32,
+        KvType::Float(DType::F16) => Kernel::RopeAndStoreF16,
+        KvType::Float(DType::BF16) => Kernel::RopeAndStoreBF16,
+        KvType::Small(SmallFloat::E4M3) => Kernel::RopeAndStoreE4M3,
+        KvType::Small(SmallFloat::E5M2) => Kernel::RopeAndStoreE5M2,
     };
     let launch = Launch::grid(size(OP, "tokens", step.tokens)?, args.heads + 2 * args.kv_heads, 1);
     // SAFETY: `tokens` rows of `qkv`, slots of the cache, and angles for every token, all checked.

@@ -35,10 +35,10 @@ fn cases() -> Vec<Case> {
 #[test]
 fn matches_the_reference() {
     for case in cases() {
-        let want: Vec<_> = DTYPES.map(|dtype| Case { dtype, ..case.clone() }.reference()).into();
+        let want: Vec<_> = DTYPES.map(|dtype| Case { dtype: dtype.into(), ..case.clone() }.reference()).into();
         for mut device in devices(2) {
             for (dtype, want) in DTYPES.into_iter().zip(&want) {
-                let case = Case { dtype, ..case.clone() };
+                let case = Case { dtype: dtype.into(), ..case.clone() };
                 let got = case.run(&mut device, &case.whole());
                 for (got, want) in got.iter().zip(want) {
                     assert_close(got, want, 1e-5, &format!("{:?} {case:?}", device.isa()));
@@ -54,7 +54,7 @@ fn does_not_depend_on_the_chunks() {
     for case in cases() {
         for isa in Isa::available() {
             for dtype in DTYPES {
-                let case = Case { dtype, rotary_dim: case.head_dim / 2 * 2, ..case.clone() };
+                let case = Case { dtype: dtype.into(), rotary_dim: case.head_dim / 2 * 2, ..case.clone() };
                 let want = case.run(&mut CpuBackend::with_isa(1, isa), &case.whole());
                 let mut rng = Rng::new(3);
                 for (threads, chunks) in [
@@ -90,7 +90,7 @@ proptest! {
         let mut case = Case::new(kv_heads * group, kv_heads, head_dim, block_size, &lens);
         case.params.window = window;
         case.params.softcap = softcap;
-        case.dtype = DTYPES[dtype];
+        case.dtype = DTYPES[dtype].into();
         case.seed = seed;
         let want = case.reference();
         for mut device in devices(2) {
@@ -111,7 +111,7 @@ fn rotates_and_stores() {
         for mut device in devices(2) {
             let mut case = Case::new(3, 1, 22, 8, &[1]);
             case.rotary_dim = 10;
-            case.dtype = dtype;
+            case.dtype = dtype.into();
             let (d, half) = (case.head_dim, case.rotary_dim / 2);
             let before = case.qkv(0);
             let (cos, sin) = (vec![0.6_f32; half], [0.8, -0.8, 0.8, 0.8, -0.8].to_vec());
@@ -145,7 +145,7 @@ fn rotates_and_stores() {
 fn copies_blocks() {
     for dtype in DTYPES {
         let mut case = Case::new(4, 2, 20, 4, &[12]);
-        case.dtype = dtype;
+        case.dtype = dtype.into();
         let mut device = CpuBackend::new(2);
         let want = case.run(&mut device, &case.whole());
         let mut run = Run::new(&case, &mut device);

@@ -16,3 +16,5 @@ mod paged;
 mod references;
 mod shapes;
 mod small_ops;
+#[path = "../shared/stored.rs"]
+mod stored;

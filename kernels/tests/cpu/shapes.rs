@@ -2,8 +2,8 @@
 
 use weirgate_kernels::cpu::{CpuBackend, Step};
 use weirgate_kernels::{
-    Activation, AttentionParams, Backend, BlockType, DType, HeadCounts, KernelError, KvShape, LowRankView,
-    NO_ADAPTER, SampleParams, SampleRow, StepInputs, WeightView,
+    Activation, AttentionParams, Backend, BlockType, DType, HeadCounts, KernelError, KvShape, KvType,
+    LowRankView, NO_ADAPTER, SampleParams, SampleRow, SmallFloat, StepInputs, WeightView,
 };
 
 use crate::common::{buffer, matrix};
@@ -18,7 +18,7 @@ fn refused<T>(op: &str, result: Result<T, KernelError>) {
 }
 
 const SHAPE: KvShape =
-    KvShape { layers: 2, blocks: 4, block_size: 4, kv_heads: 1, head_dim: 8, dtype: DType::F32 };
+    KvShape { layers: 2, blocks: 4, block_size: 4, kv_heads: 1, head_dim: 8, dtype: KvType::Float(DType::F32) };
 const PARAMS: AttentionParams = AttentionParams { heads: 2, scale: 1.0, softcap: None, window: None };
 
 /// Three tokens of one sequence that has five.
@@ -120,6 +120,8 @@ fn cache() {
     refused("kv_cache", device.kv_cache(KvShape { block_size: 0, ..SHAPE }));
     refused("kv_cache", device.kv_cache(KvShape { head_dim: 0, ..SHAPE }));
     refused("kv_cache", device.kv_cache(KvShape { kv_heads: 0, ..SHAPE }));
+    let small = device.kv_cache(KvShape { dtype: SmallFloat::E4M3.into(), ..SHAPE });
+    assert_eq!(small.err().unwrap().to_string(), "cpu: a KV cache in fp8_e4m3fn takes a GPU");
     let mut cache = device.kv_cache(SHAPE).unwrap();
     refused("copy_blocks", device.copy_blocks(&mut cache, &[(0, 4)]));
     refused("copy_blocks", device.copy_blocks(&mut cache, &[(4, 0)]));

@@ -1,9 +1,10 @@
 use weirgate_kernels::cuda::CudaBackend;
-use weirgate_kernels::{Backend, DType, KernelError};
+use weirgate_kernels::{Backend, DType, KernelError, KvType, SmallFloat};
 
-use crate::common::{DTYPES, Rng, assert_close, bits, buffer, values};
+use crate::common::{Rng, assert_close, bits, buffer, values};
 use crate::device;
 use crate::paged::{Case, Inputs, Run};
+use crate::stored::{Format, KV_TYPES, stored_head};
 
 /// Every token by itself.
 fn exact() -> CudaBackend<crate::TestGpu> {
@@ -45,7 +46,7 @@ fn last_alone(case: &Case) -> Vec<Vec<usize>> {
 #[test]
 fn matches_the_reference() {
     for case in cases() {
-        for dtype in DTYPES {
+        for dtype in KV_TYPES {
             let case = Case { dtype, ..case.clone() };
             let want = case.reference();
             let got = case.run(&mut exact(), &case.whole());
@@ -56,11 +57,12 @@ fn matches_the_reference() {
     }
 }
 
-/// Long stretches on tensor cores: queries and probabilities are rounded to the cache's type.
+/// Long stretches on tensor cores: queries and probabilities are rounded to the cache's type, or bf16 for small floats.
 #[test]
 fn stretches_match_the_reference() {
     for case in cases() {
-        for (dtype, bound) in [(DType::F16, 4e-3), (DType::BF16, 3e-2)] {
+        for dtype in KV_TYPES.into_iter().skip(1) {
+            let bound = if dtype == KvType::from(DType::F16) { 4e-3 } else { 3e-2 };
             let mut case = Case { dtype, ..case.clone() };
             // Milder scores, so that a rounded query does not choose another key.
             case.params.scale /= 4.0;
@@ -81,12 +83,14 @@ fn stretches_do_not_depend_on_the_cuts() {
     for (heads, kv_heads, head_dim, window) in [(4, 1, 64, None), (2, 1, 80, Some(50)), (3, 3, 24, Some(100))]
     {
         let mut case = Case::new(heads, kv_heads, head_dim, 16, &[170, 60]);
-        (case.dtype, case.params.window) = (DType::BF16, window);
-        let want = case.run(&mut device(), &case.whole());
-        for chunks in [vec![vec![64, 0], vec![40, 60], vec![66, 0]], vec![vec![17, 33], vec![153, 27]]] {
-            let got = case.run(&mut device(), &chunks);
-            for (got, want) in got.iter().zip(&want) {
-                assert_eq!(bits(got), bits(want), "{chunks:?}, {case:?}");
+        for dtype in [KvType::from(DType::BF16), KvType::from(SmallFloat::E4M3)] {
+            (case.dtype, case.params.window) = (dtype, window);
+            let want = case.run(&mut device(), &case.whole());
+            for chunks in [vec![vec![64, 0], vec![40, 60], vec![66, 0]], vec![vec![17, 33], vec![153, 27]]] {
+                let got = case.run(&mut device(), &chunks);
+                for (got, want) in got.iter().zip(&want) {
+                    assert_eq!(bits(got), bits(want), "{chunks:?}, {case:?}");
+                }
             }
         }
     }
@@ -96,7 +100,7 @@ fn stretches_do_not_depend_on_the_cuts() {
 #[test]
 fn does_not_depend_on_the_chunks() {
     for (index, case) in cases().into_iter().enumerate() {
-        let case = Case { dtype: DTYPES[index % 3], rotary_dim: case.head_dim / 2 * 2, ..case };
+        let case = Case { dtype: KV_TYPES[index % 5], rotary_dim: case.head_dim / 2 * 2, ..case };
         let want = case.run(&mut exact(), &case.whole());
         for chunks in [last_alone(&case), case.random_chunks(&mut Rng::new(3))] {
             let chunks: Vec<_> = chunks.into_iter().filter(|chunk| chunk.iter().any(|&n| n > 0)).collect();
@@ -111,7 +115,7 @@ fn does_not_depend_on_the_chunks() {
 /// Queries and keys are rotated, the rest of each head and the values are not.
 #[test]
 fn rotates() {
-    for dtype in DTYPES {
+    for dtype in KV_TYPES {
         let mut device = device();
         let mut case = Case::new(3, 1, 24, 8, &[1]);
         (case.rotary_dim, case.dtype) = (10, dtype);
@@ -140,7 +144,7 @@ fn rotates() {
 /// A copied block serves as well as the original, in every layer.
 #[test]
 fn copies_blocks() {
-    for dtype in DTYPES {
+    for dtype in KV_TYPES {
         let mut case = Case::new(4, 2, 24, 4, &[12]);
         case.dtype = dtype;
         let mut device = device();
@@ -155,6 +159,67 @@ fn copies_blocks() {
         run.step(&mut device, &[1]);
         assert_eq!(bits(&run.out[0]), bits(&want[0]));
     }
+}
+
+/// One token sees its own value alone, and so gives out what was stored: the nearest code of every number, ties included,
+/// next to a largest one that is anything from 2⁻¹⁰⁰ to 2¹⁰⁰.
+#[test]
+fn small_floats_are_stored_as_defined() {
+    for small in [SmallFloat::E4M3, SmallFloat::E5M2] {
+        let magnitudes = Format::of(small).magnitudes();
+        let middles = magnitudes.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0);
+        let mut numbers: Vec<f64> = magnitudes.iter().copied().chain(middles.clone()).collect();
+        numbers.extend(middles.map(|m| m * (1.0 + 1e-6)));
+        for (n, power) in [0, 1, -7, 100, -100].into_iter().enumerate() {
+            // In heads of 200, each with the largest number.
+            for some in numbers.chunks(199) {
+                let sign = |i: usize| if (i + n) % 2 == 0 { 1.0 } else { -1.0 };
+                let mut head: Vec<f32> = some
+                    .iter()
+                    .enumerate()
+                    .map(|(i, v)| (sign(i) * v * 2_f64.powi(power)) as f32)
+                    .collect();
+                head.resize(199, 0.0);
+                head.push((magnitudes[magnitudes.len() - 1] * 2_f64.powi(power)) as f32);
+                let found = value_of_one(small.into(), &head);
+                let want: Vec<f32> = stored_head(small.into(), &head).iter().map(|&v| v as f32).collect();
+                // The sign of a zero is not a value's.
+                assert_eq!(found, want, "{small:?}, 2^{power}");
+                let largest = f64::from(head[199]);
+                let (relative, absolute) = match small {
+                    SmallFloat::E4M3 => (1.0 / 16.0, largest * 2_f64.powi(-17)),
+                    SmallFloat::E5M2 => (1.0 / 8.0, largest * 2_f64.powi(-30)),
+                };
+                for (&v, &stored) in head.iter().zip(&found) {
+                    let error = f64::from((v - stored).abs());
+                    assert!(error <= f64::from(v.abs()) * relative || error <= absolute, "{v}: {stored}");
+                }
+            }
+        }
+        // Nothing but zeros; and what is not a number makes the head that.
+        assert_eq!(value_of_one(small.into(), &[0.0; 8]), [0.0; 8]);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let found = value_of_one(small.into(), &[1.0, bad, 0.0, -2.0]);
+            assert!(found.iter().all(|v| v.is_nan()), "{found:?}");
+        }
+    }
+}
+
+/// What attention gives for a lone token with this value.
+fn value_of_one(dtype: KvType, value: &[f32]) -> Vec<f32> {
+    let mut device = exact();
+    let mut case = Case::new(1, 1, value.len(), 8, &[1]);
+    case.dtype = dtype;
+    let mut inputs = Inputs::default();
+    inputs.push(&[2], 8, 0, 1);
+    let mut cache = device.kv_cache(case.shape(1)).unwrap();
+    let mut step = device.step_buffers(1, 1, 1).unwrap();
+    inputs.upload(&mut device, &mut step);
+    let mut qkv = buffer(&device, &[&vec![0.5; 2 * value.len()][..], value].concat());
+    device.rope_and_store(&mut qkv, &mut cache, &step, 0, 1, 0).unwrap();
+    let mut out = device.buffer(value.len()).unwrap();
+    device.attention(&mut out, &qkv, &cache, &step, 0, &case.params).unwrap();
+    values(&device, &out, value.len())
 }
 
 /// What the kernels cannot do is refused at allocation.

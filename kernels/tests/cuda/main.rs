@@ -19,6 +19,8 @@ mod paged;
 mod references;
 mod sample;
 mod small_ops;
+#[path = "../shared/stored.rs"]
+mod stored;
 
 use weirgate_kernels::cuda::{CudaBackend, Emulator};
 

@@ -22,6 +22,8 @@ mod references;
 mod sample;
 #[path = "../cuda/small_ops.rs"]
 mod small_ops;
+#[path = "../shared/stored.rs"]
+mod stored;
 
 use std::sync::{LazyLock, Mutex};
 

@@ -1,8 +1,9 @@
 //! Rotation, cache and attention together, over paged sequences that are fed in pieces.
 
-use weirgate_kernels::{AttentionParams, Backend, DType, KvShape, NO_ADAPTER, StepInputs};
+use weirgate_kernels::{AttentionParams, Backend, DType, KvShape, KvType, NO_ADAPTER, StepInputs};
 
-use crate::common::{Rng, buffer, rounded, values};
+use crate::common::{Rng, buffer, values};
+use crate::stored::stored_head;
 
 /// Heads, cache and settings of one attention layer, and the sequences' `qkv` rows.
 #[derive(Clone, Debug)]
@@ -11,7 +12,7 @@ pub struct Case {
     pub kv_heads: usize,
     pub head_dim: usize,
     pub block_size: usize,
-    pub dtype: DType,
+    pub dtype: KvType,
     pub params: AttentionParams,
     /// Tokens of each sequence.
     pub lens: Vec<usize>,
@@ -33,7 +34,7 @@ impl Case {
             kv_heads,
             head_dim,
             block_size,
-            dtype: DType::F32,
+            dtype: DType::F32.into(),
             params,
             lens,
             rotary_dim: 0,
@@ -114,9 +115,13 @@ impl Case {
 
     pub fn reference_seq(&self, seq: usize) -> Vec<f64> {
         let (qkv, d, group) = (self.qkv(seq), self.head_dim, self.heads / self.kv_heads);
-        let key = |t: usize, h: usize| &qkv[t * self.width() + (self.heads + h) * d..][..d];
-        let value = |t: usize, h: usize| &qkv[t * self.width() + (self.heads + self.kv_heads + h) * d..][..d];
-        let stored = |v: f32| f64::from(rounded(self.dtype, v));
+        // Of each token: the heads of its key, then of its value.
+        let row = |t: usize| &qkv[t * self.width()..(t + 1) * self.width()][self.heads * d..];
+        let stored: Vec<Vec<f64>> = (0..self.lens[seq])
+            .map(|t| row(t).chunks(d).flat_map(|head| stored_head(self.dtype, head)).collect())
+            .collect();
+        let key = |t: usize, h: usize| &stored[t][h * d..][..d];
+        let value = |t: usize, h: usize| &stored[t][(self.kv_heads + h) * d..][..d];
         let mut out = Vec::new();
         for i in 0..self.lens[seq] {
             let first = self.params.window.map_or(0, |w| (i + 1).saturating_sub(w as usize));
@@ -124,7 +129,7 @@ impl Case {
                 let q = &qkv[i * self.width() + h * d..][..d];
                 let score = |j: usize| {
                     let dot: f64 =
-                        q.iter().zip(key(j, h / group)).map(|(&q, &k)| f64::from(q) * stored(k)).sum();
+                        q.iter().zip(key(j, h / group)).map(|(&q, &k)| f64::from(q) * k).sum();
                     let s = dot * f64::from(self.params.scale);
                     self.params.softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
                 };
@@ -135,7 +140,7 @@ impl Case {
                     let weighted = scores
                         .iter()
                         .enumerate()
-                        .map(|(n, s)| (s - max).exp() * stored(value(first + n, h / group)[dim]));
+                        .map(|(n, s)| (s - max).exp() * value(first + n, h / group)[dim]);
                     weighted.sum::<f64>() / sum
                 }));
             }

@@ -174,8 +174,11 @@ fn own_config(config: &RouterConfig, card: &Card, load: &LoadSettings) -> Router
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     // One at a time is what remains where none may join others.
     let at_once = parallel.or((continuous == Some(false)).then_some(1));
+    let on_cpu = gpu_layers == Some(0);
     let engine = EngineSettings {
-        device: if gpu_layers == Some(0) { DeviceSetting::Cpu } else { own.device },
+        device: if on_cpu { DeviceSetting::Cpu } else { own.device },
+        // Said of the GPU that the others are on.
+        kv_cache_dtype: own.kv_cache_dtype.filter(|_| !on_cpu),
         max_batch_size: at_once
             .map(|count| own.max_batch_size.map_or(count, |most| most.min(count)))
             .or(own.max_batch_size),
