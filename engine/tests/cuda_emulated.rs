@@ -4,6 +4,8 @@
 
 #[path = "cuda/parity.rs"]
 mod parity;
+#[path = "cuda/quantized.rs"]
+mod quantized;
 mod real;
 
 use weirgate_engine::{CudaModel, LoadOptions};

@@ -3,194 +3,16 @@
 
 use std::fs;
 
-use half::{bf16, f16};
+use half::f16;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weirgate_models::{DType, ModelFiles, QuantMethod, TensorSource, open_tensors};
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-}
-
-/// A tensor to write: name, type, shape, bytes.
-type Tensor = (String, &'static str, Vec<usize>, Vec<u8>);
-
-/// The integers of a matrix and what they mean.
-struct Grid {
-    rows: usize,
-    cols: usize,
-    bits: usize,
-    /// The group of each column.
-    group_of: Vec<usize>,
-    groups: usize,
-    codes: Vec<u8>,
-    scales: Vec<f32>,
-    zeros: Vec<u8>,
-}
-
-impl Grid {
-    /// Random integers; scales that f16 and bf16 have both.
-    fn new((rows, cols): (usize, usize), bits: usize, group: usize, symmetric: bool) -> Self {
-        let mut rng = Rng((rows * cols + bits + group) as u64);
-        let groups = cols / group;
-        let mut zero = || if symmetric { 1 << (bits - 1) } else { rng.below(1 << bits) as u8 };
-        let mut zeros: Vec<u8> = (0..rows * groups).map(|_| zero()).collect();
-        if !symmetric {
-            (zeros[0], zeros[1]) = (0, ((1 << bits) - 1) as u8);
-        }
-        Self {
-            rows,
-            cols,
-            bits,
-            group_of: (0..cols).map(|col| col / group).collect(),
-            groups,
-            codes: (0..rows * cols).map(|_| rng.below(1 << bits) as u8).collect(),
-            scales: (0..rows * groups).map(|_| (1 + rng.below(255)) as f32 / 4096.0).collect(),
-            zeros,
-        }
-    }
-
-    fn values(&self) -> Vec<f32> {
-        let value = |at: usize| {
-            let (row, col) = (at / self.cols, at % self.cols);
-            let group = row * self.groups + self.group_of[col];
-            self.scales[group] * (f32::from(self.codes[at]) - f32::from(self.zeros[group]))
-        };
-        (0..self.rows * self.cols).map(value).collect()
-    }
-
-    fn code(&self, row: usize, col: usize) -> u8 {
-        self.codes[row * self.cols + col]
-    }
-
-    fn zero(&self, row: usize, group: usize) -> u8 {
-        self.zeros[row * self.groups + group]
-    }
-
-    /// `[groups, rows]` in f16.
-    fn scales_by_group(&self, module: &str) -> Tensor {
-        let at = |at: usize| self.scales[at % self.rows * self.groups + at / self.rows];
-        let bytes = (0..self.groups * self.rows).flat_map(|i| f16::from_f32(at(i)).to_le_bytes()).collect();
-        (format!("{module}.scales"), "F16", vec![self.groups, self.rows], bytes)
-    }
-
-    /// As the format's own tools write it: `zeros_less` is taken from words, not from the zero points in them.
-    fn gptq(&self, module: &str, zeros_less: u32) -> Vec<Tensor> {
-        let per = 32 / self.bits;
-        let ones = if self.bits == 4 { 0x1111_1111 } else { 0x0101_0101 };
-        let codes: Vec<u32> = (0..self.cols / per * self.rows)
-            .map(|at| {
-                let (word, row) = (at / self.rows, at % self.rows);
-                word_of((0..per).map(|i| self.code(row, word * per + i)), self.bits)
-            })
-            .collect();
-        let zeros: Vec<u32> = (0..self.groups * self.rows / per)
-            .map(|at| {
-                let (group, word) = (at / (self.rows / per), at % (self.rows / per));
-                let zeros = word_of((0..per).map(|i| self.zero(word * per + i, group)), self.bits);
-                zeros.wrapping_sub(zeros_less * ones)
-            })
-            .collect();
-        vec![
-            words(format!("{module}.qweight"), vec![self.cols / per, self.rows], &codes),
-            words(format!("{module}.qzeros"), vec![self.groups, self.rows / per], &zeros),
-            self.scales_by_group(module),
-        ]
-    }
-
-    fn g_idx(&self, name: &str) -> Tensor {
-        let of: Vec<u32> = self.group_of.iter().map(|group| *group as u32).collect();
-        words(name.into(), vec![self.cols], &of)
-    }
-
-    fn awq(&self, module: &str) -> Vec<Tensor> {
-        const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
-        let packed = |count: usize, value: &dyn Fn(usize, usize) -> u8| -> Vec<u32> {
-            let word = |at: usize| {
-                let (first, word) = (at / (self.rows / 8), at % (self.rows / 8));
-                word_of(ORDER.map(|row| value(word * 8 + row, first)), 4)
-            };
-            (0..count * self.rows / 8).map(word).collect()
-        };
-        let codes = packed(self.cols, &|row, col| self.code(row, col));
-        let zeros = packed(self.groups, &|row, group| self.zero(row, group));
-        vec![
-            words(format!("{module}.qweight"), vec![self.cols, self.rows / 8], &codes),
-            words(format!("{module}.qzeros"), vec![self.groups, self.rows / 8], &zeros),
-            self.scales_by_group(module),
-        ]
-    }
-
-    /// `[rows, groups]` in bf16.
-    fn scales_by_row(&self, module: &str) -> Tensor {
-        let bytes = self.scales.iter().flat_map(|scale| bf16::from_f32(*scale).to_le_bytes()).collect();
-        (format!("{module}.weight_scale"), "BF16", vec![self.rows, self.groups], bytes)
-    }
-
-    /// Signed codes are stored with their offset, which makes them what `codes` are here.
-    fn packed(&self, module: &str, with_zeros: bool) -> Vec<Tensor> {
-        let per = 32 / self.bits;
-        let per_row = self.cols.div_ceil(per);
-        let codes: Vec<u32> = (0..self.rows * per_row)
-            .map(|at| {
-                let (row, first) = (at / per_row, at % per_row * per);
-                let code = |i: usize| if first + i < self.cols { self.code(row, first + i) } else { 0 };
-                word_of((0..per).map(code), self.bits)
-            })
-            .collect();
-        let shape: Vec<u8> =
-            [self.rows, self.cols].iter().flat_map(|size| (*size as i64).to_le_bytes()).collect();
-        let mut tensors = vec![
-            words(format!("{module}.weight_packed"), vec![self.rows, per_row], &codes),
-            (format!("{module}.weight_shape"), "I64", vec![2], shape),
-            self.scales_by_row(module),
-        ];
-        if with_zeros {
-            let zeros: Vec<u32> = (0..self.rows.div_ceil(per) * self.groups)
-                .map(|at| {
-                    let (first, group) = (at / self.groups * per, at % self.groups);
-                    let zero = |i: usize| if first + i < self.rows { self.zero(first + i, group) } else { 0 };
-                    word_of((0..per).map(zero), self.bits)
-                })
-                .collect();
-            let shape = vec![self.rows.div_ceil(per), self.groups];
-            tensors.push(words(format!("{module}.weight_zero_point"), shape, &zeros));
-        }
-        tensors
-    }
-}
-
-fn word_of(fields: impl IntoIterator<Item = u8>, bits: usize) -> u32 {
-    fields.into_iter().enumerate().fold(0, |word, (i, field)| word | u32::from(field) << (bits * i))
-}
-
-fn words(name: String, shape: Vec<usize>, words: &[u32]) -> Tensor {
-    (name, "I32", shape, words.iter().flat_map(|word| word.to_le_bytes()).collect())
-}
+use weirgate_testkit::generator::stream;
+use weirgate_testkit::packed::{Grid, Tensor, words, write_tensors};
 
 fn folder(quantization: &Value, tensors: &[Tensor]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let config = json!({"quantization_config": quantization});
-    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::<u8>::new());
-    for (name, dtype, shape, bytes) in tensors {
-        let offsets = [data.len(), data.len() + bytes.len()];
-        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
-        data.extend(bytes);
-    }
-    let header = Value::Object(header).to_string();
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header.as_bytes());
-    file.extend(data);
-    fs::write(folder.path().join("model.safetensors"), file).unwrap();
+    write_tensors(folder.path(), &json!({"quantization_config": quantization}), tensors).unwrap();
     folder
 }
 
@@ -261,11 +83,11 @@ fn gptq_is_exact() {
 
 #[test]
 fn gptq_in_another_order_is_put_in_order() {
-    let mut rng = Rng(5);
     for bits in [4, 8] {
+        let mut words = stream(5, "order");
         let mut grid = Grid::new((16, 128), bits, 32, false);
         for col in (1..grid.cols).rev() {
-            grid.group_of.swap(col, rng.below(col as u64 + 1) as usize);
+            grid.group_of.swap(col, (words.next().unwrap() % (col as u64 + 1)) as usize);
         }
         let mut tensors = grid.gptq("m", 1);
         tensors.push(grid.g_idx("m.g_idx"));

@@ -9,6 +9,7 @@ mod definition;
 mod encoder;
 pub mod generator;
 pub mod http;
+pub mod packed;
 
 pub use checkpoint::RandomCheckpoint;
 pub use definition::{Definition, definitions, prompt_lengths};

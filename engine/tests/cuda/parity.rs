@@ -7,7 +7,7 @@ use weirgate_types::{GenerateRequest, Selection};
 use crate::gpu;
 use crate::real::{Engine, Generated, Model, Results, Rng, Setup, greedy};
 
-fn exact(model: &Model, setup: Setup) -> Engine {
+pub fn exact(model: &Model, setup: Setup) -> Engine {
     Engine::start_on(CudaBackend::deterministic(gpu()), model, setup)
 }
 
@@ -33,7 +33,7 @@ fn requests(vocab: usize, max_new_tokens: u32) -> Vec<GenerateRequest> {
 }
 
 /// The same tokens, and log-probabilities that rounding alone tells apart.
-fn assert_parity(expected: &Results, found: &Results, what: &str, bound: f32) {
+pub fn assert_parity(expected: &Results, found: &Results, what: &str, bound: f32) {
     assert_eq!(expected.len(), found.len(), "{what}");
     for (key, Generated { tokens, finish, .. }) in expected {
         let other = &found[key];
