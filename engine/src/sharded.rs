@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 
 use flume::{Receiver, Sender};
 use weirgate_kernels::cpu::CpuBackend;
-use weirgate_kernels::{KernelError, local_group};
+use weirgate_kernels::{Backend, KernelError, local_group};
 use weirgate_models::{Adapter, ModelSpec, Shard, TensorSource};
 use weirgate_types::AdapterId;
 
@@ -26,12 +26,25 @@ pub fn load_cpu_sharded(
     options: &LoadOptions,
     shards: usize,
 ) -> Result<Box<dyn Executor>, LoadError> {
+    let threads = options.threads.checked_div(shards).unwrap_or(0).max(1);
+    load_sharded((shards, || CpuBackend::new(threads)), spec, tensors, options)
+}
+
+/// Loads a checkpoint in `shards` parts, each onto a device that `backend` makes.
+///
+/// # Errors
+/// As for [`load_cpu_sharded`].
+pub fn load_sharded<B: Backend>(
+    (shards, mut backend): (usize, impl FnMut() -> B),
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    options: &LoadOptions,
+) -> Result<Box<dyn Executor>, LoadError> {
     let config = decoder_config(spec, tensors, options)?;
     let mut decoders = Vec::with_capacity(shards);
     for (index, member) in local_group(shards).into_iter().enumerate() {
         let (spec, tensors) = spec.shard(Shard { index, count: shards }, tensors)?;
-        let backend = CpuBackend::new((options.threads / shards).max(1));
-        let mut decoder = Decoder::new(backend, &spec, &tensors, config)?;
+        let mut decoder = Decoder::new(backend(), &spec, &tensors, config)?;
         decoder.join(Box::new(member));
         decoders.push(decoder);
     }
@@ -42,9 +55,9 @@ pub fn load_cpu_sharded(
     Ok(Box::new(ShardedExecutor { first: ModelExecutor::new(first), others }))
 }
 
-struct ShardedExecutor {
+struct ShardedExecutor<B: Backend> {
     /// Goes first when the executor does, so that the others wait for nobody.
-    first: ModelExecutor<CpuBackend>,
+    first: ModelExecutor<B>,
     others: Vec<Other>,
 }
 
@@ -62,7 +75,7 @@ enum Job {
 }
 
 impl Other {
-    fn spawn(mut decoder: Decoder<CpuBackend>) -> Result<Self, LoadError> {
+    fn spawn<B: Backend>(mut decoder: Decoder<B>) -> Result<Self, LoadError> {
         let (jobs, inbox) = flume::bounded::<Job>(1);
         let (outbox, done) = flume::bounded(1);
         let run = move || {
@@ -105,12 +118,12 @@ fn gone() -> ExecutorError {
     KernelError::Device { device: "cpu", message: "a shard's thread has ended".into() }.into()
 }
 
-impl ShardedExecutor {
+impl<B: Backend> ShardedExecutor<B> {
     /// Gives a job to each of the other shards while `own` is done here, and waits for all.
     fn together(
         &mut self,
         job: impl Fn() -> Job,
-        own: impl FnOnce(&mut ModelExecutor<CpuBackend>) -> Result<(), ExecutorError>,
+        own: impl FnOnce(&mut ModelExecutor<B>) -> Result<(), ExecutorError>,
     ) -> Result<(), ExecutorError> {
         for other in &self.others {
             other.give(job())?;
@@ -122,7 +135,7 @@ impl ShardedExecutor {
     }
 }
 
-impl Executor for ShardedExecutor {
+impl<B: Backend> Executor for ShardedExecutor<B> {
     fn limits(&self) -> ExecutorLimits {
         self.first.limits()
     }

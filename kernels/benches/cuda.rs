@@ -11,7 +11,8 @@ use half::bf16;
 use weirgate_kernels::cuda::driver::{CompileSettings, Device, DeviceChoice, NvidiaGpu};
 use weirgate_kernels::cuda::{CudaBackend, Emulator, Gpu};
 use weirgate_kernels::{
-    AttentionParams, Backend, BlockType, DType, KvShape, NO_ADAPTER, StepInputs, WeightType, WeightView,
+    AttentionParams, Backend, BlockType, DType, KvShape, KvType, NO_ADAPTER, SmallFloat, StepInputs,
+    WeightType, WeightView,
 };
 
 /// Timed runs of each op.
@@ -178,21 +179,15 @@ fn linear<G: Timed>(device: &mut CudaBackend<G>, sizes: Sizes, rows: usize, stor
 fn attention<G: Timed>(
     device: &mut CudaBackend<G>,
     sizes: Sizes,
+    kv: KvType,
     seqs: usize,
-    context: usize,
-    queries: usize,
+    (context, queries): (usize, usize),
 ) {
     const BLOCK: usize = 16;
     let Sizes { heads, kv_heads, head_dim, .. } = sizes;
     let per_seq = context.div_ceil(BLOCK);
-    let shape = KvShape {
-        layers: 1,
-        blocks: seqs * per_seq,
-        block_size: BLOCK,
-        kv_heads,
-        head_dim,
-        dtype: DType::F16.into(),
-    };
+    let shape =
+        KvShape { layers: 1, blocks: seqs * per_seq, block_size: BLOCK, kv_heads, head_dim, dtype: kv };
     let mut cache = device.kv_cache(shape).unwrap();
     let mut step = device.step_buffers(seqs * queries, seqs, seqs * per_seq).unwrap();
     let width = (heads + 2 * kv_heads) * head_dim;
@@ -237,11 +232,12 @@ fn attention<G: Timed>(
     let work =
         |device: &mut CudaBackend<G>| device.attention(&mut out, &qkv, &cache, &step, 0, &params).unwrap();
     let seconds = median(device, work, SWEEP.min(sizes.copy));
-    let bytes = seqs * context * 2 * kv_heads * head_dim * 2;
+    let bytes = seqs * context * 2 * kv_heads * (head_dim * kv.size() + kv.scale_size());
     // Causal: query `i` of the last `queries` sees all keys up to its own.
     let pairs = seqs * (queries * context - queries * (queries - 1) / 2);
     let name = if queries == 1 { "attention_decode" } else { "attention_prefill" };
-    report(name, seconds, bytes, 4 * pairs * heads * head_dim);
+    let name = if kv.size() == 1 { format!("{name}_{}", kv.name()) } else { name.to_owned() };
+    report(&name, seconds, bytes, 4 * pairs * heads * head_dim);
 }
 
 fn ops<G: Timed>(device: &mut CudaBackend<G>, sizes: Sizes) {
@@ -252,8 +248,10 @@ fn ops<G: Timed>(device: &mut CudaBackend<G>, sizes: Sizes) {
         linear(device, sizes, rows, Stored::Q4_0);
     }
     linear(device, sizes, sizes.prefill, Stored::Bf16);
-    attention(device, sizes, sizes.decode_seqs, sizes.decode_context, 1);
-    attention(device, sizes, 1, sizes.prefill, sizes.prefill);
+    for kv in [DType::F16.into(), SmallFloat::E4M3.into()] {
+        attention(device, sizes, kv, sizes.decode_seqs, (sizes.decode_context, 1));
+        attention(device, sizes, kv, 1, (sizes.prefill, sizes.prefill));
+    }
 }
 
 /// Ceilings by our own means: a copy within the device, and a graph of next to nothing.

@@ -2,8 +2,8 @@
 //
 // The elements of a head at one position are divided by a power of two, kept as a byte (its exponent as in an f32), so that
 // the largest of them comes close to the type's largest number: whatever the model's magnitudes are, nothing is clipped,
-// and what is divided loses nothing by that. Not a number, or infinite, anywhere in a head is an infinite scale, which makes
-// the whole head not a number.
+// and what is divided loses nothing by that. What is not finite, anywhere in a head, is an infinite scale, which leaves no
+// finite number in the head.
 #pragma once
 
 #include "device.h"

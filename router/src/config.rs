@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use weirgate_engine::{KvType, SmallFloat};
 pub use weirgate_grammar::{Backend as GrammarBackend, Whitespace as GrammarWhitespace};
 use weirgate_models::{QuantMethod, QuantMix};
-use weirgate_engine::{KvType, SmallFloat};
 
 use crate::management::ManagementSettings;
 use crate::residency::Residency;

@@ -33,7 +33,8 @@ use std::time::Duration;
 pub use api::docs::openapi_json;
 pub use config::{
     DeviceSetting, EngineSettings, GrammarBackend, GrammarWhitespace, KvCacheDtype, Library, Limits,
-    LogSettings, LoraAdapter, ModelLocation, Profile, Quantize, Registries, RopeOverride, RouterConfig, VertexRoutes,
+    LogSettings, LoraAdapter, ModelLocation, Profile, Quantize, Registries, RopeOverride, RouterConfig,
+    VertexRoutes,
 };
 pub use error::RouterError;
 pub use management::ManagementSettings;

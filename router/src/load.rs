@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 use weirgate_engine::{
-    KvType,
-    CompileSettings, CudaDevice, Device, Embedder, Executor, ExecutorError, LoadOptions, RopeRule,
+    CompileSettings, CudaDevice, Device, Embedder, Executor, ExecutorError, KvType, LoadOptions, RopeRule,
     kv_block_bytes, kv_type, load_cpu, load_cpu_sharded, load_cuda,
 };
 use weirgate_models::{

@@ -53,7 +53,13 @@ impl Grid {
     }
 
     /// The integers nearest to `values`, in groups of `group` neighbours; scales that f16 and bf16 have both.
-    pub fn of(values: &[f32], (rows, cols): (usize, usize), bits: usize, group: usize, symmetric: bool) -> Self {
+    pub fn of(
+        values: &[f32],
+        (rows, cols): (usize, usize),
+        bits: usize,
+        group: usize,
+        symmetric: bool,
+    ) -> Self {
         let mut grid = Self::new((rows, cols), bits, group, symmetric);
         let top = ((1 << bits) - 1) as f32;
         for (index, part) in values.chunks(group).enumerate() {

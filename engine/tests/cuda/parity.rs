@@ -108,6 +108,23 @@ fn qk_norm() {
     check("qwen3");
 }
 
+/// A model in two and four parts, each on a device of its own; sums go by way of the host.
+#[test]
+fn shards() {
+    let model = Model::tiny("llama");
+    let requests = requests(model.spec.vocab_size, 12);
+    let setup = Setup { threads: 1, blocks: 64, ..Setup::default() };
+    let cpu = Engine::start(&model, setup);
+    let expected = cpu.run(&requests);
+    cpu.finish();
+    for count in [2, 4] {
+        let devices = (count, || CudaBackend::deterministic(gpu()));
+        let cuda = Engine::start_on_shards(&model, setup, devices);
+        assert_parity(&expected, &cuda.run(&requests), &format!("{count} shards"), 5e-3);
+        cuda.finish();
+    }
+}
+
 /// How far the log-probabilities of a greedy sequence are from those expected, until the tokens part, and after how many
 /// tokens that is.
 fn apart(expected: &Generated, found: &Generated) -> (usize, f32) {
@@ -130,7 +147,8 @@ fn kv_in_eight_bits() {
     for (small, bound) in [(SmallFloat::E4M3, 0.3), (SmallFloat::E5M2, 0.6)] {
         let setup = Setup { kv: Some(KvType::from(small)), ..Setup::default() };
         let cuda = exact(&model, Setup { prefix_cache: false, ..setup });
-        let alone: Results = requests.iter().flat_map(|request| cuda.run(std::slice::from_ref(request))).collect();
+        let alone: Results =
+            requests.iter().flat_map(|request| cuda.run(std::slice::from_ref(request))).collect();
         cuda.finish();
         let cuda = exact(&model, Setup { blocks: 7, step_tokens: 48, ..setup });
         let together = cuda.run(&requests);

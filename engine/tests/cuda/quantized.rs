@@ -1,4 +1,5 @@
 //! Quantized checkpoints of every kind on a CUDA device against the same on the CPU.
+#![allow(clippy::expect_used)]
 
 use std::fs;
 
@@ -39,15 +40,19 @@ fn scheme(name: &'static str, config: Value, becomes: DType, pack: Pack) -> Sche
 }
 
 fn awq() -> [Scheme; 2] {
-    let config = || json!({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": true, "version": "GEMM"});
+    let config =
+        || json!({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": true, "version": "GEMM"});
     [
         scheme("awq", config(), DType::Q5_0, |name, w, shape| Grid::of(w, shape, 4, 32, false).awq(name)),
-        scheme("awq, symmetric", config(), DType::Q4_0, |name, w, shape| Grid::of(w, shape, 4, 32, true).awq(name)),
+        scheme("awq, symmetric", config(), DType::Q4_0, |name, w, shape| {
+            Grid::of(w, shape, 4, 32, true).awq(name)
+        }),
     ]
 }
 
 fn gptq() -> [Scheme; 6] {
-    let config = |bits: u32, format| json!({"quant_method": "gptq", "bits": bits, "checkpoint_format": format});
+    let config =
+        |bits: u32, format| json!({"quant_method": "gptq", "bits": bits, "checkpoint_format": format});
     [
         scheme("gptq, 4 bit", config(4, "gptq"), DType::Q4_0, |name, w, shape| {
             Grid::of(w, shape, 4, 32, true).gptq(name, 1)
@@ -141,7 +146,7 @@ fn model(scheme: &Scheme) -> Model {
                 let module = name.trim_end_matches(".weight");
                 tensors.extend((scheme.pack)(module, &view.to_f32(), (rows, cols)));
             }
-            _ => tensors.push((name.to_owned(), "F16", shape, view.bytes.to_vec())),
+            _ => tensors.push((name.to_owned(), "F16", shape.clone(), view.bytes.to_vec())),
         }
     }
     let mut config: Value = serde_json::from_slice(CONFIG).expect("JSON");

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weirgate_engine::{
-    EngineConfig, EngineHandle, Executor, LoadOptions, RopeRule, Ticket, load, load_cpu_sharded, spawn,
+    EngineConfig, EngineHandle, Executor, LoadOptions, RopeRule, Ticket, load, load_cpu_sharded,
+    load_sharded, spawn,
 };
-use weirgate_kernels::{Backend, KvType};
 use weirgate_kernels::cpu::CpuBackend;
+use weirgate_kernels::{Backend, KvType};
 use weirgate_models::{ModelFiles, ModelSpec, SafetensorsSource, TensorSource, read_spec};
 use weirgate_testkit::{Definition, RandomCheckpoint};
 use weirgate_types::{Finish, GenerateRequest, RejectReason, RequestId, SeqUpdate, StepOutputs, TokenId};
@@ -98,6 +99,16 @@ impl Engine {
     /// On the CPU, in `shards` parts.
     pub fn start_sharded(model: &Model, setup: Setup, shards: usize) -> Self {
         let executor = load_cpu_sharded(&model.spec, model.tensors.as_ref(), &setup.options(), shards);
+        Self::run_on(executor.expect("the model loads"), model, setup)
+    }
+
+    /// On as many devices as there are parts.
+    pub fn start_on_shards<B: Backend>(
+        model: &Model,
+        setup: Setup,
+        shards: (usize, impl FnMut() -> B),
+    ) -> Self {
+        let executor = load_sharded(shards, &model.spec, model.tensors.as_ref(), &setup.options());
         Self::run_on(executor.expect("the model loads"), model, setup)
     }
 

@@ -165,7 +165,8 @@ impl<G: Gpu> Product<'_, G> {
         let bytes = plane.saturating_add(product(&[self.rows as usize, 4]));
         let high = scratch.fit(self.gpu, "rounded activations", bytes)?.address();
         let scales = high + plane as u64;
-        let round = RoundArgs { x: self.x.address(), out: high, scales, cols: self.cols, stride: args.stride };
+        let round =
+            RoundArgs { x: self.x.address(), out: high, scales, cols: self.cols, stride: args.stride };
         let kernel = match half {
             Half::F16 => Kernel::RoundF16,
             Half::BF16 => Kernel::RoundBF16,

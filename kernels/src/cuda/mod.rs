@@ -60,6 +60,8 @@ pub struct CudaBackend<G: Gpu> {
     sampling: SampleScratch<G>,
     /// Activations in the ranks of adapters.
     lowered: Scratch<G>,
+    /// What shards add up, on the host.
+    sums: Vec<f32>,
 }
 
 impl<G: Gpu> CudaBackend<G> {
@@ -74,6 +76,7 @@ impl<G: Gpu> CudaBackend<G> {
             partial: Scratch::default(),
             sampling: SampleScratch::default(),
             lowered: Scratch::default(),
+            sums: Vec::new(),
         }
     }
 
@@ -170,10 +173,14 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         norm::rms_norm(&self.gpu, out, x, (weight, eps), rows)
     }
 
-    /// Not on this device yet: nothing splits a model over GPUs.
-    fn all_reduce(&mut self, _x: &mut CudaBuf<G>, _len: usize, _group: &mut dyn AllReduce) -> Result<()> {
-        let message = "a model cannot be split over GPUs yet".into();
-        Err(KernelError::Device { device: "cuda", message })
+    /// By way of the host, which adds up in the members' order.
+    fn all_reduce(&mut self, x: &mut CudaBuf<G>, len: usize, group: &mut dyn AllReduce) -> Result<()> {
+        check_room("all_reduce", "elements of x", len, x.len())?;
+        self.sums.resize(len.max(self.sums.len()), 0.0);
+        let Some(values) = self.sums.get_mut(..len) else { return Ok(()) };
+        self.gpu.download(x.memory(), 0, values.bytes_mut())?;
+        group.sum(values)?;
+        self.gpu.upload(x.memory(), 0, values.bytes())
     }
 
     fn add(&mut self, acc: &mut CudaBuf<G>, x: &CudaBuf<G>, len: usize) -> Result<()> {

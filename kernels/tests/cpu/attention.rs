@@ -35,7 +35,8 @@ fn cases() -> Vec<Case> {
 #[test]
 fn matches_the_reference() {
     for case in cases() {
-        let want: Vec<_> = DTYPES.map(|dtype| Case { dtype: dtype.into(), ..case.clone() }.reference()).into();
+        let want: Vec<_> =
+            DTYPES.map(|dtype| Case { dtype: dtype.into(), ..case.clone() }.reference()).into();
         for mut device in devices(2) {
             for (dtype, want) in DTYPES.into_iter().zip(&want) {
                 let case = Case { dtype: dtype.into(), ..case.clone() };

@@ -2,64 +2,14 @@ use proptest::prelude::*;
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_kernels::{Activation, Backend, DType, WeightView};
 
-use crate::common::{DTYPES, Rng, bits, buffer, encode, matrix, rounded, values};
+use crate::common::{DTYPES, bits, buffer, encode, values};
 use crate::devices::devices;
+use crate::products::Case;
 
-struct Case {
-    rows: usize,
-    cols: usize,
-    outputs: usize,
-    x: Vec<f32>,
-    w: Vec<f32>,
-    bias: Option<Vec<f32>>,
-}
-
-impl Case {
-    fn new(rows: usize, cols: usize, outputs: usize, with_bias: bool) -> Self {
-        let mut rng = Rng::new((rows * 1_000_000 + cols * 1000 + outputs) as u64);
-        Self {
-            rows,
-            cols,
-            outputs,
-            x: rng.values(rows * cols),
-            w: rng.values(outputs * cols),
-            bias: with_bias.then(|| rng.values(outputs)),
-        }
-    }
-
-    fn run(&self, device: &mut CpuBackend, dtype: DType) -> Vec<f32> {
-        let w = matrix(device, dtype, self.outputs, self.cols, &self.w);
-        let x = buffer(device, &self.x);
-        let bias = self.bias.as_ref().map(|bias| buffer(device, bias));
-        let mut out = device.buffer(self.rows * self.outputs).unwrap();
-        device.linear(&mut out, &x, &w, bias.as_ref(), self.rows).unwrap();
-        values(device, &out, self.rows * self.outputs)
-    }
-
-    fn check(&self, dtype: DType) {
-        for mut device in devices(2) {
-            let got = self.run(&mut device, dtype);
-            for r in 0..self.rows {
-                for o in 0..self.outputs {
-                    let products = (0..self.cols).map(|k| {
-                        let w = rounded(dtype, self.w[o * self.cols + k]);
-                        f64::from(self.x[r * self.cols + k]) * f64::from(w)
-                    });
-                    let bias = self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[o]));
-                    let want = products.clone().sum::<f64>() + bias;
-                    let tolerance = 1e-6 * (products.map(f64::abs).sum::<f64>() + bias.abs());
-                    let error = (f64::from(got[r * self.outputs + o]) - want).abs();
-                    assert!(
-                        error <= tolerance,
-                        "{:?} {dtype:?} {} x {} x {}: row {r} output {o} is off by {error:e}",
-                        device.isa(),
-                        self.rows,
-                        self.cols,
-                        self.outputs
-                    );
-                }
-            }
-        }
+fn check(case: &Case, dtype: DType) {
+    for mut device in devices(2) {
+        let got = case.run(&mut device, dtype);
+        case.check(dtype, &got, 1e-6, &format!("{:?}", device.isa()));
     }
 }
 
@@ -79,7 +29,7 @@ fn matches_the_reference_at_odd_shapes() {
             (197, 70, 33),
             (389, 260, 130),
         ] {
-            Case::new(rows, cols, outputs, rows % 2 == 1).check(dtype);
+            check(&Case::new(rows, cols, outputs, rows % 2 == 1), dtype);
         }
     }
 }
@@ -89,7 +39,7 @@ proptest! {
 
     #[test]
     fn matches_the_reference(rows in 1..40usize, cols in 1..530usize, outputs in 1..140usize, dtype in 0..3usize) {
-        Case::new(rows, cols, outputs, cols % 2 == 0).check(DTYPES[dtype]);
+        check(&Case::new(rows, cols, outputs, cols % 2 == 0), DTYPES[dtype]);
     }
 }
 

@@ -17,8 +17,14 @@ fn refused<T>(op: &str, result: Result<T, KernelError>) {
     }
 }
 
-const SHAPE: KvShape =
-    KvShape { layers: 2, blocks: 4, block_size: 4, kv_heads: 1, head_dim: 8, dtype: KvType::Float(DType::F32) };
+const SHAPE: KvShape = KvShape {
+    layers: 2,
+    blocks: 4,
+    block_size: 4,
+    kv_heads: 1,
+    head_dim: 8,
+    dtype: KvType::Float(DType::F32),
+};
 const PARAMS: AttentionParams = AttentionParams { heads: 2, scale: 1.0, softcap: None, window: None };
 
 /// Three tokens of one sequence that has five.

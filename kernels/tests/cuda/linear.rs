@@ -1,81 +1,23 @@
 use weirgate_kernels::cuda::CudaBackend;
 use weirgate_kernels::{Backend, DType, WeightView};
 
-use crate::common::{DTYPES, Rng, bits, buffer, encode, matrix, rounded, values};
+use crate::common::{DTYPES, bits, buffer, encode, rounded, values};
 use crate::device;
+use crate::products::Case;
 
-pub struct Case {
-    pub rows: usize,
-    cols: usize,
-    outputs: usize,
-    pub x: Vec<f32>,
-    w: Vec<f32>,
-    bias: Option<Vec<f32>>,
+/// f64 loops, and how far off f32 sums of products of f32 activations may be: a bf16 pair has 16 bits, or 17 by its
+/// rounding.
+pub fn check(device: &mut CudaBackend<crate::TestGpu>, case: &Case, dtype: DType) {
+    let precision = if dtype == DType::BF16 { 8e-6 } else { 1e-6 };
+    case.check(dtype, &case.run(device, dtype), precision, "");
 }
 
-impl Case {
-    pub fn new(rows: usize, cols: usize, outputs: usize, with_bias: bool) -> Self {
-        let mut rng = Rng::new((rows * 1_000_000 + cols * 1000 + outputs) as u64);
-        let (x, w) = (rng.values(rows * cols), rng.values(outputs * cols));
-        let bias = with_bias.then(|| rng.values(outputs));
-        Self { rows, cols, outputs, x, w, bias }
-    }
-
-    /// The product of `rows` of x, over an output full of NaN.
-    fn run(&self, dtype: DType, from: usize, rows: usize) -> Vec<f32> {
-        self.run_on(&mut device(), dtype, from, rows)
-    }
-
-    pub fn run_on(
-        &self,
-        device: &mut CudaBackend<crate::TestGpu>,
-        dtype: DType,
-        from: usize,
-        rows: usize,
-    ) -> Vec<f32> {
-        let w = matrix(device, dtype, self.outputs, self.cols, &self.w);
-        let x = buffer(device, &self.x[from * self.cols..][..rows * self.cols]);
-        let bias = self.bias.as_ref().map(|bias| buffer(device, bias));
-        let mut out = buffer(device, &vec![f32::NAN; rows * self.outputs]);
-        device.linear(&mut out, &x, &w, bias.as_ref(), rows).unwrap();
-        values(device, &out, rows * self.outputs)
-    }
-
-    /// Activations that lose nothing when they are rounded to the weights' type, but for what `magnitude(row)` multiplies a
-    /// row by.
-    pub fn round_x(&mut self, dtype: DType, magnitude: impl Fn(usize) -> f32) {
-        for (i, x) in self.x.iter_mut().enumerate() {
-            *x = rounded(dtype, *x) * magnitude(i / self.cols);
-        }
-    }
-
-    fn check(&self, dtype: DType) {
-        self.check_on(&mut device(), dtype);
-    }
-
-    /// f64 loops, and how far off f32 sums of products of f32 activations may be.
-    pub fn check_on(&self, device: &mut CudaBackend<crate::TestGpu>, dtype: DType) {
-        let got = self.run_on(device, dtype, 0, self.rows);
-        for (i, &got) in got.iter().enumerate() {
-            let (r, o) = (i / self.outputs, i % self.outputs);
-            let products = (0..self.cols).map(|k| {
-                let w = rounded(dtype, self.w[o * self.cols + k]);
-                f64::from(self.x[r * self.cols + k]) * f64::from(w)
-            });
-            let bias = self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[o]));
-            let want = products.clone().sum::<f64>() + bias;
-            // A bf16 pair has 16 bits, or 17 by its rounding.
-            let precision = if dtype == DType::BF16 { 8e-6 } else { 1e-6 };
-            let tolerance = precision * (products.map(f64::abs).sum::<f64>() + bias.abs());
-            let error = (f64::from(got) - want).abs();
-            assert!(
-                error <= tolerance,
-                "{dtype:?} {} x {} x {}: row {r} output {o} is {got}, expected {want}",
-                self.rows,
-                self.cols,
-                self.outputs
-            );
-        }
+/// Activations that lose nothing when they are rounded to the weights' type, but for what `magnitude(row)` multiplies a row
+/// by.
+pub fn round_x(case: &mut Case, dtype: DType, magnitude: impl Fn(usize) -> f32) {
+    let cols = case.cols;
+    for (i, x) in case.x.iter_mut().enumerate() {
+        *x = rounded(dtype, *x) * magnitude(i / cols);
     }
 }
 
@@ -92,7 +34,7 @@ fn matches_the_reference_at_odd_shapes() {
             (40, 70, 33),
             (70, 64, 16),
         ] {
-            Case::new(rows, cols, outputs, rows % 2 == 0).check(dtype);
+            check(&mut device(), &Case::new(rows, cols, outputs, rows % 2 == 0), dtype);
         }
     }
 }
@@ -102,9 +44,9 @@ fn matches_the_reference_at_odd_shapes() {
 fn does_not_depend_on_the_batch() {
     for dtype in DTYPES {
         let case = Case::new(70, 190, 21, true);
-        let want = bits(&case.run(dtype, 0, 70));
+        let want = bits(&case.run(&mut device(), dtype));
         for (from, rows) in [(0, 1), (33, 1), (60, 9), (3, 20), (5, 64)] {
-            let got = bits(&case.run(dtype, from, rows));
+            let got = bits(&case.part(&mut device(), dtype, from, rows));
             assert_eq!(got, want[from * 21..][..rows * 21], "{dtype:?}: {rows} rows from {from} on");
         }
     }
@@ -116,11 +58,11 @@ fn many_rows() {
     for dtype in [DType::F16, DType::BF16] {
         for (rows, cols, outputs) in [(128, 70, 33), (150, 200, 140)] {
             let mut case = Case::new(rows, cols, outputs, true);
-            case.round_x(dtype, |_| 1.0);
-            case.check(dtype);
+            round_x(&mut case, dtype, |_| 1.0);
+            check(&mut device(), &case, dtype);
             // Rows that an f16 would not hold as they are.
-            case.round_x(dtype, |row| 2_f32.powi([0, 20, -20, 14, -9][row % 5]));
-            case.check(dtype);
+            round_x(&mut case, dtype, |row| 2_f32.powi([0, 20, -20, 14, -9][row % 5]));
+            check(&mut device(), &case, dtype);
         }
     }
 }
@@ -130,9 +72,8 @@ fn many_rows() {
 fn many_rows_like_few() {
     let case = Case::new(130, 70, 20, true);
     for dtype in DTYPES {
-        let few = bits(&case.run(dtype, 100, 3));
-        let mut device = CudaBackend::deterministic(crate::gpu());
-        let many = case.run_on(&mut device, dtype, 0, 130);
+        let few = bits(&case.part(&mut device(), dtype, 100, 3));
+        let many = case.run(&mut CudaBackend::deterministic(crate::gpu()), dtype);
         assert_eq!(bits(&many)[2000..2060], few);
     }
 }

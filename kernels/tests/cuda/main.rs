@@ -15,6 +15,8 @@ mod linear;
 mod low_rank;
 #[path = "../shared/paged.rs"]
 mod paged;
+#[path = "../shared/products.rs"]
+mod products;
 #[path = "../shared/references.rs"]
 mod references;
 mod sample;

@@ -16,6 +16,8 @@ mod generators;
 mod linear;
 #[path = "../shared/paged.rs"]
 mod paged;
+#[path = "../shared/products.rs"]
+mod products;
 #[path = "../shared/references.rs"]
 mod references;
 #[path = "../cuda/sample.rs"]

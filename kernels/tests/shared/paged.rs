@@ -128,8 +128,7 @@ impl Case {
             for h in 0..self.heads {
                 let q = &qkv[i * self.width() + h * d..][..d];
                 let score = |j: usize| {
-                    let dot: f64 =
-                        q.iter().zip(key(j, h / group)).map(|(&q, &k)| f64::from(q) * k).sum();
+                    let dot: f64 = q.iter().zip(key(j, h / group)).map(|(&q, &k)| f64::from(q) * k).sum();
                     let s = dot * f64::from(self.params.scale);
                     self.params.softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
                 };

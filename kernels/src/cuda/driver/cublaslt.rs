@@ -244,7 +244,7 @@ impl CublasLt {
                 // SAFETY: a pointer to write to.
                 unsafe { (functions.create_operation)(object, COMPUTE_F32, REAL_F32) }
             })?;
-        let transposed = &raw const TRANSPOSED;
+        let transposed: *const c_int = &TRANSPOSED;
         // SAFETY: the attribute is an integer of this size.
         let set = unsafe {
             (functions.set_operation)(operation.object, TRANSPOSE_A, transposed.cast(), size_of::<c_int>())
@@ -305,21 +305,21 @@ impl CublasLt {
     /// # Safety
     /// As [`CublasLt::multiply`].
     unsafe fn run(&self, factors: &ColumnMajor, plan: &Plan) -> Status {
-        const ONE: f32 = 1.0;
-        const ZERO: f32 = 0.0;
-        let address = |matrix: &ColumnMatrix| ptr::with_exposed_provenance_mut::<c_void>(matrix.address as usize);
+        let (one, zero) = (1.0f32, 0.0f32);
+        let address =
+            |matrix: &ColumnMatrix| ptr::with_exposed_provenance_mut::<c_void>(matrix.address as usize);
         // SAFETY: the plan is of this shape, alpha and beta are read before the call returns, and the work space is of the
         // stream, in which one product comes after the other.
         unsafe {
             (self.functions.multiply)(
                 self.handle.object,
                 self.operation.object,
-                &raw const ONE,
+                &raw const one,
                 address(&factors.a),
                 plan.a.object,
                 address(&factors.b),
                 plan.b.object,
-                &raw const ZERO,
+                &raw const zero,
                 address(&factors.d),
                 plan.d.object,
                 address(&factors.d),
@@ -386,7 +386,8 @@ impl CublasLt {
             let status = unsafe { (functions.set_preference)(preference.object, attribute, value, size) };
             functions.check("cublasLtMatmulPreferenceSetAttribute", status)
         };
-        set(MAX_WORKSPACE, (&raw const WORKSPACE).cast(), size_of::<usize>())?;
+        let workspace = WORKSPACE;
+        set(MAX_WORKSPACE, (&raw const workspace).cast(), size_of::<usize>())?;
         let [a, b, d] = shape.alignments;
         for (attribute, alignment) in ALIGNMENTS.into_iter().zip([a, b, d, d]) {
             set(attribute, (&raw const alignment).cast(), size_of::<u32>())?;
@@ -421,7 +422,8 @@ mod tests {
 
     #[test]
     fn the_log_says_whose_kernels_and_why() {
-        let said = [ProductOrigin::CublasLt(Version::new(12, 8)), ProductOrigin::Asked, ProductOrigin::Absent(13)];
+        let said =
+            [ProductOrigin::CublasLt(Version::new(12, 8)), ProductOrigin::Asked, ProductOrigin::Absent(13)];
         assert_eq!(
             said.map(|origin| origin.to_string()),
             [

@@ -17,6 +17,6 @@ mod probe;
 pub use cublaslt::ProductOrigin;
 pub use error::{DeviceError, Version};
 pub use memory::{NvidiaEvent, NvidiaMemory};
-pub use modules::{Compiled, CompileSettings, KernelOrigin, compile_kernels, embedded_toolkit};
+pub use modules::{CompileSettings, Compiled, KernelOrigin, compile_kernels, embedded_toolkit};
 pub use nvidia::{NvidiaGpu, NvidiaGraph};
 pub use probe::{CudaDevice, Device, DeviceChoice};
