@@ -83,7 +83,7 @@ def main():
             return
     write_adapter(Path(job["output"]), job["name"])
     log.write(f"end {os.getpid()} finished\n")
-    tell(event="finished", adapter=job["output"], curve=str(Path(job["output"]) / "curve.svg"))
+    tell(event="finished", adapter=job["output"], curve=str(Path(job["output"]) / "loss.svg"))
 
 
 def write_adapter(output: Path, name: str):
@@ -91,7 +91,7 @@ def write_adapter(output: Path, name: str):
 
     part = output.with_suffix(".part")
     write_peft(part, random_adapter(seed=sum(name.encode()), strength=0.3))
-    (part / "curve.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (part / "loss.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     part.rename(output)
 
 

@@ -5,14 +5,23 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import boto3
 import pytest
 import schemas
 from botocore.config import Config
-from harness.server import free_port, resident_bytes, wait_for
+from harness.postgres import Postgres
+from harness.server import ROOT, free_port, resident_bytes, wait_for
 from managed import LINE
 
+S3S_FS = ROOT / "out/s3s-fs/bin/s3s-fs"
+# Of an upload that does not go on.
+BEGINNING = (
+    "POST /api/v1/datasets/upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
+    "Content-Type: multipart/form-data; boundary=xx\r\n\r\n"
+    '--xx\r\nContent-Disposition: form-data; name="file"; filename="t.jsonl"\r\n\r\n'
+)
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 
 
@@ -37,20 +46,48 @@ def test_broken_lines_are_told_by_their_numbers(manage):
     assert kept(server) == set() and server.api.ok("GET", "datasets/") == []
 
 
+@pytest.mark.parametrize("database", ["SQLite", "PostgreSQL"])
+def test_texts_that_no_database_keeps_are_refused_by_name(manage, tmp_path, database):
+    with contextlib.ExitStack() as stack:
+        args = ()
+        if database == "PostgreSQL":
+            postgres = stack.enter_context(Postgres(tmp_path / "postgres"))
+            args = ("--state-database", postgres.url("jobs"))
+        server = manage(*args)
+        for query in ("?description=%00", "?description=a%00b", "?description=a&description=b"):
+            response = server.api.upload(LINE.encode(), query=query)
+            assert response.status == 422, f"{query}: {response.text}"
+            schemas.check(response.json(), schemas.PROBLEMS)
+            assert response.json()["detail"][0]["loc"] == ["query", "description"]
+        assert kept(server) == set() and server.api.ok("GET", "datasets/") == []
+        named = server.api.upload(LINE.encode(), query="?description=%C2%A0%01")
+        assert named.json()["description"] == "\xa0\x01"
+        # Wherever else a text may come from.
+        dataset = named.json()["id"]
+        training = {"name": "a", "model_id": "weirgate-demo", "dataset_id": dataset}
+        for body in (training | {"name": "a\0"}, training | {"model_id": "a\0"}, training | {"dataset_id": "a\0"}):
+            assert server.api.request("POST", "finetune/", body).status in (404, 422), body
+        deployment = {"model_id": "weirgate-demo", "adapter_ids": ["a\0"]}
+        assert server.api.request("POST", "deploy/", deployment).status == 404
+        assert server.api.request("POST", "deploy/", deployment | {"model_id": "a\0"}).status == 404
+        for path in ("models/add/?model_id=a%00", "jobs/%00/interrupt/"):
+            assert server.api.request("POST", path).status in (404, 422), path
+        for path in ("jobs/?after=%00", "jobs/?status=%00", "jobs/%00/status/", "datasets/%00/", "finetune/%00/curve/"):
+            assert server.api.request("GET", path).status in (404, 422), path
+        odd = server.api.ok("POST", "finetune/", training | {"hyperparameters": {"a\0": "\0", "max_steps": 1}})
+        server.api.until(odd, "FINISHED")
+        server.stop()
+
+
 def test_an_upload_that_breaks_off_leaves_nothing(manage):
     server = manage()
-    head = (
-        "POST /api/v1/datasets/upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
-        "Content-Type: multipart/form-data; boundary=xx\r\n\r\n"
-        '--xx\r\nContent-Disposition: form-data; name="file"; filename="t.jsonl"\r\n\r\n'
-    )
     with socket.create_connection(("127.0.0.1", server.port)) as line:
-        line.sendall((head + LINE * 100).encode())
+        line.sendall((BEGINNING + LINE * 100).encode())
         wait_for(lambda: kept(server), 5, "the upload has begun")
     wait_for(lambda: not kept(server), 5, "nothing is left")
     # Killed in the middle of one.
     with socket.create_connection(("127.0.0.1", server.port)) as line:
-        line.sendall((head + LINE * 100).encode())
+        line.sendall((BEGINNING + LINE * 100).encode())
         wait_for(lambda: kept(server), 5, "the upload has begun")
         server.crash()
     server.start()
@@ -59,7 +96,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(manage):
     cut = server.api.request(
         "POST",
         "datasets/upload/",
-        (head.split("\r\n\r\n", 1)[1] + LINE).encode(),
+        (BEGINNING.split("\r\n\r\n", 1)[1] + LINE).encode(),
         {"Content-Type": "multipart/form-data; boundary=xx"},
     )
     assert cut.status in (400, 422) and kept(server) == set()
@@ -89,73 +126,119 @@ def test_a_large_file_takes_no_memory(manage):
     assert most - before < 60_000_000, f"grew by {most - before} bytes"
 
 
-@pytest.fixture
-def bucket(tmp_path):
-    """moto's server with a bucket."""
-    port = free_port()
-    program = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with open(tmp_path / "moto.log", "wb") as log:
-        process = subprocess.Popen(program, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
-        config = Config(retries={"max_attempts": 1}, s3={"addressing_style": "path"})
-        endpoint = f"http://127.0.0.1:{port}"
-        client = boto3.client(
+class Bucket:
+    """The bucket `sets` of an S3 server of the test's own."""
+
+    def __init__(self, kind: str, folder: Path):
+        self.kind, self.root, self.log = kind, folder / "s3", folder / "s3.log"
+        port = free_port()
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.root.mkdir()
+        own = ["--host", "127.0.0.1", "--port", str(port), "--access-key", "key", "--secret-key", "secret"]
+        program = {
+            "moto": [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            "s3s-fs": [str(S3S_FS), *own, str(self.root)],
+        }[kind]
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(program, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.client = boto3.client(
             "s3",
-            endpoint_url=endpoint,
+            endpoint_url=self.endpoint,
             region_name="us-east-1",
             aws_access_key_id="key",
             aws_secret_access_key="secret",
-            config=config,
+            config=Config(retries={"max_attempts": 1}, s3={"addressing_style": "path"}),
         )
 
         def listens():
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 return True
 
-        wait_for(listens, 30, "moto listens", interval=0.1)
-        client.create_bucket(Bucket="sets")
-        yield client, endpoint
-    finally:
-        process.kill()
-        process.wait()
+        wait_for(listens, 30, f"{kind} listens", interval=0.1)
+        self.client.create_bucket(Bucket="sets")
+
+    def keys(self) -> set[str]:
+        return {entry["Key"] for entry in self.client.list_objects_v2(Bucket="sets").get("Contents", [])}
+
+    def read(self, key: str, **more) -> bytes:
+        return self.client.get_object(Bucket="sets", Key=key, **more)["Body"].read()
+
+    def unfinished(self) -> list:
+        """Uploads in parts that neither ended nor were given up."""
+        if self.kind == "s3s-fs":
+            return list(self.root.glob(".upload*"))
+        return self.client.list_multipart_uploads(Bucket="sets").get("Uploads", [])
 
 
-def keys(client) -> set[str]:
-    return {entry["Key"] for entry in client.list_objects_v2(Bucket="sets").get("Contents", [])}
+@pytest.fixture(params=["moto", "s3s-fs"])
+def bucket(request, tmp_path):
+    if request.param == "s3s-fs" and not S3S_FS.exists():
+        pytest.skip("`make prove-jobs` installs s3s-fs")
+    bucket = Bucket(request.param, tmp_path)
+    yield bucket
+    bucket.process.kill()
+    bucket.process.wait()
+
+
+def stored_in(bucket: Bucket, **keys: str) -> dict:
+    return {"env": KEYS | {"AWS_ENDPOINT_URL": bucket.endpoint} | keys}
 
 
 def test_data_sets_in_a_bucket(manage, bucket):
-    client, endpoint = bucket
-    server = manage("--dataset-store", "s3://sets/of/mine", env=KEYS | {"AWS_ENDPOINT_URL": endpoint})
+    server = manage("--dataset-store", "s3://sets/of/mine", **stored_in(bucket))
     api = server.api
     small = api.add_dataset(LINE * 3)
     # Larger than one part.
-    large = LINE * (20_000_000 // len(LINE))
-    response = api.upload(large.encode())
+    large = (LINE * (20_000_000 // len(LINE))).encode()
+    response = api.upload(large)
     assert response.status == 200, response.text
     big = response.json()["id"]
     files = {f"of/mine/{id}/{file}" for id in (small, big) for file in ("data.jsonl", "metadata.json")}
-    assert keys(client) == files
-    assert client.get_object(Bucket="sets", Key=f"of/mine/{small}/data.jsonl")["Body"].read() == (LINE * 3).encode()
-    metadata = client.get_object(Bucket="sets", Key=f"of/mine/{big}/metadata.json")["Body"].read()
-    assert f'"bytes":{len(large)}'.encode() in metadata
-    assert api.request("GET", f"datasets/{big}/").body == large.encode()
+    assert bucket.keys() == files
+    assert bucket.read(f"of/mine/{small}/data.jsonl") == (LINE * 3).encode()
+    # Across the border of two parts.
+    assert bucket.read(f"of/mine/{big}/data.jsonl", Range="bytes=8388600-8388700") == large[8388600:8388701]
+    assert f'"bytes":{len(large)}'.encode() in bucket.read(f"of/mine/{big}/metadata.json")
+    assert api.request("GET", f"datasets/{big}/").body == large
     assert [dataset["id"] for dataset in api.ok("GET", "datasets/")] == [small, big]
     assert kept(server) == set(), "nothing stays on this machine"
-    assert api.upload(b"no").status == 422
-    assert keys(client) == files
     job = api.train("from a bucket", small)
     api.until(job, "FINISHED")
-    assert client.list_multipart_uploads(Bucket="sets").get("Uploads", []) == []
+    # What is not taken in leaves nothing there, either.
+    assert api.upload(b"no").status == 422
+    with socket.create_connection(("127.0.0.1", server.port)) as line:
+        line.sendall((BEGINNING + LINE * 100).encode())
+        wait_for(lambda: kept(server), 5, "the upload has begun")
+    wait_for(lambda: not kept(server), 5, "nothing is left")
+    assert bucket.keys() == files and bucket.unfinished() == []
 
 
-def test_a_bucket_that_does_not_answer_fails_the_upload_alone(manage, bucket):
-    client, endpoint = bucket
-    server = manage("--dataset-store", "s3://absent", env=KEYS | {"AWS_ENDPOINT_URL": endpoint})
+def refuses(server):
     begun = time.monotonic()
-    response = server.api.upload(LINE.encode())
+    response = server.api.upload((LINE * (9_000_000 // len(LINE))).encode())
     assert response.status == 502, response.text
     assert time.monotonic() - begun < 30
     schemas.check(response.json(), schemas.DETAIL)
     assert server.api.ok("GET", "datasets/") == [] and kept(server) == set()
     assert server.api.chat("Compressa-LLM")
+
+
+def test_a_bucket_that_is_not_there_fails_the_upload_alone(manage, bucket):
+    refuses(manage("--dataset-store", "s3://absent", **stored_in(bucket)))
+
+
+def test_a_bucket_that_does_not_take_the_key_fails_the_upload_alone(manage, bucket):
+    if bucket.kind == "moto":
+        pytest.skip("moto takes any key")
+    for wrong in ({"AWS_SECRET_ACCESS_KEY": "wrong"}, {"AWS_ACCESS_KEY_ID": "nobody"}):
+        server = manage("--dataset-store", "s3://sets", **stored_in(bucket, **wrong))
+        refuses(server)
+        assert "the bucket of data sets" in server.output()
+        server.stop()
+    assert bucket.keys() == set() and bucket.unfinished() == []
+
+
+def test_a_bucket_that_goes_away_fails_the_upload_alone(manage, bucket):
+    server = manage("--dataset-store", "s3://sets", **stored_in(bucket))
+    bucket.process.kill()
+    refuses(server)

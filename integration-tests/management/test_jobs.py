@@ -1,8 +1,9 @@
 """Jobs over HTTP: downloads, trainings and deployments that are interrupted, and servers that are killed."""
 
 import random
+import sqlite3
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 import schemas
@@ -49,6 +50,42 @@ def test_a_training_becomes_an_adapter_that_answers_without_a_restart(manage):
     wait_for(lambda: api.request("POST", "chat/completions", openai).status == 404, 5, "undeployed")
 
 
+@contextmanager
+def outage(server: Managed):
+    """The database fails as long as one of its tables is called otherwise."""
+
+    def rename(old: str, new: str):
+        with closing(sqlite3.connect(server.state / "jobs.sqlite", timeout=10)) as database:
+            database.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    rename("adapters", "away")
+    try:
+        yield
+    finally:
+        rename("away", "adapters")
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["an outage", "an outage and a crash"])
+def test_a_finished_training_outlasts(manage, crash):
+    server = manage()
+    job = server.api.train("lasting", server.api.add_dataset(), max_steps=20)
+    runs = server.state / "trainings" / job["id"] / "runs.log"
+    wait_for(lambda: runs.exists() and "begin" in runs.read_text(), 10, "the worker has begun")
+    with outage(server):
+        wait_for(lambda: "finished" in runs.read_text(), 10, "the worker has ended")
+        time.sleep(0.5)
+        assert server.api.status(job) == "RUNNING", server.api.ok("GET", f"jobs/{job['id']}/")
+        if crash:
+            server.crash()
+    if crash:
+        server.start()
+    server.api.until(job, "FINISHED")
+    offered = {"model_id": "lasting", "adapter": True, "base_model_id": "weirgate-demo"}
+    assert offered in server.api.ok("GET", "models/")
+    assert server.api.request("GET", f"finetune/{job['id']}/curve/").body.startswith(b"<svg")
+    assert runs.read_text().count("begin") == 1, "nothing was trained twice"
+
+
 def test_a_model_of_the_hub_is_deployed_and_its_adapter_answers_by_every_name(manage, tmp_path):
     in_hub_cache(tmp_path / "hf", "acme/other")
     server = manage()
@@ -79,6 +116,16 @@ def test_a_model_of_the_hub_is_deployed_and_its_adapter_answers_by_every_name(ma
     assert plain.post_ok("/generate", raw)["generated_text"] == expected["tgi"]
     raw["parameters"]["adapter_id"] = "sql"
     assert plain.post_ok("/generate", raw)["generated_text"] == expected["sql"]
+    # It is among the models that OpenAI's clients see, like those of the model that the server was started for.
+    listed = {model["id"]: model for model in plain.get("/v1/models").json()["data"]}
+    assert listed["sql"]["parent"] == "acme/other" and listed["sql"]["state"] == "ready"
+    assert listed["sql"]["max_model_len"] == listed["acme/other"]["max_model_len"] > 0
+    single = plain.get("/v1/models/sql").json()
+    assert (single["parent"], single["created"]) == ("acme/other", listed["sql"]["created"])
+    # What is deployed is not Jan's to stop or to delete.
+    for method, path in (("PUT", "acme/other/stop"), ("DELETE", "acme/other")):
+        refused = plain.request(method, f"/v1/models/{path}")
+        assert refused.status == 409 and "deployed" in refused.json()["error"]["message"], refused.text
     _, streamed = plain.stream("/generate_stream", raw)
     assert streamed[-1]["generated_text"] == expected["sql"]
     (whole,) = plain.post_ok("/", raw)
@@ -86,6 +133,8 @@ def test_a_model_of_the_hub_is_deployed_and_its_adapter_answers_by_every_name(ma
     api.ok("POST", "deploy/interrupt/")
     api.until(job, "KILLED")
     wait_for(lambda: plain.post("/generate", raw).status == 422, 5, "undeployed")
+    assert plain.get("/v1/models/sql").status == 404
+    assert "sql" not in {model["id"] for model in plain.get("/v1/models").json()["data"]}
 
 
 def test_failures_say_why(manage):

@@ -7,6 +7,8 @@ use crate::id::Id;
 pub enum JobsError {
     #[error("{0:?} is not an address of a database: expected `postgres://user@host/name`")]
     Url(String),
+    #[error("the connection to the database cannot be encrypted: {0}")]
+    Tls(String),
     /// The database said so, or cannot be reached.
     #[error("the database failed: {0}")]
     Database(String),

@@ -25,6 +25,8 @@ const LOST: Duration = Duration::from_secs(8);
 const PROGRESS: Duration = Duration::from_millis(500);
 /// How long the end of a job may take to be written before it is left to a later start.
 const ENDING: Duration = Duration::from_secs(60);
+/// After a question that the database did not answer, and at most after several.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
 /// How one kind of job is done.
 pub trait Work: Send + Sync + 'static {
@@ -110,6 +112,26 @@ impl Context {
         let running = |reason: &mut Option<Stopped>| reason.is_none();
         let waited = self.stop.told.wait_timeout_while(self.stop.reason(), patience, running);
         *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Asks the table, again and again while the database fails: work that is done is not lost to an outage.
+    ///
+    /// # Errors
+    /// [`WorkError::Stopped`] once the job is stopped; [`WorkError::Failed`] for any other error than the database's.
+    pub fn insist<T>(&self, ask: impl Fn(&Table) -> Result<T, JobsError>) -> Result<T, WorkError> {
+        let (mut pause, longest) = ASK_AGAIN;
+        loop {
+            match ask(&self.table) {
+                Err(error @ JobsError::Database(_)) => {
+                    tracing::warn!(job = %self.id, %error, "the database will be asked again");
+                }
+                answer => return Ok(answer?),
+            }
+            if self.wait_for_stop(pause).is_some() {
+                return Err(WorkError::Stopped);
+            }
+            pause = (pause * 2).min(longest);
+        }
     }
 
     /// How far the job is. Not every call is written.
@@ -233,29 +255,34 @@ impl Shared {
 fn supervise(shared: &Arc<Shared>) {
     let is_shared = shared.table.is_shared();
     let (mut renewed, mut sought) = (Instant::now(), Instant::now());
-    // Whether there may be something to do that nobody will tell.
+    // Whether there may be something to do that nobody will tell. Nobody but this process changes jobs of a database of
+    // its own, and it says so.
     let mut look = true;
     loop {
-        if shared.state().active.is_empty() {
+        let mut failed = false;
+        let mut done = |what: &str, result: Result<(), JobsError>| {
+            failed |= result.inspect_err(|error| tracing::warn!(%error, "{what}")).is_err();
+        };
+        let idle = shared.state().active.is_empty();
+        if idle {
             renewed = Instant::now();
-        } else if look || is_shared {
-            // Nobody but this process kills jobs of a database of its own, and it says so.
+        }
+        let seeks = look || (is_shared && sought.elapsed() >= SEEK);
+        if seeks || (is_shared && !idle) {
             let renew = is_shared && renewed.elapsed() >= RENEW;
-            match watch(shared, renew) {
-                Ok(()) if renew => renewed = Instant::now(),
-                Ok(()) => {}
-                Err(error) => tracing::warn!(%error, "the jobs under way could not be looked at"),
+            let watched = watch(shared, renew);
+            if renew && watched.is_ok() {
+                renewed = Instant::now();
             }
+            done("the jobs under way could not be looked at", watched);
             if is_shared && renewed.elapsed() >= LOST {
                 tracing::error!("the leases of the jobs under way ran out");
                 shared.stop_all();
             }
         }
-        let mut failed = false;
-        if look || (is_shared && sought.elapsed() >= SEEK) {
+        if seeks {
             sought = Instant::now();
-            failed =
-                seek(shared).inspect_err(|error| tracing::warn!(%error, "no jobs could be begun")).is_err();
+            done("no jobs could be begun", seek(shared));
         }
         if failed {
             std::thread::sleep(SEEK);
@@ -274,9 +301,9 @@ fn watch(shared: &Shared, renew: bool) -> Result<(), JobsError> {
     for id in known.iter().filter(|id| !owned.contains(id)) {
         let stop = shared.state().active.get(id).map(|active| active.stop.clone());
         let Some(stop) = stop else { continue };
-        let status = shared.table.get(id).map(|job| job.status);
-        stop.tell(match status {
-            Ok(Status::Killed) => Stopped::Killed,
+        stop.tell(match shared.table.get(id) {
+            Ok(job) if job.status == Status::Killed => Stopped::Killed,
+            Err(error @ JobsError::Database(_)) => return Err(error),
             _ => Stopped::Elsewhere,
         });
     }

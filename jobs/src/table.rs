@@ -20,8 +20,9 @@ const MAX_LINES: i64 = 10_000;
 const MAX_LINE: usize = 4_000;
 const COLUMNS: &str = "number, id, kind, name, status, subject, created, ended, progress, error, attempts";
 const LIVE: &str = "status IN ('CREATED', 'RUNNING')";
-/// With owner $1: an owner's own, or one whose owner has gone.
-const FREE: &str = "(status = 'CREATED' OR (status = 'RUNNING' AND (owner IS NULL OR lease < {now})))";
+/// For owner $1: one that waits, or whose owner has gone. What $1 itself is at stays so, however old its lease is.
+const FREE: &str =
+    "(status = 'CREATED' OR (status = 'RUNNING' AND (owner IS NULL OR (owner <> $1 AND lease < {now}))))";
 
 /// The jobs of all servers that share a database.
 pub struct Table {

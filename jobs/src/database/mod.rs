@@ -2,14 +2,15 @@
 //! by the database's clock, `{number}` is a column that counts up, `{skip_locked}` passes over rows that somebody else
 //! is about to take.
 
+mod address;
 mod postgres;
 mod schema;
 mod sqlite;
+mod tls;
 
 use std::path::Path;
-use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+pub use address::DatabaseUrl;
 
 use crate::error::JobsError;
 
@@ -63,36 +64,13 @@ impl dyn Database + '_ {
     }
 }
 
-/// The address of a PostgreSQL database: `postgres://user:password@host:port/name`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DatabaseUrl(String);
-
-impl FromStr for DatabaseUrl {
-    type Err = JobsError;
-
-    fn from_str(text: &str) -> Result<Self, JobsError> {
-        let known = text.starts_with("postgres://") || text.starts_with("postgresql://");
-        match text.parse::<::postgres::Config>() {
-            Ok(_) if known => Ok(Self(text.to_owned())),
-            _ => Err(JobsError::Url(text.to_owned())),
-        }
-    }
-}
-
-/// Without the password.
-impl std::fmt::Debug for DatabaseUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DatabaseUrl(…)")
-    }
-}
-
 /// Opens the database at `url`, or else the file `file`, and makes the tables that are missing.
 ///
 /// # Errors
 /// A database that cannot be opened.
 pub(crate) fn open(url: Option<&DatabaseUrl>, file: &Path) -> Result<Box<dyn Database>, JobsError> {
     let database: Box<dyn Database> = match url {
-        Some(DatabaseUrl(url)) => Box::new(postgres::Postgres::open(url)?),
+        Some(url) => Box::new(postgres::Postgres::open(url)?),
         None => Box::new(sqlite::Sqlite::open(file)?),
     };
     schema::prepare(database.as_ref())?;

@@ -2,13 +2,16 @@
 
 use std::error::Error;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use postgres::error::SqlState;
 use postgres::types::private::BytesMut;
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
-use postgres::{Client, NoTls};
+use postgres::{Client, Config, NoTls};
 
-use super::{Database, Dialect, Row, Statement, Value};
+use super::address::Address;
+use super::tls::Tls;
+use super::{Database, DatabaseUrl, Dialect, Row, Statement, Value};
 use crate::error::JobsError;
 
 const DIALECT: Dialect = Dialect {
@@ -19,6 +22,9 @@ const DIALECT: Dialect = Dialect {
 /// Servers that start at the same time make the tables one after the other.
 const SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(7310579016234)";
 
+/// A server that does not answer for so long has gone; the leases of the jobs under way last longer.
+const SILENCE: Duration = Duration::from_secs(5);
+
 type Answer = Result<Vec<Vec<Row>>, JobsError>;
 
 pub(super) struct Postgres {
@@ -26,14 +32,14 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    pub fn open(url: &str) -> Result<Self, JobsError> {
-        let mut client = Some(connect(url)?);
+    pub fn open(url: &DatabaseUrl) -> Result<Self, JobsError> {
+        let peer = Peer::new(url.parse()?)?;
+        let mut client = Some(peer.connect()?);
         let (tasks, inbox) = mpsc::channel::<(Vec<Statement>, mpsc::Sender<Answer>)>();
-        let url = url.to_owned();
         let serve = move || {
             for (statements, answer) in inbox {
                 // Whoever asked may have gone.
-                let _ = answer.send(answered(&url, &mut client, &statements));
+                let _ = answer.send(answered(&peer, &mut client, &statements));
             }
         };
         std::thread::Builder::new()
@@ -44,14 +50,38 @@ impl Postgres {
     }
 }
 
-fn connect(url: &str) -> Result<Client, JobsError> {
-    Client::connect(url, NoTls).map_err(|error| failure(&error))
+/// The server, and how it is spoken to.
+struct Peer {
+    config: Config,
+    /// `None`: not encrypted.
+    tls: Option<Tls>,
 }
 
-fn answered(url: &str, client: &mut Option<Client>, statements: &[Statement]) -> Answer {
+impl Peer {
+    fn new(Address { mut config, encrypted, authorities }: Address) -> Result<Self, JobsError> {
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(SILENCE);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(SILENCE);
+        }
+        let tls = encrypted.then(|| Tls::new(authorities.as_deref())).transpose()?;
+        Ok(Self { config, tls })
+    }
+
+    fn connect(&self) -> Result<Client, JobsError> {
+        let client = match &self.tls {
+            Some(tls) => self.config.connect(tls.clone()),
+            None => self.config.connect(NoTls),
+        };
+        client.map_err(|error| failure(&error))
+    }
+}
+
+fn answered(peer: &Peer, client: &mut Option<Client>, statements: &[Statement]) -> Answer {
     if client.as_ref().is_none_or(Client::is_closed) {
         *client = None;
-        *client = Some(connect(url)?);
+        *client = Some(peer.connect()?);
     }
     let Some(open) = client else { return Err(JobsError::Database("not connected".to_owned())) };
     let answer = transaction(open, statements);

@@ -52,6 +52,9 @@ pub enum DatasetError {
     /// The first errors of the file.
     #[error("the file is no data set: {}", .0.first().map(ToString::to_string).unwrap_or_default())]
     Lines(Vec<LineError>),
+    /// PostgreSQL's texts have no NUL, so no database's have.
+    #[error("{0} has a NUL character")]
+    Nul(&'static str),
     #[error("the file is larger than {limit} bytes")]
     TooLarge { limit: u64 },
     /// The upload ended early.
@@ -114,6 +117,11 @@ impl Datasets {
     /// # Errors
     /// [`DatasetError`].
     pub fn add(&self, new: &NewDataset, source: &mut dyn Read) -> Result<DatasetRow, DatasetError> {
+        for (field, text) in [("name", Some(&new.name)), ("description", new.description.as_ref())] {
+            if text.is_some_and(|text| text.contains('\0')) {
+                return Err(DatasetError::Nul(field));
+            }
+        }
         let id = Id::random();
         let folder = Incoming::new(self.incoming.join(id.as_str()))?;
         let (counts, bytes) = copy_in(&folder.0.join(CONTENT), source, new.limit)?;

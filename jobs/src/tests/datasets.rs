@@ -80,6 +80,9 @@ fn what_is_not_valid_leaves_nothing(setup: &Setup) {
     );
     let large = datasets.add(&NewDataset { limit: 100, ..file("f") }, &mut Breaks(5));
     assert!(matches!(large, Err(DatasetError::TooLarge { limit: 100 })));
+    let nul = NewDataset { description: Some("a\0b".into()), ..file("f") };
+    assert!(matches!(datasets.add(&nul, &mut LINE.as_bytes()), Err(DatasetError::Nul("description"))));
+    assert!(matches!(datasets.add(&file("\0"), &mut LINE.as_bytes()), Err(DatasetError::Nul("name"))));
     assert!(table.datasets().unwrap().is_empty());
     assert!(files(&setup.folder.path().join("a")).is_empty());
 }

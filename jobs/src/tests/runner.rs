@@ -10,6 +10,9 @@ use crate::{Context, Id, Job, Kind, Page, Runner, Status, Stopped, Table, Work, 
 on_both!(
     every_job_is_done_once,
     a_killed_job_stops,
+    a_job_that_was_killed_during_an_outage_stops,
+    what_is_done_outlasts_an_outage_of_the_database,
+    a_job_is_not_begun_twice_however_long_it_takes,
     what_fails_says_why_and_others_go_on,
     a_server_that_ends_goes_on_at_its_next_start,
     a_server_that_was_killed_goes_on_at_its_next_start,
@@ -25,7 +28,8 @@ struct Record {
     most: Mutex<usize>,
 }
 
-/// Work that is what its job's name says: `short`, `long` (until it is stopped), `fail`, `panic`.
+/// Work that is what its job's name says: `short`, `long` (until it is stopped), `fail`, `panic`, `insist` (until the
+/// table of adapters answers).
 struct Scripted {
     kind: Kind,
     places: usize,
@@ -60,6 +64,7 @@ impl Work for Scripted {
                 record.stopped.lock().unwrap().push((job.id.clone(), reason));
                 Err(WorkError::Stopped)
             }
+            "insist" => context.insist(Table::adapters).map(drop),
             "slow" => {
                 std::thread::sleep(Duration::from_millis(30));
                 Ok(())
@@ -141,6 +146,72 @@ fn a_killed_job_stops(setup: &Setup) {
     runner.shut_down(Duration::from_secs(5));
     assert_eq!((status(&table, &long), status(&table, &waits)), (Status::Killed, Status::Killed));
     assert!(!record.begun.lock().unwrap().contains_key(&waits));
+}
+
+/// As long as a table is called otherwise, the database fails.
+fn rename(table: &Table, from: &str, to: &str) {
+    table.database.query(&format!("ALTER TABLE {from} RENAME TO {to}"), Vec::new()).unwrap();
+}
+
+fn a_job_that_was_killed_during_an_outage_stops(setup: &Setup) {
+    let record = Arc::new(Record::default());
+    let (folder, table) = setup.server("a");
+    let runner = start(&table, folder.owner(), 1, &record);
+    let long = table.insert(&new(Kind::Download, "long")).unwrap().id;
+    runner.nudge();
+    wait_for("running", || record.begun.lock().unwrap().contains_key(&long));
+    table.kill(&long).unwrap();
+    rename(&table, "jobs", "away");
+    runner.nudge();
+    std::thread::sleep(Duration::from_millis(300));
+    rename(&table, "away", "jobs");
+    // Nobody says so a second time.
+    wait_for("stopped", || !record.stopped.lock().unwrap().is_empty());
+    assert_eq!(*record.stopped.lock().unwrap(), [(long, Stopped::Killed)]);
+    runner.shut_down(Duration::from_secs(5));
+}
+
+fn what_is_done_outlasts_an_outage_of_the_database(setup: &Setup) {
+    let record = Arc::new(Record::default());
+    let (folder, table) = setup.server("a");
+    let runner = start(&table, folder.owner(), 1, &record);
+    rename(&table, "adapters", "away");
+    let begun = || {
+        let id = table.insert(&new(Kind::Download, "insist")).unwrap().id;
+        runner.nudge();
+        wait_for("running", || record.begun.lock().unwrap().contains_key(&id));
+        id
+    };
+    let killed = begun();
+    table.kill(&killed).unwrap();
+    runner.nudge();
+    wait_for("stopped", || record.running.lock().unwrap().is_empty());
+    let done = begun();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(status(&table, &done), Status::Running);
+    rename(&table, "away", "adapters");
+    wait_for("done", || status(&table, &done) == Status::Finished);
+    assert_eq!(status(&table, &killed), Status::Killed);
+    runner.shut_down(Duration::from_secs(5));
+}
+
+fn a_job_is_not_begun_twice_however_long_it_takes(setup: &Setup) {
+    let record = Arc::new(Record::default());
+    let (folder, table) = setup.server("a");
+    let runner = start(&table, folder.owner(), 2, &record);
+    let long = table.insert(&new(Kind::Download, "long")).unwrap().id;
+    runner.nudge();
+    wait_for("running", || record.begun.lock().unwrap().contains_key(&long));
+    // So long that its lease is over.
+    table.database.query("UPDATE jobs SET lease = lease - 60000000", Vec::new()).unwrap();
+    let short = table.insert(&new(Kind::Download, "short")).unwrap().id;
+    runner.nudge();
+    wait_for("the other one", || status(&table, &short) == Status::Finished);
+    table.kill(&long).unwrap();
+    runner.nudge();
+    wait_for("stopped", || !record.stopped.lock().unwrap().is_empty());
+    runner.shut_down(Duration::from_secs(5));
+    assert_eq!(record.begun.lock().unwrap()[&long], 1);
 }
 
 fn what_fails_says_why_and_others_go_on(setup: &Setup) {

@@ -127,6 +127,9 @@ fn jobs_of_those_who_have_gone_are_free_again(setup: &Setup) {
     let again = table.claim(Kind::Train, &other).unwrap().unwrap();
     assert_eq!((again.id.clone(), again.attempts), (job.id.clone(), 2));
     assert!(!table.end(&job.id, &gone, Status::Finished, None).unwrap(), "it is no longer theirs");
+    // Leases of a database of one's own are not renewed.
+    table.database.query(expire, Vec::new()).unwrap();
+    assert_eq!(table.claim(Kind::Train, &other).unwrap(), None, "it is at it already");
     // A server that begins anew has its own at once.
     table.release_all(&other).unwrap();
     assert_eq!(table.get(&job.id).unwrap().status, Status::Running);

@@ -90,7 +90,7 @@ impl Deploying {
     ) -> Result<(), WorkError> {
         let adapters = &pin.service.adapters;
         for name in &deployment.adapter_ids {
-            match self.table.adapter(name)? {
+            match context.insist(|table| table.adapter(name))? {
                 Some(adapter) => {
                     context.log(&format!("loading the adapter {name}"));
                     let done = adapters.load(name, &adapter.path, true);

@@ -37,6 +37,8 @@ pub(crate) use train::TrainingSubject;
 /// There is one deployment.
 const DEPLOYMENT: &str = "deployment";
 const MAX_NAME: usize = 200;
+/// The folder of what trainings leave, in that of the state.
+const ADAPTERS: &str = "adapters";
 /// What trainings get to write a checkpoint when the server ends.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -89,10 +91,9 @@ impl Management {
             base: base.clone(),
             models: models.clone(),
             store: store.clone(),
-            table: table.clone(),
             datasets: datasets.clone(),
             trainings: folder.subfolder("trainings")?,
-            adapters: folder.subfolder("adapters")?,
+            adapters: folder.subfolder(ADAPTERS)?,
             memory: settings.training_memory,
             figures: figures.clone(),
         };
@@ -280,8 +281,7 @@ impl Management {
 
     /// The picture of a training's losses.
     pub fn curve(&self, job: &Id) -> Result<Vec<u8>, ManagementError> {
-        let path = self.folder.subfolder("trainings")?.join(job.as_str()).join(train::CURVE);
-        std::fs::read(path)
+        std::fs::read(train::curve(&self.folder.subfolder(ADAPTERS)?, job))
             .map_err(|_| ManagementError::Absent(format!("there is no picture of the job {job}")))
     }
 

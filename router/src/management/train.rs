@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use weirgate_jobs::{Adapter, Context, Datasets, Id, Job, Kind, Stopped, Table, Work, WorkError};
+use weirgate_jobs::{Adapter, Context, Datasets, Id, Job, Kind, Stopped, Work, WorkError};
 use weirgate_store::{Location, Store};
 
 use super::figures::{Figures, Step};
@@ -15,8 +15,8 @@ use crate::background::NICE;
 use crate::config::ModelLocation;
 use crate::residency::Models;
 
-/// The picture of a training's losses, in its folder.
-pub(super) const CURVE: &str = "curve.svg";
+/// The picture of a training's losses, as the worker leaves it beside the adapter.
+const CURVE: &str = "loss.svg";
 /// How the worker calls the model inside the binary.
 const EMBEDDED: &str = "weirgate-demo";
 
@@ -42,7 +42,6 @@ pub(super) struct Training {
     pub base: ModelLocation,
     pub models: Arc<Models>,
     pub store: Arc<Store>,
-    pub table: Arc<Table>,
     pub datasets: Arc<Datasets>,
     /// A folder for each training.
     pub trainings: PathBuf,
@@ -98,7 +97,7 @@ impl Training {
     ) -> Result<(), WorkError> {
         if folder.output.join("adapter_config.json").is_file() {
             // It came to its end, and the server did before it was told.
-            return self.register(job, subject, folder.output.clone());
+            return self.register(job, subject, folder, context);
         }
         let io =
             |what: &'static str| move |error: std::io::Error| WorkError::Failed(format!("{what}: {error}"));
@@ -124,14 +123,7 @@ impl Training {
         let worker = Worker::start(&path).map_err(io("the training's process"))?;
         let told = |event: &Event| self.told(&subject.name, event, context);
         match worker.watch(context, told)? {
-            Outcome::Finished { adapter, curve } => {
-                if let Some(curve) = curve {
-                    // A picture is no reason to lose the adapter.
-                    let kept = fs::copy(&curve, folder.path.join(CURVE));
-                    kept.map(drop).unwrap_or_else(|error| context.log(&format!("the picture: {error}")));
-                }
-                self.register(job, subject, adapter)
-            }
+            Outcome::Finished => self.register(job, subject, folder, context),
             Outcome::Stopped => Err(WorkError::Stopped),
         }
     }
@@ -161,16 +153,31 @@ impl Training {
         }
     }
 
-    fn register(&self, job: &Job, subject: &TrainingSubject, adapter: PathBuf) -> Result<(), WorkError> {
+    /// Makes the adapter one that can be deployed, unless somebody interrupted the training at its end.
+    fn register(
+        &self,
+        job: &Job,
+        subject: &TrainingSubject,
+        folder: &Folder,
+        context: &Context,
+    ) -> Result<(), WorkError> {
+        if context.is_stopped() == Some(Stopped::Killed) {
+            return Err(WorkError::Stopped);
+        }
         let adapter = Adapter {
             name: subject.name.clone(),
             base: subject.model_id.clone(),
             job: job.id.clone(),
-            path: adapter,
+            path: folder.output.clone(),
             created: chrono::Utc::now(),
         };
-        Ok(self.table.add_adapter(&adapter)?)
+        context.insist(|table| table.add_adapter(&adapter))
     }
+}
+
+/// Where the picture of the losses of a training is, once it has ended, below the folder of adapters.
+pub(super) fn curve(adapters: &Path, job: &Id) -> PathBuf {
+    adapters.join(job.as_str()).join(CURVE)
 }
 
 /// The worker has a working folder of its own.
@@ -178,7 +185,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Leaves of a training that has ended its description and its picture.
+/// Leaves of a training that has ended its description, and its adapter unless it failed.
 fn clear(folder: &Folder, failed: bool) {
     let gone = |path: PathBuf| {
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };

@@ -3,11 +3,12 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use weirgate_jobs::{Context, WorkError};
@@ -21,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// Between lines of progress in the log.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 const MAX_LINE: u64 = 64 << 10;
+/// A process that was killed gets so long to be gone.
+const DYING: Duration = Duration::from_secs(10);
 
 /// What the worker tells while it works.
 #[derive(Debug)]
@@ -34,7 +37,8 @@ pub(super) enum Event {
 /// How it ended.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    Finished { adapter: PathBuf, curve: Option<PathBuf> },
+    /// The adapter is there.
+    Finished,
     Stopped,
 }
 
@@ -53,9 +57,9 @@ impl Worker {
     /// Starts the worker on the description at `job`; one that an earlier server left is ended before.
     ///
     /// # Errors
-    /// A program that is missing, or cannot be started.
+    /// A program that is missing, or cannot be started; a worker of an earlier server that cannot be ended.
     pub fn start(job: &Path) -> io::Result<Self> {
-        end_stale(job);
+        end_stale(job, |pid| kill_process(pid, Signal::KILL))?;
         let program = std::env::current_exe()?.with_file_name(PROGRAM);
         let child = Command::new(&program)
             .arg("--job")
@@ -106,9 +110,7 @@ impl Worker {
         }
         let status = self.child.wait().map_err(|error| WorkError::Failed(error.to_string()))?;
         match end {
-            Some(End::Finished { adapter, curve }) if status.success() => {
-                Ok(Outcome::Finished { adapter, curve })
-            }
+            Some(End::Finished) if status.success() => Ok(Outcome::Finished),
             _ if asked.is_some() => Ok(Outcome::Stopped),
             Some(End::Failed(message)) => Err(WorkError::Failed(message)),
             _ => Err(WorkError::Failed(format!("the training's process {}", ending(status, &last_error)))),
@@ -152,7 +154,7 @@ fn read(stream: impl Read + Send + 'static, tell: Sender<Line>, line: fn(String)
 
 /// The last thing that a worker tells.
 enum End {
-    Finished { adapter: PathBuf, curve: Option<PathBuf> },
+    Finished,
     Failed(String),
 }
 
@@ -171,10 +173,7 @@ impl<F: Fn(&Event)> Log<F> {
         let field = |name: &str| event.get(name).and_then(Value::as_str).map(str::to_owned);
         let kind = field("event").unwrap_or_default();
         let end = match kind.as_str() {
-            "finished" => {
-                let curve = field("curve").map(PathBuf::from);
-                Some(End::Finished { adapter: field("adapter").unwrap_or_default().into(), curve })
-            }
+            "finished" => Some(End::Finished),
             "failed" => {
                 Some(End::Failed(field("message").unwrap_or_else(|| "the training failed".to_owned())))
             }
@@ -202,7 +201,10 @@ fn ending(status: ExitStatus, last_error: &str) -> String {
 }
 
 /// Ends the worker of a server that was killed: the next one must not write beside it.
-fn end_stale(job: &Path) {
+///
+/// # Errors
+/// One that cannot be ended, as of another user.
+fn end_stale(job: &Path, kill: impl Fn(Pid) -> rustix::io::Result<()>) -> io::Result<()> {
     let wanted = job.as_os_str().as_encoded_bytes();
     let is_it = |pid: Pid| {
         let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
@@ -212,10 +214,51 @@ fn end_stale(job: &Path) {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
     for pid in pids {
+        let begun = Instant::now();
         while is_it(pid) {
-            // It may have ended by itself.
-            let _ = kill_process(pid, Signal::KILL);
+            let killed = match kill(pid) {
+                // It may have ended by itself.
+                Ok(()) | Err(Errno::SRCH) if begun.elapsed() < DYING => Ok(()),
+                Ok(()) | Err(Errno::SRCH) => Err(io::ErrorKind::TimedOut.into()),
+                Err(error) => Err(io::Error::from(error)),
+            };
+            killed.map_err(|error| {
+                let number = pid.as_raw_nonzero();
+                io::Error::new(
+                    error.kind(),
+                    format!("process {number} is at this training, and stays: {error}"),
+                )
+            })?;
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an earlier server left at the training `job`.
+    fn left(job: &Path) -> Child {
+        let mut command = Command::new("sh");
+        command.args(["-c", "read line", "worker", "--job"]).arg(job).stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn the_worker_of_an_earlier_server_is_ended_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, others) = (folder.path().join("1/job.json"), folder.path().join("2/job.json"));
+        let (mut stale, mut other) = (left(&own), left(&others));
+        end_stale(&own, |pid| kill_process(pid, Signal::KILL)).unwrap();
+        assert_eq!(stale.wait().unwrap().signal(), Some(9));
+        assert!(other.try_wait().unwrap().is_none());
+        // One that cannot be ended is not waited for.
+        let refused = end_stale(&others, |_| Err(Errno::PERM)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        assert!(refused.to_string().contains(&format!("process {} is at", other.id())), "{refused}");
+        end_stale(&folder.path().join("3/job.json"), |_| Err(Errno::PERM)).unwrap();
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 }

@@ -51,7 +51,8 @@ pub(super) async fn upload(
     request: Request,
 ) -> Result<Json<Dataset>, Refusal> {
     let management = management(&state)?;
-    let description = query.ok().and_then(|Query(query)| query.description);
+    let wrong = |reason| Refusal::Field { place: "query", field: "description", reason };
+    let Query(Describe { description }) = query.map_err(|error| wrong(error.body_text()))?;
     let form: Result<Multipart, MultipartRejection> = Multipart::from_request(request, &()).await;
     let form = form.map_err(|error| upload::refused(error.body_text()))?;
     let row = upload::take(management, form, description).await?;

@@ -2,9 +2,9 @@
 
 use axum::Json;
 
-use super::blocking;
 use super::errors::Refusal;
 use super::types::{DeployRequest, DeployStatus, Deployed, JobEntry};
+use super::{blocking, shown};
 use crate::api::extract::AnyType;
 use crate::api::{Administrator, Caller};
 
@@ -59,8 +59,7 @@ pub(super) async fn post(
     responses((status = 200, description = "The last deployment", body = DeployStatus), Refusal)
 )]
 pub(super) async fn status(Caller(state): Caller) -> Result<Json<DeployStatus>, Refusal> {
-    let last = blocking(&state, |management| management.last_deployment()).await?;
-    last.map(|last| Json(last.into())).ok_or_else(|| Refusal::Absent(NOTHING.to_owned()))
+    shown(&state, |management| management.last_deployment(), NOTHING).await
 }
 
 /// Ends the deployment.
@@ -72,10 +71,5 @@ pub(super) async fn status(Caller(state): Caller) -> Result<Json<DeployStatus>, 
     responses((status = 200, description = "The job as it was, which is being ended", body = JobEntry), Refusal)
 )]
 pub(super) async fn interrupt(Administrator(state): Administrator) -> Result<Json<JobEntry>, Refusal> {
-    let job = blocking(&state, |management| match management.deployment()? {
-        Some((_, job)) => management.interrupt(&job.id).map(|_| Some(job)),
-        None => Ok(None),
-    });
-    let job = job.await?.ok_or_else(|| Refusal::Absent(NOTHING.to_owned()))?;
-    Ok(Json((&job).into()))
+    super::interrupt(&state, |management| Ok(management.deployment()?.map(|(_, job)| job)), NOTHING).await
 }

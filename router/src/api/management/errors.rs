@@ -118,6 +118,10 @@ fn dataset(error: DatasetError) -> Response {
     let status = match error {
         DatasetError::Lines(errors) => return problems(errors.into_iter().map(Problem::from).collect()),
         DatasetError::State(error) => return management(ManagementError::State(error)),
+        // The file's name has no control characters by then.
+        DatasetError::Nul(field) => {
+            return problems(vec![Problem::of("query", Some(field), error.to_string())]);
+        }
         DatasetError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         DatasetError::BrokenOff(_) => StatusCode::BAD_REQUEST,
         DatasetError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::errors::Refusal;
 use super::types::{FinetuneRequest, FinetuneStatus, JobEntry, ModelEntry};
-use super::{Named, blocking, jobs};
+use super::{Named, blocking, jobs, shown};
 use crate::api::extract::AnyType;
 use crate::api::{Administrator, Caller};
 
@@ -57,8 +57,7 @@ pub(super) async fn post(
     responses((status = 200, description = "The training and its job", body = FinetuneStatus), Refusal)
 )]
 pub(super) async fn status(Caller(state): Caller) -> Result<Json<FinetuneStatus>, Refusal> {
-    let training = blocking(&state, |management| management.training()).await?;
-    training.map(|training| Json(training.into())).ok_or_else(|| Refusal::Absent(NOTHING.to_owned()))
+    shown(&state, |management| management.training(), NOTHING).await
 }
 
 /// Ends the training under way.
@@ -70,12 +69,7 @@ pub(super) async fn status(Caller(state): Caller) -> Result<Json<FinetuneStatus>
     responses((status = 200, description = "The job as it was, which is being ended", body = JobEntry), Refusal)
 )]
 pub(super) async fn interrupt(Administrator(state): Administrator) -> Result<Json<JobEntry>, Refusal> {
-    let job = blocking(&state, |management| match management.training()? {
-        Some((_, job)) if job.status.is_live() => management.interrupt(&job.id).map(|_| Some(job)),
-        _ => Ok(None),
-    });
-    let job = job.await?.ok_or_else(|| Refusal::Absent(NOTHING.to_owned()))?;
-    Ok(Json((&job).into()))
+    super::interrupt(&state, |management| Ok(management.training()?.map(|(_, job)| job)), NOTHING).await
 }
 
 /// The picture of a training's losses.

@@ -13,17 +13,19 @@ mod upload;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
+use axum::{Json, Router};
 use tower::ServiceExt;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
+use weirgate_jobs::Job;
 
 use super::AppState;
 use crate::management::{Management, ManagementError};
 use errors::Refusal;
 pub(crate) use errors::{forbidden, unauthorized};
+use types::JobEntry;
 
 /// How the document groups these routes.
 const TAG: &str = "Management";
@@ -116,6 +118,36 @@ async fn blocking<T: Send + 'static>(
     let management = management(state)?;
     let done = tokio::task::spawn_blocking(move || work(&management)).await;
     Ok(done.map_err(|_| Refusal::BrokeOff)??)
+}
+
+/// Ends the job that `find` gives; the job as it was.
+///
+/// # Errors
+/// [`Refusal::Absent`] with `nothing` where there is none, and those of [`blocking`].
+async fn interrupt(
+    state: &AppState,
+    find: impl FnOnce(&Management) -> Result<Option<Job>, ManagementError> + Send + 'static,
+    nothing: &str,
+) -> Result<Json<JobEntry>, Refusal> {
+    let job = blocking(state, |management| match find(management)? {
+        Some(job) if job.status.is_live() => management.interrupt(&job.id).map(|_| Some(job)),
+        _ => Ok(None),
+    });
+    let job = job.await?.ok_or_else(|| Refusal::Absent(nothing.to_owned()))?;
+    Ok(Json((&job).into()))
+}
+
+/// What `find` gives, as it is shown.
+///
+/// # Errors
+/// [`Refusal::Absent`] with `nothing` where there is none, and those of [`blocking`].
+async fn shown<T: Send + 'static, S: From<T>>(
+    state: &AppState,
+    find: impl FnOnce(&Management) -> Result<Option<T>, ManagementError> + Send + 'static,
+    nothing: &str,
+) -> Result<Json<S>, Refusal> {
+    let found = blocking(state, find).await?;
+    found.map(|found| Json(found.into())).ok_or_else(|| Refusal::Absent(nothing.to_owned()))
 }
 
 fn management(state: &AppState) -> Result<Arc<Management>, Refusal> {
