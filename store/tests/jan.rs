@@ -30,7 +30,7 @@ fn open() -> Kept {
 fn reopen(folder: &Path) -> Arc<Store> {
     let registry = RegistrySettings {
         private_hosts: vec!["127.0.0.1".to_owned()],
-        tries: 2,
+        tries: 3,
         ..RegistrySettings::default()
     };
     let own_jan = Some(folder.join("models"));
@@ -159,6 +159,79 @@ fn files_that_are_not_whole_or_not_ours_stay_where_they_are() {
     assert!(kept.at("coming/coming.gguf").is_file() && outside.is_file());
 }
 
+/// A model in two files: each a part, and neither a model without the other.
+fn parts() -> [(String, Vec<u8>); 2] {
+    [0u32, 1].map(|part| {
+        let mut writer = GgufWriter::new();
+        if part == 0 {
+            writer.set("general.architecture", GgufValue::String("llama".to_owned()));
+        }
+        writer.set("split.no", GgufValue::U32(part));
+        writer.set("split.count", GgufValue::U32(2));
+        writer.set("split.tensors.count", GgufValue::U32(2));
+        writer.tensor(format!("t{part}"), DType::F32, &[64], || Ok(vec![7; 256].into())).unwrap();
+        let mut bytes = Vec::new();
+        writer.write(&mut bytes).unwrap();
+        (format!("big-0000{}-of-00002.gguf", part + 1), bytes)
+    })
+}
+
+const PARTS_IN_ORDER: [&str; 3] =
+    ["big/big-00001-of-00002.gguf", "big/big-00002-of-00002.gguf", "big/model.json"];
+
+#[test]
+fn a_model_in_parts_is_put_into_order_once_all_have_come() {
+    let kept = open();
+    let [(first, one), (second, two)] = parts();
+    // In whichever order they come, and while one of them is being copied.
+    kept.write(&first, one);
+    assert_eq!(kept.names(), [""; 0]);
+    kept.write(&second, &two[..two.len() / 2]);
+    assert_eq!(kept.names(), [""; 0]);
+    assert_eq!(kept.files(), [first.as_str(), second.as_str()]);
+    kept.write(&second, two);
+    assert_eq!(kept.names(), ["big"]);
+    assert_eq!(kept.files(), PARTS_IN_ORDER);
+}
+
+#[test]
+fn a_crash_while_a_model_is_put_into_order_leaves_no_part_behind() {
+    let [(first, one), (second, two)] = parts();
+    for (gathered, loose) in [(&[0usize, 1][..], &[][..]), (&[0], &[1]), (&[1], &[0])] {
+        let kept = open();
+        let all = [(&first, &one), (&second, &two)];
+        gathered
+            .iter()
+            .for_each(|&at| kept.write(&format!(".weirgate-settling-1-0/{}", all[at].0), all[at].1));
+        loose.iter().for_each(|&at: &usize| kept.write(all[at].0, all[at].1));
+        assert_eq!(kept.names(), ["big"], "{gathered:?}");
+        assert_eq!(kept.files(), PARTS_IN_ORDER);
+    }
+    // What has the same name by now is not overwritten.
+    let kept = open();
+    kept.write(".weirgate-settling-1-0/a.gguf", "former");
+    kept.write("a.gguf", gguf(None, 0));
+    assert_eq!(kept.names(), ["a"]);
+    assert_eq!(kept.files(), [".weirgate-settling-1-0/a.gguf", "a/a.gguf", "a/model.json"]);
+}
+
+#[test]
+fn whoever_looks_at_the_same_time_finds_one_folder() {
+    let kept = open();
+    // As another process has it.
+    let stores = [kept.store.clone(), kept.store.clone(), reopen(kept.folder.path())];
+    for round in 0..20 {
+        kept.write(&format!("m{round}.gguf"), gguf(None, 64));
+        std::thread::scope(|scope| {
+            for store in &stores {
+                scope.spawn(|| assert_eq!(store.list().len(), round + 1));
+            }
+        });
+    }
+    let folders = fs::read_dir(kept.folder.path().join("models")).unwrap();
+    assert_eq!(folders.count(), 20, "and nothing beside them");
+}
+
 /// The reference's list of defaults (dialects.md §3.4), and what changes on disk.
 #[test]
 fn a_document_has_defaults_and_is_part_of_the_model() {
@@ -239,14 +312,15 @@ fn a_model_is_fetched_from_where_its_document_says_and_goes_on_where_it_was_cut_
             return Reply::status(404);
         }
         let cut = (count.fetch_add(1, Ordering::SeqCst) == 0).then_some(100_000);
-        let reply = match request.range_start() {
+        let range = request.range_start().filter(|_| request.header("if-range") == Some("\"1\""));
+        let reply = match range {
             Some(start) if start < bytes.len() => Reply::status(206)
                 .with("Content-Range", format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len()))
                 .with_body(&bytes[start..]),
             Some(_) => Reply::status(416).with("Content-Range", format!("bytes */{}", bytes.len())),
             None => Reply::status(200).with_body(bytes.clone()),
         };
-        Reply { cut_after: cut, ..reply }
+        Reply { cut_after: cut, ..reply.with("ETag", "\"1\"") }
     });
     described(&kept, "m", json!([{"filename": "a.gguf", "url": format!("{}/moved/a.gguf", server.url())}]));
     let entry = kept.store.find("m").unwrap();
@@ -263,6 +337,71 @@ fn a_model_is_fetched_from_where_its_document_says_and_goes_on_where_it_was_cut_
     // What is here is not fetched again.
     fetch(&kept, "m").unwrap();
     assert_eq!(server.requests_of("/files/").len(), 2);
+}
+
+/// A second server goes on with what the first one left.
+#[test]
+fn a_download_that_was_given_up_goes_on_after_a_restart() {
+    let kept = open();
+    let content = gguf(None, 400_000);
+    let (bytes, count) = (content.clone(), AtomicUsize::new(0));
+    let server = Server::start(move |request| match count.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply {
+            cut_after: Some(100_000),
+            ..Reply::status(200).with("ETag", "\"1\"").with_body(&bytes[..])
+        },
+        1 | 2 => Reply::status(503),
+        _ => {
+            let start = request.range_start().unwrap_or(0);
+            let range = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
+            Reply::status(206).with("Content-Range", range).with("ETag", "\"1\"").with_body(&bytes[start..])
+        }
+    });
+    described(&kept, "m", json!([{"filename": "a.gguf", "url": format!("{}/a.gguf", server.url())}]));
+    assert!(fetch(&kept, "m").unwrap_err().to_string().contains("503"));
+    let kept = Kept { store: reopen(kept.folder.path()), folder: kept.folder };
+    fetch(&kept, "m").unwrap();
+    assert_eq!(fs::read(kept.at("m/a.gguf")).unwrap(), content);
+    let last = server.requests().pop().unwrap();
+    assert_eq!((last.range_start(), last.header("if-range")), (Some(100_000), Some("\"1\"")));
+    assert_eq!(kept.files(), ["m/a.gguf", "m/model.json"]);
+}
+
+/// RFC 9110, 13.1.5: only a strong validator may say that a file is still the same.
+#[test]
+fn a_file_that_changed_meanwhile_is_fetched_anew() {
+    let (old, new) = (gguf(None, 400_000), gguf(Some("{{ messages }}"), 400_000));
+    let (date, later) = ("Sat, 01 Nov 2025 10:00:00 GMT", "Sun, 02 Nov 2025 10:00:00 GMT");
+    for (name, before, now, heeds_it, asked) in [
+        ("ETag", "\"1\"", "\"2\"", true, Some("\"1\"")),
+        ("ETag", "\"1\"", "\"2\"", false, Some("\"1\"")),
+        ("Last-Modified", date, later, true, Some(date)),
+        ("ETag", "W/\"1\"", "W/\"2\"", true, None),
+        ("X-Version", "1", "2", true, None),
+    ] {
+        let kept = open();
+        let (first, second, count) = (old.clone(), new.clone(), AtomicUsize::new(0));
+        let server = Server::start(move |request| {
+            if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                let reply = Reply::status(200).with(name, before).with_body(&first[..]);
+                return Reply { cut_after: Some(100_000), ..reply };
+            }
+            let part = request.range_start().filter(|_| !heeds_it || request.header("if-range") == Some(now));
+            let reply = match part {
+                Some(start) => Reply::status(206)
+                    .with("Content-Range", format!("bytes {start}-{}/{}", second.len() - 1, second.len()))
+                    .with_body(&second[start..]),
+                None => Reply::status(200).with_body(&second[..]),
+            };
+            reply.with(name, now)
+        });
+        described(&kept, "m", json!([{"filename": "a.gguf", "url": format!("{}/a.gguf", server.url())}]));
+        fetch(&kept, "m").unwrap();
+        assert!(fs::read(kept.at("m/a.gguf")).unwrap() == new, "{name}: {before}");
+        let second = &server.requests()[1];
+        assert_eq!((second.range_start(), second.header("if-range")), (asked.map(|_| 100_000), asked));
+        assert_eq!(kept.files(), ["m/a.gguf", "m/model.json"]);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{fs, process};
 
 use weirgate_models::{
     Adapter, DType, Gguf, GgufProgress, GgufSource, GgufValue, GgufWriter, ModelError, ModelFiles, ModelSpec,
-    QuantMix, add_tokenizer, open_tensors, read_spec, requantize,
+    QuantMix, add_tokenizer, open_tensors_in_one_thread, read_spec, requantize,
 };
 
 use crate::StoreError;
@@ -47,7 +47,7 @@ pub(super) fn to_gguf(
     report: &mut Report<'_>,
 ) -> Result<(Digest, u64), StoreError> {
     let spec = read_spec(files).map_err(unreadable)?;
-    let tensors = open_tensors(files).map_err(unreadable)?;
+    let tensors = open_tensors_in_one_thread(files).map_err(unreadable)?;
     spec.check_tensors(tensors.as_ref()).map_err(unreadable)?;
     let mut writer = weirgate_models::to_gguf(&spec, tensors.as_ref()).map_err(unreadable)?;
     let file_type = match tensors.info(&spec.tensors.embedding).map_err(unreadable)?.0 {

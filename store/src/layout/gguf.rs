@@ -115,7 +115,7 @@ pub(crate) fn file_entry(scan: &Scan, root: &Path, path: &Path, name: &str, kind
 }
 
 /// The file and, where it is the first part of a split checkpoint, the others.
-fn parts(path: &Path) -> Vec<(PathBuf, Metadata)> {
+pub(crate) fn parts(path: &Path) -> Vec<(PathBuf, Metadata)> {
     let whole = |path: PathBuf| fs::metadata(&path).ok().map(|metadata| (path, metadata));
     let name = name_of(path);
     let Some((base, _)) = part_of(without_ending(name)) else {

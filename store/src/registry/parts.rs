@@ -185,7 +185,8 @@ impl Partial {
     }
 }
 
-fn is_same(file: &File, path: &Path) -> bool {
+/// Whether the open file still is what its name means.
+pub(super) fn is_same(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(open), Ok(named)) => open.ino() == named.ino() && open.dev() == named.dev(),
         _ => false,
