@@ -1,5 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZero;
+use std::thread;
 
 use crate::gguf::dequantize;
 use crate::quantized::{QuantizedSource, Scheme};
@@ -144,12 +146,25 @@ pub trait TensorSource: Send + Sync {
 /// See [`SafetensorsSource::open`] and [`GgufSource::open`]; a quantized checkpoint of a kind that is not read, or with
 /// parts that do not fit together.
 pub fn open_tensors(files: &ModelFiles) -> Result<Box<dyn TensorSource>, ModelError> {
+    open(files, thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN))
+}
+
+/// The same for work in the background: what has to be computed of a tensor is computed in the thread that asks for it, and
+/// in no others.
+///
+/// # Errors
+/// See [`open_tensors`].
+pub fn open_tensors_in_one_thread(files: &ModelFiles) -> Result<Box<dyn TensorSource>, ModelError> {
+    open(files, NonZero::<usize>::MIN)
+}
+
+fn open(files: &ModelFiles, threads: NonZero<usize>) -> Result<Box<dyn TensorSource>, ModelError> {
     if files.gguf().is_some() {
         return Ok(Box::new(GgufSource::open(files)?));
     }
     let source = SafetensorsSource::open(files)?;
     Ok(match Scheme::of(files)? {
-        Some(scheme) => Box::new(QuantizedSource::new(source, scheme)?),
+        Some(scheme) => Box::new(QuantizedSource::new(source, scheme, threads)?),
         None => Box::new(source),
     })
 }

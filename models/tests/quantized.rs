@@ -6,7 +6,9 @@ use std::fs;
 use half::f16;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weirgate_models::{DType, ModelFiles, QuantMethod, TensorSource, open_tensors};
+use weirgate_models::{
+    DType, ModelFiles, QuantMethod, TensorSource, open_tensors, open_tensors_in_one_thread,
+};
 use weirgate_testkit::generator::stream;
 use weirgate_testkit::packed::{Grid, Tensor, words, write_tensors};
 
@@ -25,6 +27,9 @@ fn open(quantization: &Value, tensors: &[Tensor]) -> Result<Box<dyn TensorSource
 fn check(quantization: &Value, tensors: &[Tensor], dtype: DType, (rows, values): (usize, &[f32])) {
     let source = open(quantization, tensors).unwrap();
     let view = source.tensor("m.weight").unwrap();
+    let folder = folder(quantization, tensors);
+    let alone = open_tensors_in_one_thread(&ModelFiles::open(folder.path()).unwrap()).unwrap();
+    assert!(alone.tensor("m.weight").unwrap().bytes == view.bytes, "by however many threads");
     let shape = vec![rows, values.len() / rows];
     assert_eq!((view.dtype, &view.shape), (dtype, &shape), "{quantization}");
     assert_eq!(source.info("m.weight").unwrap(), (dtype, shape), "{quantization}");

@@ -10,7 +10,8 @@ use weirgate_engine::{
     kv_block_bytes, kv_type, load_cpu, load_cpu_sharded, load_cuda,
 };
 use weirgate_models::{
-    ModelFiles, ModelSpec, QuantMethod, Quantized, Shard, TensorSource, open_tensors, read_spec,
+    ModelError, ModelFiles, ModelSpec, QuantMethod, Quantized, Shard, TensorSource, open_tensors,
+    open_tensors_in_one_thread, read_spec,
 };
 use weirgate_text::{TokenizerSettings, eos_tokens, read_tokenizer};
 use weirgate_types::TokenId;
@@ -96,6 +97,16 @@ pub(crate) enum Pace {
     Quiet,
 }
 
+impl Pace {
+    /// The weights of `files`.
+    fn open(self, files: &ModelFiles) -> Result<Box<dyn TensorSource>, ModelError> {
+        match self {
+            Self::Full => open_tensors(files),
+            Self::Quiet => open_tensors_in_one_thread(files),
+        }
+    }
+}
+
 /// Loads a checkpoint as `config` says.
 pub(crate) fn load_files(
     config: &RouterConfig,
@@ -120,7 +131,7 @@ pub(crate) fn load_files(
     }
     let mut text = read_text_model(files, config)?;
     text.max_length = text.max_length.into_iter().chain(config.limits.max_context).min();
-    let stored = open_tensors(files)?;
+    let stored = pace.open(files)?;
     let quantized;
     let tensors: &dyn TensorSource = match config.engine.quantize {
         Some(Quantize::Convert(mix)) => {

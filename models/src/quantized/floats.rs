@@ -2,6 +2,8 @@
 //!
 //! No device multiplies with these: they become f16, or f32 where f16 is too small.
 
+use std::num::NonZero;
+
 use half::f16;
 
 use super::{float_type, share_rows};
@@ -29,10 +31,10 @@ impl SmallFloats<'_> {
     }
 
     /// The matrix in `dtype`, which is what [`SmallFloats::dtype`] says.
-    pub fn encode(&self, dtype: DType) -> Vec<u8> {
+    pub fn encode(&self, dtype: DType, threads: NonZero<usize>) -> Vec<u8> {
         let size = dtype.block_bytes();
         let per_row = self.cols.div_ceil(self.block.1);
-        share_rows(self.rows, self.cols * size, BAND, |first, band, row_bytes| {
+        share_rows((self.rows, self.cols * size), BAND, threads, |first, band, row_bytes| {
             let mut table = Table::new(dtype);
             for block in 0..per_row {
                 let cols = block * self.block.1..self.cols.min((block + 1) * self.block.1);

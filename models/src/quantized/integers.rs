@@ -6,6 +6,8 @@
 //! Q8_0 where every zero point is 128. What blocks cannot express becomes f16 (f32 where it is too large for that):
 //! eight bits with other zero points, groups whose columns are not neighbours, and scales too small for an f16.
 
+use std::num::NonZero;
+
 use half::f16;
 
 use super::share_rows;
@@ -103,28 +105,24 @@ impl Integers<'_> {
     }
 
     /// The matrix in `dtype`, which is what [`Integers::dtype`] says.
-    pub fn encode(&self, dtype: DType) -> Vec<u8> {
+    pub fn encode(&self, dtype: DType, threads: NonZero<usize>) -> Vec<u8> {
         let block = dtype.bytes_of(UNIT).unwrap_or_default();
-        share_rows(
-            self.rows,
-            dtype.bytes_of(self.cols).unwrap_or_default(),
-            BAND,
-            |first, band, row_bytes| {
-                let mut tile: Tile = [[0; UNIT]; TILE];
-                for unit in 0..self.cols.div_ceil(UNIT) {
-                    for (index, rows) in band.chunks_mut(TILE * row_bytes).enumerate() {
-                        let row = first + index * TILE;
-                        self.unpack((row, unit * UNIT), &mut tile);
-                        for (lane, (out, codes)) in rows.chunks_exact_mut(row_bytes).zip(&tile).enumerate() {
-                            let end = row_bytes.min((unit + 1) * block);
-                            if let Some(out) = out.get_mut(unit * block..end) {
-                                self.put(dtype, (row + lane, unit * UNIT), codes, out);
-                            }
+        let size = (self.rows, dtype.bytes_of(self.cols).unwrap_or_default());
+        share_rows(size, BAND, threads, |first, band, row_bytes| {
+            let mut tile: Tile = [[0; UNIT]; TILE];
+            for unit in 0..self.cols.div_ceil(UNIT) {
+                for (index, rows) in band.chunks_mut(TILE * row_bytes).enumerate() {
+                    let row = first + index * TILE;
+                    self.unpack((row, unit * UNIT), &mut tile);
+                    for (lane, (out, codes)) in rows.chunks_exact_mut(row_bytes).zip(&tile).enumerate() {
+                        let end = row_bytes.min((unit + 1) * block);
+                        if let Some(out) = out.get_mut(unit * block..end) {
+                            self.put(dtype, (row + lane, unit * UNIT), codes, out);
                         }
                     }
                 }
-            },
-        )
+            }
+        })
     }
 
     /// The codes of the rows and columns from `(row, col)` on, multiples of [`TILE`] and [`UNIT`]; anything past the

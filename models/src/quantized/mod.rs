@@ -12,7 +12,6 @@ mod scheme;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
-use std::thread;
 
 use half::f16;
 use safetensors::Dtype;
@@ -30,6 +29,8 @@ use crate::{DType, ModelError, SafetensorsSource, TensorSource, TensorView};
 pub(crate) struct QuantizedSource {
     source: SafetensorsSource,
     scheme: Scheme,
+    /// That put a matrix together.
+    threads: NonZero<usize>,
     /// The quantized matrices, by the names that they would have if they were not.
     matrices: HashMap<String, Planned>,
     /// Bytes of all tensors as they are given out.
@@ -66,21 +67,26 @@ impl Stored<'_> {
         }
     }
 
-    fn encode(&self, dtype: DType) -> Vec<u8> {
+    fn encode(&self, dtype: DType, threads: NonZero<usize>) -> Vec<u8> {
         match self {
-            Stored::Integers(integers) => integers.encode(dtype),
-            Stored::SmallFloats(floats) => floats.encode(dtype),
+            Stored::Integers(integers) => integers.encode(dtype, threads),
+            Stored::SmallFloats(floats) => floats.encode(dtype, threads),
         }
     }
 }
 
 impl QuantizedSource {
-    /// Finds the quantized matrices of `source`, checks their parts, and decides what each becomes.
+    /// Finds the quantized matrices of `source`, checks their parts, and decides what each becomes; `threads` put one
+    /// together when it is asked for.
     ///
     /// # Errors
     /// A part that is missing or does not fit the others; names it.
-    pub fn new(source: SafetensorsSource, scheme: Scheme) -> Result<Self, ModelError> {
-        let mut this = Self { source, scheme, matrices: HashMap::new(), bytes: 0 };
+    pub fn new(
+        source: SafetensorsSource,
+        scheme: Scheme,
+        threads: NonZero<usize>,
+    ) -> Result<Self, ModelError> {
+        let mut this = Self { source, scheme, threads, matrices: HashMap::new(), bytes: 0 };
         let modules: HashSet<String> = this.source.names().filter_map(|name| this.module(name)).collect();
         let mut parts: HashMap<&str, Vec<String>> = HashMap::new();
         let mut bytes = 0;
@@ -133,7 +139,7 @@ impl TensorSource for QuantizedSource {
         let Some(Planned { module, dtype, shape, .. }) = self.matrices.get(name) else {
             return self.source.tensor(name);
         };
-        let bytes = self.stored(module)?.encode(*dtype);
+        let bytes = self.stored(module)?.encode(*dtype, self.threads);
         Ok(TensorView { dtype: *dtype, shape: shape.to_vec(), bytes: bytes.into() })
     }
 
@@ -171,16 +177,15 @@ fn float_type(scales: &[f32], largest: f32) -> DType {
     if scale * largest <= f16::MAX.to_f32() { DType::F16 } else { DType::F32 }
 }
 
-/// `rows` rows of `row_bytes` bytes each, made on all processors by `make(first row, bytes, row_bytes)`, which gets
-/// `band` rows at a time, fewer at the end.
+/// `rows` rows of `row_bytes` bytes each, made in `threads` by `make(first row, bytes, row_bytes)`, which gets `band`
+/// rows at a time, fewer at the end.
 fn share_rows(
-    rows: usize,
-    row_bytes: usize,
+    (rows, row_bytes): (usize, usize),
     band: usize,
+    threads: NonZero<usize>,
     make: impl Fn(usize, &mut [u8], usize) + Sync,
 ) -> Vec<u8> {
     let mut bytes = vec![0; rows.saturating_mul(row_bytes)];
-    let threads = thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
     let mut bands: Vec<_> = bytes.chunks_mut((band * row_bytes).max(1)).enumerate().collect();
     share(&mut bands, threads, |(index, out)| make(*index * band, out, row_bytes));
     bytes

@@ -2,9 +2,7 @@
 //! computed on the CPU.
 
 use weirgate_engine::{EmbedOptions, Embedder, load_cpu_decoder_embedder, load_cpu_encoder};
-use weirgate_models::{
-    ModelFiles, Pooling, SentenceConfig, is_encoder, open_tensors, read_encoder, read_headless,
-};
+use weirgate_models::{ModelFiles, Pooling, SentenceConfig, is_encoder, read_encoder, read_headless};
 use weirgate_text::TextError;
 
 use super::{Loaded, LoadedEngine, Pace, read_text_model};
@@ -47,7 +45,7 @@ pub(super) fn load(
 ) -> Result<Loaded, RouterError> {
     let text = read_text_model(files, config)?;
     let sentence = SentenceConfig::read(files)?;
-    let tensors = open_tensors(files)?;
+    let tensors = pace.open(files)?;
     let allowed = sentence.as_ref().and_then(|sentence| sentence.max_tokens).or(text.max_length);
     let allowed = config.limits.max_input_tokens.or(allowed).unwrap_or(usize::MAX);
     let pooling = sentence.as_ref().map(|sentence| sentence.pooling);
