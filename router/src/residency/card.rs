@@ -50,6 +50,8 @@ pub(crate) struct Card {
     pub document: Option<Map<String, Value>>,
     /// It is known, and its files are not here.
     pub absent: bool,
+    /// They are on their way.
+    pub coming: bool,
 }
 
 impl Card {

@@ -73,6 +73,7 @@ impl StoredModels {
             licenses: settings.licenses,
         };
         let details = &entry.details;
+        let absent = matches!(entry.location, Location::Unsupported(_));
         Ok(Card {
             name: entry.name.clone(),
             format: details.format.clone(),
@@ -86,7 +87,8 @@ impl StoredModels {
             layers,
             source: source(entry),
             document: self.store.jan_model(entry)?,
-            absent: matches!(entry.location, Location::Unsupported(_)),
+            absent,
+            coming: absent && self.store.is_coming(entry),
             ..Card::default()
         })
     }

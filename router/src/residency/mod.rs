@@ -294,11 +294,22 @@ impl Models {
         std::iter::once(entry(&self.pinned, None)).chain(ready).collect()
     }
 
+    /// All models that are loaded, first the one that the server was started for.
+    pub fn loaded(&self) -> Vec<Model> {
+        let table = self.table();
+        let ready = ready(&table).map(|(_, resident)| resident.model.clone());
+        std::iter::once(self.pinned.model.clone()).chain(ready).collect()
+    }
+
     /// The services of all models that are loaded.
     pub fn services(&self) -> Vec<Arc<Service>> {
+        self.loaded().into_iter().map(|model| model.service).collect()
+    }
+
+    /// Whether the model of this name stays until a deployment ends, whatever anybody says.
+    pub fn is_deployed(&self, name: &str) -> bool {
         let table = self.table();
-        let ready = ready(&table).map(|(_, resident)| resident.model.service.clone());
-        std::iter::once(self.pinned.model.service.clone()).chain(ready).collect()
+        ready(&table).any(|(_, resident)| resident.is_pinned() && resident.model.card.is_called(name))
     }
 
     /// Loads the model of this name and keeps it until it is stopped.

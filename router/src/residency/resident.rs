@@ -14,6 +14,7 @@ use crate::api::Settings;
 use crate::service::Service;
 
 /// A model that is loaded.
+#[derive(Clone)]
 pub(crate) struct Model {
     pub service: Arc<Service>,
     pub settings: Arc<Settings>,

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::residency::{Shelf, residency, serving};
 use super::*;
 use crate::config::LoraAdapter;
+use crate::residency::Alias;
 
 const UNKNOWN: &str = "Input validation error: `adapter_id` \"sql\" is not loaded";
 
@@ -153,6 +155,37 @@ async fn only_administrators_change_adapters_and_no_foreign_page() {
     assert_eq!(adapted(&server).await.json()["error"], UNKNOWN);
     assert_eq!(send(&[host, key, ("origin", "http://weirgate:3000")]).await.status, StatusCode::OK);
     assert_eq!(adapted(&server).await.json()["generated_text"], "Hello");
+}
+
+/// One that is deployed with another model than the one that the server was started for.
+#[tokio::test]
+async fn adapters_of_other_models_are_listed_where_they_answer() {
+    let server = serving(&Arc::new(Shelf::of(&["a"])), residency());
+    let models = &server.state.models;
+    let pin = models.pin("a").await.unwrap();
+    let service = pin.service.clone();
+    let load = move || service.adapters.load("sql", folder("llama-qv").as_ref(), false).unwrap();
+    tokio::task::spawn_blocking(load).await.unwrap();
+    let listed = async || {
+        let listed = server.get("/v1/models").await.json();
+        let one = |model: &Value| (model["id"].as_str().unwrap().to_owned(), model["parent"].clone());
+        let mut names: Vec<_> = listed["data"].as_array().unwrap().iter().map(one).collect();
+        names.sort_by(|a, b| a.0.cmp(&b.0));
+        names
+    };
+    let own = [("a".to_owned(), Value::Null), ("test/model".to_owned(), Value::Null)];
+    assert_eq!(listed().await, own, "nobody can ask for it yet");
+    let alias = Alias { model: "a".into(), adapter: Some("sql".into()) };
+    models.set_aliases([("sql".to_owned(), alias)].into());
+    assert_eq!(server.post("/v1/completions", completion("sql")).await.status, StatusCode::OK);
+    let [a, test] = own.clone();
+    assert_eq!(listed().await, [a, ("sql".to_owned(), json!("a")), test]);
+    let single = server.get("/v1/models/sql").await.json();
+    assert_eq!((&single["id"], &single["parent"]), (&json!("sql"), &json!("a")));
+    assert!(single["max_model_len"].as_u64().unwrap() > 0);
+    models.set_aliases([].into());
+    assert_eq!(listed().await, own);
+    assert_eq!(server.get("/v1/models/sql").await.status, StatusCode::NOT_FOUND);
 }
 
 /// As the endpoint picker of the Gateway API Inference Extension reads them.

@@ -95,6 +95,22 @@ async fn a_started_model_stays() {
     eventually("one of each", async || running(&server).await == ["b:latest", "c:latest"]).await;
 }
 
+/// A deployment ends where it was begun.
+#[tokio::test]
+async fn a_deployed_model_is_neither_stopped_nor_deleted() {
+    let server = serving(&Arc::new(Shelf::of(&["a"])), residency());
+    let pin = server.state.models.pin("a").await.unwrap();
+    for (method, path) in [("PUT", "a/stop"), ("POST", "a/stop"), ("DELETE", "a")] {
+        let answer = switch(&server, method, path).await;
+        assert_eq!(answer.status, StatusCode::CONFLICT, "{method} {path}");
+        assert!(answer.json()["error"]["message"].as_str().unwrap().contains("deployed"), "{}", answer.text);
+    }
+    assert_eq!(state(&server, "a").await, (json!("ready"), json!("running")));
+    drop(pin);
+    assert_eq!(switch(&server, "PUT", "a/stop").await.status, StatusCode::OK);
+    eventually("it has gone", async || running(&server).await.is_empty()).await;
+}
+
 /// What a model asks for itself is in effect on OpenAI's routes where the request does not say.
 #[tokio::test]
 async fn a_models_own_parameters_fill_requests() {

@@ -6,9 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::http::Uri;
 use serde_json::{Map, Value, json};
 
-use super::types::{ModelDetails, ModelInfo};
-use crate::api::{AppState, Settings};
-use crate::residency::{Card, Presence};
+use super::types::{ModelDetails, ModelHead, ModelInfo};
+use crate::api::Settings;
+use crate::residency::{Card, Models, Presence};
 
 /// The keys of the list's `settings` and `parameters`, which has no others.
 const SETTINGS: [&str; 4] = ["ctx_len", "ngl", "embedding", "n_parallel"];
@@ -39,7 +39,7 @@ pub(super) struct Seen<'a> {
     pub id: String,
     pub card: &'a Card,
     pub state: State,
-    /// Of the served one, which has its lengths.
+    /// Of one that is loaded, which has its lengths.
     pub settings: Option<&'a Settings>,
     /// Of an adapter.
     pub parent: Option<String>,
@@ -57,15 +57,11 @@ pub(super) enum State {
 }
 
 impl State {
-    pub fn of(state: &AppState, card: &Card) -> Self {
-        let coming = || {
-            let store = state.store.as_ref()?;
-            Some(store.is_coming(&store.find(&card.name).ok()?))
-        };
+    pub fn of(models: &Models, card: &Card) -> Self {
         match card.absent {
-            true if coming() == Some(true) => Self::Downloading,
+            true if card.coming => Self::Downloading,
             true => Self::Absent,
-            false => Self::Here(state.models.presence(card)),
+            false => Self::Here(models.presence(card)),
         }
     }
 
@@ -176,6 +172,21 @@ impl Seen<'_> {
         keys.iter().filter_map(number).collect()
     }
 
+    fn head(&self) -> ModelHead {
+        ModelHead {
+            id: self.id.clone(),
+            object: "model",
+            created: self.created,
+            owned_by: self.owned_by.clone(),
+            max_model_len: self.max_model_len(),
+            parent: self.parent.clone(),
+            name: self.text("name").unwrap_or_else(|| self.id.clone()),
+            description: self.text("description").unwrap_or_default(),
+            source_url: self.source(),
+            metadata: self.metadata(),
+        }
+    }
+
     /// For a list.
     pub fn listed(self) -> ModelInfo {
         let format = self.text("format").unwrap_or_else(|| match self.card.format.as_str() {
@@ -190,23 +201,14 @@ impl Seen<'_> {
         let names =
             assets.into_iter().flatten().filter_map(Value::as_str).filter_map(|path| path.rsplit('/').next());
         ModelInfo {
-            object: "model",
-            created: self.created,
-            owned_by: self.owned_by.clone(),
-            max_model_len: self.max_model_len(),
-            parent: self.parent.clone(),
+            head: self.head(),
             kind: "model",
             version: version.unwrap_or_else(|| "1".to_owned()),
-            name: self.text("name").unwrap_or_else(|| self.id.clone()),
-            description: self.text("description").unwrap_or_default(),
             state: self.state.listed(),
             format,
-            source_url: self.source(),
             settings: self.texts(&SETTINGS),
             parameters: self.texts(&PARAMETERS),
-            metadata: self.metadata(),
             assets: names.map(str::to_owned).collect(),
-            id: self.id,
         }
     }
 
@@ -224,20 +226,11 @@ impl Seen<'_> {
         let pieces = PIECES.iter().filter_map(|key| Some(((*key).to_owned(), self.setting(key)?)));
         engine.extend(pieces.filter(|(_, text)| text.is_string()));
         ModelDetails {
-            object: "model",
-            created: self.created,
-            owned_by: self.owned_by.clone(),
-            max_model_len: self.max_model_len(),
-            parent: self.parent.clone(),
-            name: self.text("name").unwrap_or_else(|| self.id.clone()),
-            description: self.text("description").unwrap_or_default(),
+            head: self.head(),
             state: self.state.single(),
-            source_url: self.source(),
             engine_parameters: engine,
             parameters: model.clone(),
             model_parameters: model,
-            metadata: self.metadata(),
-            id: self.id,
         }
     }
 }

@@ -11,13 +11,13 @@ use tokio::sync::oneshot;
 use weirgate_store::{Location, ModelName, Progress, Store, StoreError, Transfer};
 
 use super::convert::{self, Seen, seconds};
-use super::errors::{not_found, of_load, of_store, stays};
-use super::types::{Deleted, ListQuery, ModelDetails, ModelInfo, ModelList, Notice, Switched};
+use super::errors::{NotFetched, NotSwitched, deployed, not_found, of_load, of_store, stays};
+use super::types::{Deleted, ListQuery, ModelDetails, ModelList, Notice, Switched};
 use crate::api::docs::schemas::ErrorAnswer;
 use crate::api::openai::Refusal;
 use crate::api::{Administrator, AppState};
 use crate::background;
-use crate::residency::Card;
+use crate::residency::{Card, Model};
 
 const NO_STORE: &str =
     "this server keeps no models of its own; start it with `--jan-models` or `--model-store`";
@@ -37,15 +37,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) async fn list(State(state): State<AppState>, query: Query<ListQuery>) -> Json<ModelList> {
     let cards = state.models.cards().await;
     let filter = query.0.filter.unwrap_or_default();
-    let listing = move || {
-        let own = std::iter::once(served(&state)).chain(adapters(&state));
-        let others = cards.iter().filter(|card| card.digest != state.lease.card.digest);
-        let all = own.chain(others.map(|card| stored(&state, card)));
-        let data: Vec<ModelInfo> = all.filter(|seen| seen.state.passes(&filter)).map(Seen::listed).collect();
-        data
-    };
-    // It looks at files.
-    let data = tokio::task::spawn_blocking(listing).await.unwrap_or_default();
+    let loaded = state.models.loaded();
+    let own = std::iter::once(served(&state, &state.lease)).chain(adapters(&state, &loaded));
+    let others = cards.iter().filter(|card| card.digest != state.lease.card.digest);
+    let all = own.chain(others.map(|card| stored(&state, card, &loaded)));
+    let data = all.filter(|seen| seen.state.passes(&filter)).map(Seen::listed).collect();
     Json(ModelList { object: "list", data })
 }
 
@@ -63,19 +59,15 @@ pub(super) async fn list(State(state): State<AppState>, query: Query<ListQuery>)
 )]
 pub(super) async fn one(State(state): State<AppState>, Path(id): Path<String>) -> Response {
     if id == state.settings.model_id {
-        return Json(served(&state).single()).into_response();
+        return Json(served(&state, &state.lease).single()).into_response();
     }
-    if let Some(adapter) = adapters(&state).find(|adapter| adapter.id == id) {
+    let loaded = state.models.loaded();
+    if let Some(adapter) = adapters(&state, &loaded).find(|adapter| adapter.id == id) {
         return Json(adapter.single()).into_response();
     }
     match state.models.card(&id).await {
         Ok(card) if !state.models.is_single() => {
-            let own = state.clone();
-            let described = tokio::task::spawn_blocking(move || stored(&own, &card).single()).await;
-            described.map(Json).map_or_else(
-                |_| not_found(&id).respond_under(state.settings.profile),
-                IntoResponse::into_response,
-            )
+            Json(stored(&state, &card, &loaded).single()).into_response()
         }
         _ => not_found(&id).respond_under(state.settings.profile),
     }
@@ -92,7 +84,7 @@ pub(super) async fn one(State(state): State<AppState>, Path(id): Path<String>) -
         (status = 200, description = "Deleted", body = Deleted),
         (status = 403, description = "Not for who asks, or it is read in place", body = ErrorAnswer),
         (status = 404, description = "No such model", body = ErrorAnswer),
-        (status = 409, description = "The server was started for it", body = ErrorAnswer),
+        (status = 409, description = "The server was started for it, or it is deployed", body = ErrorAnswer),
     )
 )]
 pub(super) async fn delete(Administrator(state): Administrator, Path(id): Path<String>) -> Response {
@@ -102,6 +94,9 @@ pub(super) async fn delete(Administrator(state): Administrator, Path(id): Path<S
 async fn deleted(state: &AppState, id: String) -> Result<Deleted, Refusal> {
     if state.is_own_name(&id) {
         return Err(stays(&id));
+    }
+    if state.models.is_deployed(&id) {
+        return Err(deployed(&id));
     }
     let (store, models, asked) = (store(state)?, state.models.clone(), id.clone());
     let work = move || {
@@ -122,13 +117,7 @@ async fn deleted(state: &AppState, id: String) -> Result<Deleted, Refusal> {
     tag = super::TAG,
     operation_id = "jan_switch_model",
     params(("id" = String, Path, description = "The model's name, and `/start` or `/stop`")),
-    responses(
-        (status = 200, description = "Done", body = Switched),
-        (status = 403, description = "Not for who asks", body = ErrorAnswer),
-        (status = 404, description = "No such model", body = ErrorAnswer),
-        (status = 409, description = "The server was started for it", body = ErrorAnswer),
-        (status = 503, description = "It cannot be loaded", body = ErrorAnswer),
-    )
+    responses((status = 200, description = "Done", body = Switched), NotSwitched)
 )]
 pub(super) async fn put(Administrator(state): Administrator, Path(path): Path<String>) -> Response {
     answer(&state, switched(&state, &path).await)
@@ -141,13 +130,7 @@ pub(super) async fn put(Administrator(state): Administrator, Path(path): Path<St
     tag = super::TAG,
     operation_id = "jan_switch_model_by_post",
     params(("id" = String, Path, description = "The model's name, and `/start` or `/stop`")),
-    responses(
-        (status = 200, description = "Done", body = Switched),
-        (status = 403, description = "Not for who asks", body = ErrorAnswer),
-        (status = 404, description = "No such model", body = ErrorAnswer),
-        (status = 409, description = "The server was started for it", body = ErrorAnswer),
-        (status = 503, description = "It cannot be loaded", body = ErrorAnswer),
-    )
+    responses((status = 200, description = "Done", body = Switched), NotSwitched)
 )]
 pub(super) async fn post(admin: Administrator, path: Path<String>) -> Response {
     put(admin, path).await
@@ -169,6 +152,9 @@ async fn switched(state: &AppState, path: &str) -> Result<Switched, Refusal> {
     if state.is_own_name(&card.name) {
         return Err(stays(id));
     }
+    if state.models.is_deployed(&card.name) {
+        return Err(deployed(id));
+    }
     state.models.stop(&card.name);
     Ok(switched(id, "stopped"))
 }
@@ -181,14 +167,7 @@ async fn switched(state: &AppState, path: &str) -> Result<Switched, Refusal> {
     tag = super::TAG,
     operation_id = "jan_download_model",
     params(("id" = String, Path, description = "The model's name; it may have slashes")),
-    responses(
-        (status = 200, description = "It has begun", body = Notice),
-        (status = 400, description = "It does not say where it comes from", body = ErrorAnswer),
-        (status = 403, description = "Not for who asks, or not from there", body = ErrorAnswer),
-        (status = 404, description = "No such model", body = ErrorAnswer),
-        (status = 502, description = "Where it comes from cannot be reached", body = ErrorAnswer),
-        (status = 507, description = "The disk is full", body = ErrorAnswer),
-    )
+    responses((status = 200, description = "It has begun", body = Notice), NotFetched)
 )]
 pub(super) async fn download(Administrator(state): Administrator, Path(id): Path<String>) -> Response {
     answer(&state, downloading(&state, id).await)
@@ -201,11 +180,7 @@ pub(super) async fn download(Administrator(state): Administrator, Path(id): Path
     tag = super::TAG,
     operation_id = "jan_download_model_by_post",
     params(("id" = String, Path, description = "The model's name; it may have slashes")),
-    responses(
-        (status = 200, description = "It has begun", body = Notice),
-        (status = 403, description = "Not for who asks, or not from there", body = ErrorAnswer),
-        (status = 404, description = "No such model", body = ErrorAnswer),
-    )
+    responses((status = 200, description = "It has begun", body = Notice), NotFetched)
 )]
 pub(super) async fn post_download(admin: Administrator, id: Path<String>) -> Response {
     download(admin, id).await
@@ -274,12 +249,12 @@ fn answer<T: serde::Serialize>(state: &AppState, result: Result<T, Refusal>) -> 
     }
 }
 
-/// The model that the server was started for.
-fn served(state: &AppState) -> Seen<'_> {
-    let (card, settings) = (&state.lease.card, &state.settings);
+/// The model that the server was started for, or another one that is loaded.
+fn served<'a>(state: &AppState, model: &'a Model) -> Seen<'a> {
+    let (card, settings) = (&model.card, &model.settings);
     Seen {
         id: settings.model_id.clone(),
-        state: convert::State::of(state, card),
+        state: convert::State::of(&state.models, card),
         card,
         settings: Some(settings),
         parent: None,
@@ -289,26 +264,32 @@ fn served(state: &AppState) -> Seen<'_> {
     }
 }
 
-/// Its adapters.
-fn adapters(state: &AppState) -> impl Iterator<Item = Seen<'_>> {
-    state.service.adapters.list().into_iter().map(|(name, since)| Seen {
-        id: name,
-        created: seconds(Some(since)),
-        parent: Some(state.settings.model_id.clone()),
-        ..served(state)
+/// The adapters of models that are loaded: of the one that the server was started for all, of others those that are
+/// deployed, which answer to their names.
+fn adapters<'a>(state: &'a AppState, loaded: &'a [Model]) -> impl Iterator<Item = Seen<'a>> {
+    loaded.iter().flat_map(move |model| {
+        let own = Arc::ptr_eq(&model.service, &state.service);
+        let names = model.service.adapters.list().into_iter();
+        names.filter(move |(name, _)| own || state.models.is_adapter(name)).map(move |(name, since)| Seen {
+            id: name,
+            created: seconds(Some(since)),
+            parent: Some(model.settings.model_id.clone()),
+            ..served(state, model)
+        })
     })
 }
 
 /// A model of the library; how long its texts may get is known once it is loaded.
-fn stored<'a>(state: &AppState, card: &'a Card) -> Seen<'a> {
+fn stored<'a>(state: &AppState, card: &'a Card, loaded: &'a [Model]) -> Seen<'a> {
     let document = card.document.as_ref();
     let owner = document.and_then(|document| document.get("owned_by")?.as_str());
     let created = document.and_then(|document| document.get("created")?.as_u64());
+    let same = |model: &&Model| model.card.digest == card.digest && model.card.name == card.name;
     Seen {
         id: card.name.clone(),
-        state: convert::State::of(state, card),
+        state: convert::State::of(&state.models, card),
         card,
-        settings: None,
+        settings: loaded.iter().find(same).map(|model| &*model.settings),
         parent: None,
         created: created.unwrap_or_else(|| seconds(card.modified)),
         owned_by: owner.map_or_else(|| card.name.clone(), str::to_owned),

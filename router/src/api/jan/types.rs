@@ -19,9 +19,9 @@ pub(crate) struct ModelList {
     pub data: Vec<ModelInfo>,
 }
 
-/// A model in a list. Settings and parameters are texts there.
+/// What both forms of a model have.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct ModelInfo {
+pub(crate) struct ModelHead {
     #[schema(example = "zephyr-7b")]
     pub id: String,
     pub object: &'static str,
@@ -34,22 +34,29 @@ pub(crate) struct ModelInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     pub parent: Option<String>,
+    pub name: String,
+    pub description: String,
+    pub source_url: String,
+    #[schema(value_type = Object)]
+    pub metadata: Map<String, Value>,
+}
+
+/// A model in a list. Settings and parameters are texts there.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct ModelInfo {
+    #[serde(flatten)]
+    pub head: ModelHead,
     #[serde(rename = "type")]
     pub kind: &'static str,
     pub version: String,
-    pub name: String,
-    pub description: String,
     /// `downloading`, `starting`, `ready` or `stopping`; left out at rest.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, example = "ready")]
     pub state: Option<&'static str>,
     #[schema(example = "ggufv3")]
     pub format: String,
-    pub source_url: String,
     pub settings: BTreeMap<&'static str, String>,
     pub parameters: BTreeMap<&'static str, String>,
-    #[schema(value_type = Object)]
-    pub metadata: Map<String, Value>,
     /// Its files.
     pub assets: Vec<String>,
 }
@@ -57,24 +64,11 @@ pub(crate) struct ModelInfo {
 /// A model by itself. Its numbers lie in the ranges of Jan's contract; `metadata` has those that do not.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ModelDetails {
-    #[schema(example = "zephyr-7b")]
-    pub id: String,
-    pub object: &'static str,
-    /// Seconds since 1970.
-    pub created: u64,
-    pub owned_by: String,
-    /// Prompt and answer together, in tokens; 0: known once it is loaded.
-    pub max_model_len: usize,
-    /// The model that an adapter belongs to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = String, required = false)]
-    pub parent: Option<String>,
-    pub name: String,
-    pub description: String,
+    #[serde(flatten)]
+    pub head: ModelHead,
     /// `not_downloaded`, `downloaded`, `running` or `stopped`.
     #[schema(example = "running")]
     pub state: &'static str,
-    pub source_url: String,
     /// What it is loaded with.
     #[schema(value_type = Object)]
     pub engine_parameters: Map<String, Value>,
@@ -84,8 +78,6 @@ pub(crate) struct ModelDetails {
     /// The same once more: the contract requires it by this name, too.
     #[schema(value_type = Object)]
     pub parameters: Map<String, Value>,
-    #[schema(value_type = Object)]
-    pub metadata: Map<String, Value>,
 }
 
 /// A model was deleted.
