@@ -69,6 +69,40 @@ impl Batch {
         self.kv_len.len()
     }
 
+    /// Becomes what a device needs of `other` to fill the KV cache and compute hidden states; keeps the memory.
+    pub(crate) fn copy_inputs(&mut self, other: &Self) {
+        self.ids.clone_from(&other.ids);
+        self.positions.clone_from(&other.positions);
+        self.slots.clone_from(&other.slots);
+        self.cu_q.clone_from(&other.cu_q);
+        self.kv_len.clone_from(&other.kv_len);
+        self.block_tables.clone_from(&other.block_tables);
+        self.block_offsets.clone_from(&other.block_offsets);
+        self.rope_len.clone_from(&other.rope_len);
+        self.adapters.clone_from(&other.adapters);
+        self.block_copies.clone_from(&other.block_copies);
+        self.samples.clear();
+        self.history.clear();
+        self.scores.clear();
+    }
+
+    /// Appends sequences of one token each until there are `rows` tokens, for devices that want certain numbers of them.
+    /// They write to the blocks from `first_block` on, which nobody else has, and nobody reads what comes of them.
+    pub(crate) fn pad(&mut self, rows: usize, first_block: usize, block_size: usize) {
+        for index in 0..rows.saturating_sub(self.tokens()) {
+            self.ids.push(0);
+            self.positions.push(0);
+            self.slots.push((first_block * block_size + index) as u32);
+            self.rope_len.push(1);
+            self.cu_q.push(self.ids.len() as u32);
+            self.kv_len.push(1);
+            // It reads the slot of the first such sequence of its block.
+            self.block_tables.push((first_block + index / block_size) as u32);
+            self.block_offsets.push(self.block_tables.len() as u32);
+            self.adapters.push(None);
+        }
+    }
+
     /// Empties every vector and keeps the memory.
     pub fn clear(&mut self) {
         self.ids.clear();

@@ -13,6 +13,7 @@ use weirgate_models::{Adapter, ModelSpec, Shard, TensorSource};
 use weirgate_types::AdapterId;
 
 use crate::decoder::{Decoder, LoadError};
+use crate::engine::panic_text;
 use crate::model_executor::{LoadOptions, ModelExecutor, decoder_config};
 use crate::{Batch, Executor, ExecutorError, ExecutorLimits, StepResult};
 
@@ -26,8 +27,9 @@ pub fn load_cpu_sharded(
     options: &LoadOptions,
     shards: usize,
 ) -> Result<Box<dyn Executor>, LoadError> {
-    let threads = options.threads.checked_div(shards).unwrap_or(0).max(1);
-    load_sharded((shards, || CpuBackend::new(threads)), spec, tensors, options)
+    let mut shares = (0..).map(|index| share(options.threads, index, shards));
+    let backend = || CpuBackend::new(shares.next().unwrap_or(1));
+    load_sharded((shards, backend), spec, tensors, options)
 }
 
 /// Loads a checkpoint in `shards` parts, each onto a device that `backend` makes.
@@ -52,13 +54,21 @@ pub fn load_sharded<B: Backend>(
     let first =
         decoders.next().ok_or(KernelError::Shape { op: "shards", what: "count", got: 0, expected: 1 })?;
     let others = decoders.map(Other::spawn).collect::<Result<_, _>>()?;
-    Ok(Box::new(ShardedExecutor { first: ModelExecutor::new(first), others }))
+    Ok(Box::new(ShardedExecutor { first: ModelExecutor::new(first), others, batch: Arc::default() }))
+}
+
+/// How many of `threads` threads the shard of this number gets: the first ones have one more where they do not come out even.
+fn share(threads: usize, index: usize, shards: usize) -> usize {
+    let shards = shards.max(1);
+    (threads / shards + usize::from(index < threads % shards)).max(1)
 }
 
 struct ShardedExecutor<B: Backend> {
     /// Goes first when the executor does, so that the others wait for nobody.
     first: ModelExecutor<B>,
     others: Vec<Other>,
+    /// The others' copy of the step at hand.
+    batch: Arc<Batch>,
 }
 
 /// A shard with a thread of its own.
@@ -76,14 +86,21 @@ enum Job {
 
 impl Other {
     fn spawn<B: Backend>(mut decoder: Decoder<B>) -> Result<Self, LoadError> {
+        Self::start(move |job| match job {
+            Job::Step(batch) => decoder.forward(&batch),
+            Job::UseThreads(threads) => decoder.use_threads(threads),
+        })
+    }
+
+    /// A thread that does jobs. What a job brought is given back before it is answered.
+    fn start(
+        mut work: impl FnMut(Job) -> Result<(), ExecutorError> + Send + 'static,
+    ) -> Result<Self, LoadError> {
         let (jobs, inbox) = flume::bounded::<Job>(1);
         let (outbox, done) = flume::bounded(1);
         let run = move || {
             for job in inbox {
-                let result = match job {
-                    Job::Step(batch) => decoder.forward(&batch),
-                    Job::UseThreads(threads) => decoder.use_threads(threads),
-                };
+                let result = work(job);
                 if outbox.send(result).is_err() {
                     break;
                 }
@@ -95,12 +112,23 @@ impl Other {
         Ok(Self { jobs: Some(jobs), done, thread: Some(thread.map_err(failed)?) })
     }
 
-    fn give(&self, job: Job) -> Result<(), ExecutorError> {
-        self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or_else(gone)
+    /// A shard that has ended takes nothing; [`Other::wait`] says why.
+    fn give(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job);
+        }
     }
 
-    fn wait(&self) -> Result<(), ExecutorError> {
-        self.done.recv().unwrap_or_else(|_| Err(gone()))
+    fn wait(&mut self) -> Result<(), ExecutorError> {
+        self.done.recv().unwrap_or_else(|_| Err(self.end()))
+    }
+
+    /// What ended the thread.
+    fn end(&mut self) -> ExecutorError {
+        let panicked = self.thread.take().and_then(|thread| thread.join().err());
+        let why =
+            panicked.map_or_else(|| "it has ended before".into(), |payload| panic_text(payload.as_ref()));
+        KernelError::Device { device: "cpu", message: format!("a shard's thread is gone: {why}") }.into()
     }
 }
 
@@ -114,24 +142,23 @@ impl Drop for Other {
     }
 }
 
-fn gone() -> ExecutorError {
-    KernelError::Device { device: "cpu", message: "a shard's thread has ended".into() }.into()
-}
-
 impl<B: Backend> ShardedExecutor<B> {
-    /// Gives a job to each of the other shards while `own` is done here, and waits for all.
+    /// Gives a job to each of the other shards (by their number) while `own` is done here, and waits for all.
     fn together(
         &mut self,
-        job: impl Fn() -> Job,
+        job: impl Fn(usize) -> Job,
         own: impl FnOnce(&mut ModelExecutor<B>) -> Result<(), ExecutorError>,
     ) -> Result<(), ExecutorError> {
-        for other in &self.others {
-            other.give(job())?;
+        for (index, other) in (1..).zip(&self.others) {
+            other.give(job(index));
         }
         let own = own(&mut self.first);
         // All are waited for, also when one has failed.
-        let others: Vec<_> = self.others.iter().map(Other::wait).collect();
-        own.and(others.into_iter().collect())
+        let others = self.others.iter_mut().map(Other::wait);
+        let mut errors: Vec<_> = std::iter::once(own).chain(others).filter_map(Result::err).collect();
+        // Where one fails, the others fail for its absence.
+        errors.sort_by_key(|error| matches!(error, ExecutorError::Kernel(KernelError::Left)));
+        errors.into_iter().next().map_or(Ok(()), Err)
     }
 }
 
@@ -141,13 +168,16 @@ impl<B: Backend> Executor for ShardedExecutor<B> {
     }
 
     fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError> {
-        let each = (threads / (self.others.len() + 1)).max(1);
-        self.together(|| Job::UseThreads(each), |first| first.use_threads(each))
+        let shards = self.others.len() + 1;
+        let job = |index| Job::UseThreads(share(threads, index, shards));
+        self.together(job, |first| first.use_threads(share(threads, 0, shards)))
     }
 
     fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
-        let shared = Arc::new(batch.clone());
-        self.together(|| Job::Step(Arc::clone(&shared)), |first| first.launch(batch))
+        // Nobody has it any more, so its memory is used again.
+        Arc::make_mut(&mut self.batch).copy_inputs(batch);
+        let copy = Arc::clone(&self.batch);
+        self.together(move |_| Job::Step(Arc::clone(&copy)), |first| first.launch(batch))
     }
 
     fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError> {
@@ -160,4 +190,97 @@ impl<B: Backend> Executor for ShardedExecutor<B> {
     }
 
     fn unload_adapter(&mut self, _id: AdapterId) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use weirgate_testkit::{Definition, RandomCheckpoint};
+
+    use super::*;
+
+    #[test]
+    fn all_threads_are_shared_out() {
+        let of = |threads, shards| (0..shards).map(|index| share(threads, index, shards)).collect::<Vec<_>>();
+        assert_eq!(of(7, 3), [3, 2, 2]);
+        assert_eq!(of(8, 4), [2, 2, 2, 2]);
+        assert_eq!(of(1, 2), [1, 1]);
+    }
+
+    /// The first of two shards, the second of which does `work`.
+    fn beside(
+        work: impl FnMut(Job, &mut dyn weirgate_kernels::AllReduce) -> Result<(), ExecutorError> + Send + 'static,
+    ) -> ShardedExecutor<CpuBackend> {
+        let checkpoint = RandomCheckpoint::new(&Definition::named("llama-bf16").unwrap()).unwrap();
+        let options = LoadOptions {
+            threads: 1,
+            block_size: 16,
+            blocks: 4,
+            max_step_tokens: 8,
+            max_seqs: 2,
+            max_seq_len: 64,
+            kv_dtype: None,
+        };
+        let (spec, tensors) = checkpoint.spec().shard(Shard { index: 0, count: 2 }, &checkpoint).unwrap();
+        let config = decoder_config(&spec, &tensors, &options).unwrap();
+        let mut decoder = Decoder::new(CpuBackend::new(1), &spec, &tensors, config).unwrap();
+        let mut members = local_group(2);
+        let (mut second, first) = (members.pop().unwrap(), members.pop().unwrap());
+        decoder.join(Box::new(first));
+        let mut work = work;
+        let other = Other::start(move |job| work(job, &mut second)).unwrap();
+        ShardedExecutor { first: ModelExecutor::new(decoder), others: vec![other], batch: Arc::default() }
+    }
+
+    fn one_token() -> Batch {
+        Batch {
+            ids: vec![5],
+            positions: vec![0],
+            slots: vec![0],
+            cu_q: vec![0, 1],
+            kv_len: vec![1],
+            block_tables: vec![0],
+            block_offsets: vec![0, 1],
+            rope_len: vec![1],
+            adapters: vec![None],
+            ..Batch::default()
+        }
+    }
+
+    /// The first shard fails, too, for want of the second; what is said is what the second one had.
+    #[test]
+    fn the_shard_that_failed_says_why() {
+        let mut executor = beside(|_, member| {
+            member.leave();
+            Err(ExecutorError::Batch("the second shard is not well".into()))
+        });
+        let error = executor.launch(&one_token()).unwrap_err();
+        assert!(error.to_string().ends_with("the second shard is not well"), "{error}");
+    }
+
+    #[test]
+    fn a_panic_in_a_shard_is_an_error_that_says_so() {
+        let mut executor = beside(|_, member| {
+            member.leave();
+            panic!("out of luck")
+        });
+        for expected in ["out of luck", "has ended before"] {
+            let error = executor.launch(&one_token()).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    /// No step copies more than it must: the copy's memory is used again.
+    #[test]
+    fn steps_share_one_copy_of_the_batch() {
+        let mut executor = beside(|_, member| {
+            member.leave();
+            Ok(())
+        });
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            let _ = executor.launch(&one_token());
+            places.push((Arc::as_ptr(&executor.batch), executor.batch.ids.as_ptr()));
+        }
+        assert!(places.iter().all(|place| *place == places[0]));
+    }
 }

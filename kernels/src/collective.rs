@@ -1,6 +1,6 @@
 //! What the shards of a model do together.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::KernelError;
 
@@ -10,7 +10,7 @@ pub trait AllReduce: Send {
     /// in their order. Waits for the others.
     ///
     /// # Errors
-    /// When a member has left.
+    /// [`KernelError::Left`] when a member has left.
     fn sum(&mut self, values: &mut [f32]) -> Result<(), KernelError>;
     /// This member will not come again: the others get an error instead of waiting.
     fn leave(&mut self);
@@ -20,90 +20,75 @@ pub trait AllReduce: Send {
 pub struct LocalMember {
     group: Arc<Group>,
     index: usize,
+    /// How many sums it has taken part in.
+    sums: usize,
 }
 
+/// Members write their parts side by side, wait for each other once, and read all parts side by side. Sums take two places
+/// in turn: when all have come to one sum, all have done reading for the one before, whose place is the next one's.
 struct Group {
-    members: usize,
-    state: Mutex<State>,
+    places: [Vec<RwLock<Vec<f32>>>; 2],
+    arrivals: Mutex<Arrivals>,
     changed: Condvar,
 }
 
-/// Of the sum at hand.
-struct State {
-    parts: Vec<Vec<f32>>,
-    total: Vec<f32>,
-    /// Members that have brought their part, and that have taken the total.
+#[derive(Default)]
+struct Arrivals {
+    /// Members that have brought their part of the sum at hand.
     brought: usize,
-    taken: usize,
+    /// Sums that all have come to.
+    complete: usize,
     left: bool,
 }
 
 /// A group of `count` members.
 pub fn local_group(count: usize) -> Vec<LocalMember> {
-    let state =
-        State { parts: vec![Vec::new(); count], total: Vec::new(), brought: 0, taken: 0, left: false };
-    let group = Arc::new(Group { members: count, state: Mutex::new(state), changed: Condvar::new() });
-    (0..count).map(|index| LocalMember { group: Arc::clone(&group), index }).collect()
+    let place = || (0..count).map(|_| RwLock::default()).collect();
+    let group = Group { places: [place(), place()], arrivals: Mutex::default(), changed: Condvar::new() };
+    let group = Arc::new(group);
+    (0..count).map(|index| LocalMember { group: Arc::clone(&group), index, sums: 0 }).collect()
 }
 
 impl Group {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `ready`; an error if somebody has left before.
-    fn wait<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        ready: impl Fn(&State) -> bool,
-    ) -> Result<MutexGuard<'a, State>, KernelError> {
-        let waiting = self.changed.wait_while(state, |state| !ready(state) && !state.left);
-        let state = waiting.unwrap_or_else(PoisonError::into_inner);
-        if !ready(&state) {
-            return Err(KernelError::Device { device: "shards", message: "a shard has failed".into() });
+    /// Waits until all have come to sum number `sum`.
+    fn meet(&self, sum: usize, members: usize) -> Result<(), KernelError> {
+        let mut arrivals = self.lock();
+        arrivals.brought += 1;
+        if arrivals.brought == members {
+            arrivals.brought = 0;
+            arrivals.complete += 1;
+            self.changed.notify_all();
         }
-        Ok(state)
-    }
-}
-
-impl State {
-    fn add_up(&mut self) {
-        let Self { parts, total, .. } = self;
-        total.clear();
-        for part in parts {
-            if total.is_empty() {
-                total.extend_from_slice(part);
-            } else {
-                total.iter_mut().zip(&*part).for_each(|(total, value)| *total += value);
-            }
-        }
+        let waiting = |arrivals: &mut Arrivals| arrivals.complete <= sum && !arrivals.left;
+        let arrivals = self.changed.wait_while(arrivals, waiting).unwrap_or_else(PoisonError::into_inner);
+        if arrivals.complete <= sum { Err(KernelError::Left) } else { Ok(()) }
     }
 }
 
 impl AllReduce for LocalMember {
     fn sum(&mut self, values: &mut [f32]) -> Result<(), KernelError> {
-        let Group { members, .. } = *self.group;
-        // Those who are slow may still be taking the last total.
-        let mut state = self.group.wait(self.group.lock(), |state| state.brought < members)?;
-        if let Some(part) = state.parts.get_mut(self.index) {
-            part.clear();
-            part.extend_from_slice(values);
+        let place = &self.group.places[self.sums % 2];
+        if let Some(own) = place.get(self.index) {
+            let mut own = own.write().unwrap_or_else(PoisonError::into_inner);
+            own.clear();
+            own.extend_from_slice(values);
         }
-        state.brought += 1;
-        if state.brought == members {
-            state.add_up();
-            self.group.changed.notify_all();
-        }
-        let mut state = self.group.wait(state, |state| state.brought == members)?;
-        if state.total.len() != values.len() {
-            let (got, expected) = (values.len(), state.total.len());
-            return Err(KernelError::Shape { op: "all_reduce", what: "values", got, expected });
-        }
-        values.copy_from_slice(&state.total);
-        state.taken += 1;
-        if state.taken == members {
-            (state.brought, state.taken) = (0, 0);
-            self.group.changed.notify_all();
+        self.group.meet(self.sums, place.len())?;
+        self.sums += 1;
+        for (index, part) in place.iter().enumerate() {
+            let part = part.read().unwrap_or_else(PoisonError::into_inner);
+            if part.len() != values.len() {
+                let (got, expected) = (values.len(), part.len());
+                return Err(KernelError::Shape { op: "all_reduce", what: "values", got, expected });
+            }
+            match index {
+                0 => values.copy_from_slice(&part),
+                _ => values.iter_mut().zip(&*part).for_each(|(sum, value)| *sum += value),
+            }
         }
         Ok(())
     }
@@ -162,11 +147,38 @@ mod tests {
         thread::scope(|scope| {
             for mut member in members {
                 scope.spawn(move || {
-                    let message = member.sum(&mut [1.0]).unwrap_err().to_string();
-                    assert!(message.contains("a shard has failed"), "{message}");
+                    assert_eq!(member.sum(&mut [1.0]), Err(KernelError::Left));
                 });
             }
             drop(last);
+        });
+    }
+
+    /// The order of the members is the order of addition, which shows where sums round.
+    #[test]
+    fn members_are_added_in_their_order() {
+        let parts = [1.0_f32, 1e8, -1e8, 0.5];
+        let expected = ((parts[0] + parts[1]) + parts[2]) + parts[3];
+        assert_ne!(expected, ((parts[3] + parts[2]) + parts[1]) + parts[0]);
+        thread::scope(|scope| {
+            for (mut member, part) in local_group(4).into_iter().zip(parts) {
+                scope.spawn(move || {
+                    let mut values = [part; 3];
+                    member.sum(&mut values).unwrap();
+                    assert_eq!(values, [expected; 3]);
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn members_must_agree_on_the_size() {
+        let mut members = local_group(2);
+        let (mut one, mut two) = (members.remove(0), members.remove(0));
+        thread::scope(|scope| {
+            let other = scope.spawn(move || two.sum(&mut [1.0, 2.0]).is_err());
+            assert!(one.sum(&mut [1.0]).is_err());
+            assert!(other.join().unwrap());
         });
     }
 }

@@ -5,6 +5,9 @@ pub enum KernelError {
     Shape { op: &'static str, what: &'static str, got: usize, expected: usize },
     #[error("cannot allocate {bytes} bytes for {what}")]
     OutOfMemory { what: &'static str, bytes: usize },
+    /// What it was is that shard's error.
+    #[error("another shard of the model has failed")]
+    Left,
     #[error("{device}: {message}")]
     Device { device: &'static str, message: String },
 }
