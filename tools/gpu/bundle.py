@@ -1,10 +1,12 @@
 """Builds out/gpu-bundle: all that `check.py` needs on a host with a GPU, a driver, Python and torch. Needs no GPU.
 
-    bundle.py            or: make gpu-bundle
+    bundle.py                   or: make gpu-bundle
+    bundle.py --reduced FOLDER  from target/release as it is, without the sanitizer and hardly compressed: for dry runs
 
 Binaries are stripped and compressed; `check.py` unpacks them. The folder must stay under 60 MiB.
 """
 
+import argparse
 import json
 import lzma
 import shutil
@@ -20,49 +22,56 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "out/gpu-bundle"
 LIMIT = 60 << 20
 SCRIPTS = ["check.py", "steps.py", "peer.py", "ceilings.py", "report.py", "soak.py", "sanitize.py", "model.py"]
-# Name in the bundle → what cargo is asked to build.
-PROGRAMS = {
-    "weirgate": ["build", "-p", "weirgate"],
-    "weirgate-benchmark": ["build", "-p", "weirgate-benchmark"],
-    "gpu-ops": ["test", "--no-run", "-p", "weirgate-kernels", "--test", "gpu"],
-    "gpu-parity": ["test", "--no-run", "-p", "weirgate-engine", "--test", "gpu"],
-    "gpu-speed": ["test", "--no-run", "-p", "weirgate-kernels", "--bench", "cuda"],
-}
+SERVERS = ["weirgate", "weirgate-benchmark"]
+# Name in the bundle → folder of the package and name of the target. Built as `cargo test --workspace` builds, so that
+# nothing is compiled twice.
+TESTS = {"gpu-ops": ("kernels", "gpu"), "gpu-parity": ("engine", "gpu"), "gpu-speed": ("kernels", "cuda")}
 
 
-def build(command: list[str]) -> Path:
-    """The executable that a cargo command makes."""
-    verb, *rest = command
+def cargo(*command: str) -> dict[tuple[str, str], Path]:
+    """The executables that a cargo command makes, by the folder of their package and the name of their target."""
     run = subprocess.run(
-        ["cargo", verb, "--release", "--message-format=json-render-diagnostics", *rest],
+        ["cargo", *command, "--release", "--message-format=json-render-diagnostics"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
     messages = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
-    programs = [message["executable"] for message in messages if message.get("executable")]
-    if not programs:
-        sys.exit(f"cargo {' '.join(command)} made no executable")
-    return Path(programs[-1])
+    return {
+        (Path(message["manifest_path"]).parent.name, message["target"]["name"]): Path(message["executable"])
+        for message in messages
+        if message.get("executable")
+    }
 
 
-def pack(name: str, program: Path):
+def programs(reduced: bool) -> dict[str, Path]:
+    """All programs of the bundle, built. The reduced one takes the servers as they are."""
+    if not reduced:
+        cargo("build", *(flag for name in SERVERS for flag in ("-p", name)))
+    found = {name: ROOT / "target/release" / name for name in SERVERS}
+    tests = cargo("test", "--no-run", "--workspace", "--test", "gpu", "--bench", "cuda")
+    found |= {name: tests[target] for name, target in TESTS.items()}
+    if missing := [str(program) for program in found.values() if not program.exists()]:
+        sys.exit(f"not built: {', '.join(missing)}")
+    return found
+
+
+def pack(program: Path, packed: Path, preset: int):
     """Strips and compresses a program."""
     with tempfile.TemporaryDirectory() as folder:
-        stripped = Path(folder) / name
+        stripped = Path(folder) / packed.stem
         subprocess.run(["strip", "-o", stripped, program], check=True)
-        with lzma.open(BUNDLE / "bin" / f"{name}.xz", "wb", preset=3) as packed:
-            packed.write(stripped.read_bytes())
+        packed.write_bytes(lzma.compress(stripped.read_bytes(), preset=preset))
 
 
-def pack_sanitizer():
+def pack_sanitizer(bundle: Path):
     """compute-sanitizer and its libraries, for hosts without it."""
     cuda = ROOT / ".cuda"
     libraries = ("lib*anitizer*.so", "libInterceptor*.so", "libTreeLauncher*.so")
     files = [cuda / "bin/compute-sanitizer", cuda / "bin/libsanitizer-collection.so"]
     files += [file for pattern in libraries for file in (cuda / "lib").glob(pattern)]
-    with tarfile.open(BUNDLE / "sanitizer.tar.xz", "w:xz", preset=3) as archive:
+    with tarfile.open(bundle / "sanitizer.tar.xz", "w:xz", preset=3) as archive:
         for file in files:
             archive.add(file, file.relative_to(cuda))
 
@@ -77,19 +86,29 @@ def manifest() -> dict:
     }
 
 
-def main():
-    shutil.rmtree(BUNDLE, ignore_errors=True)
-    (BUNDLE / "bin").mkdir(parents=True)
-    programs = {name: build(command) for name, command in PROGRAMS.items()}
+def build(bundle: Path, reduced: bool):
+    shutil.rmtree(bundle, ignore_errors=True)
+    (bundle / "bin").mkdir(parents=True)
+    found = programs(reduced)
+    packed = [bundle / "bin" / f"{name}.xz" for name in found]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(pack, programs.keys(), programs.values()))
+        list(pool.map(pack, found.values(), packed, [0 if reduced else 3] * len(found)))
     for script in SCRIPTS:
-        shutil.copy(ROOT / "tools/gpu" / script, BUNDLE)
-    shutil.copy(ROOT / "tools/bench/make_random_model.py", BUNDLE)
-    pack_sanitizer()
-    (BUNDLE / "manifest.json").write_text(json.dumps(manifest()))
-    size = sum(file.stat().st_size for file in BUNDLE.rglob("*") if file.is_file())
-    print(f"{BUNDLE.relative_to(ROOT)}: {size / (1 << 20):.1f} MiB")
+        shutil.copy(ROOT / "tools/gpu" / script, bundle)
+    shutil.copy(ROOT / "tools/bench/make_random_model.py", bundle)
+    if not reduced:
+        pack_sanitizer(bundle)
+    (bundle / "manifest.json").write_text(json.dumps(manifest()))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reduced", type=Path, metavar="FOLDER", help="where to build a bundle for dry runs")
+    arguments = parser.parse_args()
+    bundle = arguments.reduced or BUNDLE
+    build(bundle, reduced=bool(arguments.reduced))
+    size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
+    print(f"{bundle}: {size / (1 << 20):.1f} MiB")
     if size > LIMIT:
         sys.exit(f"the bundle is larger than {LIMIT >> 20} MiB")
 

@@ -38,7 +38,9 @@ STEPS = {
         steps.decode,
         steps.prefill,
         steps.serve,
+        steps.batch,
         steps.decode_4bit,
+        steps.deterministic,
         steps.peer,
     )
 }

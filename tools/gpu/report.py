@@ -31,11 +31,27 @@ def figures(found: dict, shape: model.Shape) -> list[tuple[str, str, str]]:
                  share(prefill["operations"] / prefill["seconds"], matmul) if prefill and matmul else "not measured"))
     add("whole prefill, 8k prompt", "65 % of the matmul ceiling", "prefill",
         lambda p: f"{share(shape.prefill_operations(p['tokens']) / p['seconds'], matmul)} ({p['seconds']:.3f} s)")
-    rows.append(("host time that the GPU waits for, batch 256", "≤ 3 % of the step", "not measured"))
+    add("host time that the GPU waits for, batch 256", "≤ 3 % of the step", "batch",
+        lambda b: f"{share(b['host_s'], b['step_s'])} of {b['step_s'] * 1e3:.2f} ms")
     add("server, 256 concurrent, 1k in / 512 out, HTTP", "4 × transformers' continuous batching", "serve",
         lambda s: f"{s['output_tokens_per_s']:.0f} tokens/s{against(found.get('peer', {}), s)}")
+    add("the same, of what the engine's step times predict", "85 %", "serve",
+        lambda s: predicted(s, found["batch"]) if measured(found, "batch", copy) else "not measured")
     add("start to ready, 16 GB of safetensors in page cache", "≤ 10 s", "serve", lambda s: f"{s['ready_s']:.1f} s")
+    add("cost of `--deterministic`, batch 1, 1k prompt", "to be told", "deterministic",
+        lambda d: cost(d, found["decode"]) if measured(found, "decode", copy) else "not measured")
     return rows
+
+
+def predicted(served: dict, batch: dict) -> str:
+    """Tokens per second as the server gave them, of those of prompts computed together and then all decode steps."""
+    seconds = batch["prefill_s"] + (served["output"] - 1) * batch["step_s"]
+    return share(served["output_tokens_per_s"], batch["batch"] * served["output"] / seconds)
+
+
+def cost(deterministic: dict, plain: dict) -> str:
+    prompt, step = (deterministic[name] / plain[name] for name in ("prefill_s", "step_s"))
+    return f"prompts {prompt:.2f} ×, decode steps {step:.2f} × as long"
 
 
 def measured(found: dict, step: str, ceiling) -> bool:

@@ -1,6 +1,7 @@
 """compute-sanitizer's memcheck and racecheck over the op tests, which use small shapes. Needs a GPU.
 
     sanitize.py [--filter NAME]
+    sanitize.py --device cpu      lists the tests that it would run
 """
 
 import argparse
@@ -31,6 +32,7 @@ def sanitizer(work: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--filter", default="", help="only tests whose names contain this")
     parser.add_argument("--seconds", type=float, default=270, help="for each tool")
     arguments = parser.parse_args()
@@ -39,6 +41,8 @@ def main() -> int:
         work = Path(folder)
         check.unpack(work)
         tests = [str(work / "bin/gpu-ops"), "--test-threads=1", *([arguments.filter] if arguments.filter else [])]
+        if arguments.device == "cpu":
+            return subprocess.run([*tests, "--list"]).returncode
         for tool, flags in TOOLS.items():
             command = [sanitizer(work), "--tool", tool, *flags, "--error-exitcode", "9", *tests]
             try:

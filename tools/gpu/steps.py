@@ -60,6 +60,11 @@ def cublaslt_folders() -> list[str]:
 
 def tests(context: Context, name: str, timeout: float) -> dict:
     """A test program of ours, one test at a time: each takes the GPU."""
+    if context.dry:
+        listed = context.run([context.program(name), "--list"], timeout).count(": test\n")
+        if not listed:
+            raise RuntimeError(f"{name} has no tests")
+        return {"listed": listed, "skipped": "needs a GPU"}
     output = context.run([context.program(name), "--test-threads=1"], timeout)
     line = next(line for line in output.splitlines() if line.startswith("test result:"))
     words = line.replace(";", "").split()
@@ -68,12 +73,12 @@ def tests(context: Context, name: str, timeout: float) -> dict:
 
 def ops(context: Context) -> dict:
     """Every op against float64 references."""
-    return {"skipped": "needs a GPU"} if context.dry else tests(context, "gpu-ops", 150)
+    return tests(context, "gpu-ops", 150)
 
 
 def parity(context: Context) -> dict:
     """Greedy tokens of the engine on the GPU against the engine on the CPU."""
-    return {"skipped": "needs a GPU"} if context.dry else tests(context, "gpu-parity", 150)
+    return tests(context, "gpu-parity", 150)
 
 
 def ceilings(context: Context) -> dict:
@@ -97,31 +102,43 @@ def checkpoint(context: Context) -> dict:
     return {"bytes": size, "seconds": time.perf_counter() - begun}
 
 
-def engine(context: Context, prompt: int, output: int, extra: list[str]) -> dict:
-    """The engine itself: one sequence of `prompt` tokens, then `output` tokens."""
+def engine(context: Context, prompt: int, output: int, *extra: str, batch: int = 1, runs: int = 3) -> dict:
+    """The engine itself: sequences of `prompt` tokens, then `output` tokens each. Medians."""
     report = context.work / "engine.json"
     command = [context.program("weirgate-benchmark"), "engine", "--model-id", str(context.checkpoint)]
-    command += ["--device", context.device, "-b", "1", "-s", str(prompt), "-d", str(output), "-r", "3", "-w", "1"]
-    context.run([*command, "--no-tui", "--json", str(report), *extra], 120)
-    return json.loads(report.read_text())[0]
+    command += ["--device", context.device, "-b", str(batch), "-s", str(prompt), "-d", str(output)]
+    context.run([*command, "-r", str(runs), "-w", "1", "--no-tui", "--json", str(report), *extra], 120)
+    found = json.loads(report.read_text())[0]
+    series = {"step_s": "decode_step_ms", "host_s": "host_ms", "prefill_s": "prefill_ms"}
+    return {"context": prompt} | {name: found[key]["p50"] / 1e3 for name, key in series.items()}
+
+
+def one_sequence(context: Context, *extra: str) -> dict:
+    return engine(context, *((32, 4) if context.dry else (1024, 64)), *extra)
 
 
 def decode(context: Context) -> dict:
-    prompt, output = (32, 4) if context.dry else (1024, 64)
-    found = engine(context, prompt, output, [])
-    return {"context": prompt, "step_s": found["decode_step_ms"]["p50"] / 1e3}
+    return one_sequence(context)
 
 
 def decode_4bit(context: Context) -> dict:
-    prompt, output = (32, 4) if context.dry else (1024, 64)
-    found = engine(context, prompt, output, ["--quantize", "q4_0"])
-    return {"context": prompt, "step_s": found["decode_step_ms"]["p50"] / 1e3}
+    return one_sequence(context, "--quantize", "q4_0")
+
+
+def deterministic(context: Context) -> dict:
+    return one_sequence(context, "--deterministic")
+
+
+def batch(context: Context) -> dict:
+    """As many sequences as the server gets clients in `serve`."""
+    clients, prompt, output = served(context)
+    return {"batch": clients} | engine(context, prompt, min(output, 32), batch=clients, runs=1)
 
 
 def prefill(context: Context) -> dict:
     prompt = 64 if context.dry else 8192
-    found = engine(context, prompt, 2, ["--max-batch-prefill-tokens", str(prompt)])
-    return {"tokens": prompt, "seconds": found["prefill_ms"]["p50"] / 1e3}
+    found = engine(context, prompt, 2, "--max-batch-prefill-tokens", str(prompt))
+    return {"tokens": prompt, "seconds": found["prefill_s"]}
 
 
 def free_port() -> int:
@@ -179,9 +196,14 @@ def load(context: Context, url: str, clients: int, requests: int, prompt: int, o
     return json.loads(report.read_text())["stages"][0]
 
 
+def served(context: Context) -> tuple[int, int, int]:
+    """Clients, and tokens of their prompts and answers."""
+    return (4, 32, 8) if context.dry else (256, 1024, 512)
+
+
 def serve(context: Context) -> dict:
     """Start to ready, and throughput through HTTP."""
-    clients, prompt, output = (4, 32, 8) if context.dry else (256, 1024, 512)
+    clients, prompt, output = served(context)
     flags = ["--model-id", str(context.checkpoint), "--max-concurrent-requests", str(2 * clients)]
     with server(context, *flags) as running:
         stage = load(context, running.url, clients, clients, prompt, output)
@@ -193,7 +215,7 @@ def serve(context: Context) -> dict:
         raise RuntimeError(f"{stage['succeeded']} of {stage['requests']} requests succeeded: {stage['errors']}")
     if used:
         raise RuntimeError(f"{used:.0f} KV blocks are in use although no request is under way")
-    return found | {"ready_s": running.ready}
+    return found | {"output": output, "ready_s": running.ready}
 
 
 def peer(context: Context) -> dict:
