@@ -11,6 +11,8 @@ SETTINGS = {
     "prompts in pieces of 7": ["--max-batch-prefill-tokens", "7"],
     "one sequence a step": ["--max-batch-size", "1"],
     "no prefix cache": [],
+    # The CPU is deterministic in any case.
+    "deterministic": ["--deterministic"],
 }
 
 

@@ -129,6 +129,9 @@ pub struct EngineArgs {
     /// What to compute on: cpu, or cuda:<number>
     #[arg(long, default_value = "cpu", value_parser = device)]
     pub device: DeviceChoice,
+    /// On a GPU: tokens that do not depend on the batch
+    #[arg(long)]
+    pub deterministic: bool,
     /// Quantize the weights while they are loaded, e.g. to q4_0
     #[arg(long, value_parser = mix)]
     pub quantize: Option<QuantMix>,

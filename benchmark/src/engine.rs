@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use weirgate_engine::{
-    Batch, CompileSettings, Device, DeviceChoice, Executor, LoadOptions, RopeRule, Scheduler,
+    Batch, CompileSettings, CudaOptions, Device, DeviceChoice, Executor, LoadOptions, RopeRule, Scheduler,
     SchedulerConfig, StepResult, ValidRequest, load_cpu, load_cuda,
 };
 use weirgate_models::{ModelFiles, QuantMix, Quantized, TensorSource, open_tensors, read_spec};
@@ -36,6 +36,8 @@ pub struct Plan {
     pub device: DeviceChoice,
     /// Large products on a GPU by our own kernels, though cuBLASLt may be there.
     pub own_gemm: bool,
+    /// Tokens do not depend on the batch, on a GPU, too.
+    pub deterministic: bool,
     /// Weights are quantized while they are loaded.
     pub quantize: Option<QuantMix>,
     pub threads: usize,
@@ -53,6 +55,8 @@ pub struct BatchReport {
     pub decode_step_ms: Summary,
     /// All decode steps of a run together.
     pub decode_total_ms: Summary,
+    /// Of each decode step: how long the device waited for the host before it.
+    pub host_ms: Summary,
     pub prefill_tokens_per_s: Summary,
     pub decode_tokens_per_s: Summary,
 }
@@ -98,8 +102,10 @@ impl Model {
         let executor = match Device::choose(plan.device)? {
             Device::Cpu { .. } => load_cpu(&spec, tensors, &options)?,
             Device::Cuda(device) => {
-                let settings = CompileSettings { own_gemm: plan.own_gemm, ..CompileSettings::default() };
-                let model = load_cuda(&spec, tensors, &options, &device, &settings)?;
+                let compile = CompileSettings { own_gemm: plan.own_gemm, ..CompileSettings::default() };
+                let cuda =
+                    CudaOptions { compile, deterministic: plan.deterministic, ..CudaOptions::default() };
+                let model = load_cuda(&spec, tensors, &options, &device, &cuda)?;
                 model.with_cache(options.blocks, options.max_seq_len)?
             }
         };
@@ -148,6 +154,8 @@ impl Model {
 struct Run {
     prefill: Duration,
     decode: Vec<Duration>,
+    /// Of the steps of `decode`.
+    waited: Vec<Duration>,
 }
 
 impl Run {
@@ -182,7 +190,7 @@ impl Run {
             let valid = ValidRequest::check(request, &limits);
             scheduler.submit(&valid.map_err(|reason| anyhow::anyhow!("the batch is refused: {reason:?}"))?);
         }
-        let mut run = Self { prefill: Duration::ZERO, decode: Vec::new() };
+        let mut run = Self { prefill: Duration::ZERO, decode: Vec::new(), waited: Vec::new() };
         let (mut batch, mut result) = (Batch::default(), StepResult::default());
         let mut without_token = batch_size;
         let mut started = std::collections::HashSet::new();
@@ -201,7 +209,8 @@ impl Run {
             if without_token > 0 {
                 run.prefill += took
             } else {
-                run.decode.push(took)
+                run.decode.push(took);
+                run.waited.push(executor.waited());
             }
             for output in scheduler.take_outputs() {
                 if matches!(output.update, SeqUpdate::Token(_)) && started.insert(output.request) {
@@ -223,12 +232,15 @@ impl BatchReport {
         let summary = |value: &dyn Fn(&Run) -> f64| Summary::of(&runs.iter().map(value).collect::<Vec<_>>());
         let total = |run: &Run| run.decode.iter().sum::<Duration>();
         let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE);
-        let steps: Vec<f64> =
-            runs.iter().flat_map(|run| &run.decode).map(|step| milliseconds(*step)).collect();
+        let all = |series: &dyn Fn(&Run) -> &[Duration]| {
+            let times = runs.iter().flat_map(series).map(|step| milliseconds(*step));
+            Summary::of(&times.collect::<Vec<f64>>())
+        };
         Self {
             batch_size,
             prefill_ms: summary(&|run| milliseconds(run.prefill)),
-            decode_step_ms: Summary::of(&steps),
+            decode_step_ms: all(&|run| &run.decode),
+            host_ms: all(&|run| &run.waited),
             decode_total_ms: summary(&|run| milliseconds(total(run))),
             prefill_tokens_per_s: summary(&|run| rate(batch_size * plan.sequence_length, run.prefill)),
             decode_tokens_per_s: summary(&|run| rate(batch_size * run.decode.len(), total(run))),
@@ -300,6 +312,7 @@ mod tests {
             warmups: 1,
             device: DeviceChoice::Cpu,
             own_gemm: false,
+            deterministic: false,
             quantize: None,
             threads: 1,
             // Less than three prompts: the prefill takes several steps.
@@ -313,6 +326,9 @@ mod tests {
         assert_eq!(reports.iter().map(|report| report.batch_size).collect::<Vec<_>>(), [1, 3]);
         for report in &reports {
             assert_eq!((report.prefill_ms.count, report.decode_total_ms.count), (2, 2));
+            // A part of the step, and not nothing: the next one was planned meanwhile.
+            assert_eq!(report.host_ms.count, report.decode_step_ms.count);
+            assert!(report.host_ms.min > 0.0 && report.host_ms.mean < report.decode_step_ms.mean);
         }
         // The first token comes with the prefill, four steps make the others.
         assert_eq!(reports[0].decode_step_ms.count, 8);
@@ -335,6 +351,7 @@ mod tests {
             warmups: 0,
             device: DeviceChoice::Cpu,
             own_gemm: false,
+            deterministic: false,
             quantize: None,
             threads: 1,
             max_step_tokens: 32,

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use weirgate_kernels::{KernelError, Sampled};
 use weirgate_models::Adapter;
 use weirgate_types::AdapterId;
@@ -49,8 +51,8 @@ pub struct ExecutorLimits {
     pub max_seq_len: usize,
 }
 
-/// Runs batches on a device; hides which. Two phases, so that the next plan can be made while a step runs:
-/// `launch` hands the step over, `collect` waits for its result. Every launch is followed by one collect.
+/// Runs batches on a device; hides which. Two phases: `launch` hands the step over, `collect` waits for its result. Every
+/// launch is followed by one collect.
 pub trait Executor: Send {
     fn limits(&self) -> ExecutorLimits;
     /// See [`weirgate_kernels::Backend::use_threads`].
@@ -63,6 +65,10 @@ pub trait Executor: Send {
     fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError>;
     /// Replaces the contents of `out`.
     fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError>;
+    /// How long the device had nothing to do before the step that was launched last: from the end of the one before.
+    fn waited(&self) -> Duration {
+        Duration::ZERO
+    }
     /// Brings an adapter onto the device, for batches that name it. What fails changes nothing.
     fn load_adapter(&mut self, id: AdapterId, adapter: &Adapter) -> Result<(), KernelError>;
     /// Takes it off the device; no batch names it any more.

@@ -33,7 +33,7 @@ pub use block_pool::{
     Parent, Prefix, RopeClass,
 };
 pub use constraint::{MaskAnswer, MaskJob};
-pub use cuda_model::{CudaModel, load_cuda};
+pub use cuda_model::{CudaModel, CudaOptions, load_cuda};
 pub use decoder::{Decoder, DecoderConfig, LoadError};
 pub use embed::{
     EmbedConfig, EmbedFailure, EmbedHandle, EmbedInput, EmbedLimits, EmbedOptions, EmbedTicket, Embedder,

@@ -1,5 +1,7 @@
 //! The executor that runs a [`Decoder`], and how a model is loaded into one.
 
+use std::time::{Duration, Instant};
+
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_kernels::{Backend, DType, KernelError, KvShape, KvType, SampleRow};
 use weirgate_models::{Adapter, ModelSpec, RopeScaling, TensorSource};
@@ -109,15 +111,19 @@ pub(crate) fn decoder_config(
     })
 }
 
-/// Runs each step to its end in `launch`.
+/// Hands each step to the device in `launch`; on the CPU that is all, on others `collect` waits for it.
 pub(crate) struct ModelExecutor<B: Backend> {
     pub decoder: Decoder<B>,
-    result: StepResult,
+    /// Of the step under way.
+    scores: Vec<f32>,
+    /// When the last step had ended, and how long the device waited for the one after it.
+    ended: Option<Instant>,
+    waited: Duration,
 }
 
 impl<B: Backend> ModelExecutor<B> {
     pub fn new(decoder: Decoder<B>) -> Self {
-        Self { decoder, result: StepResult::default() }
+        Self { decoder, scores: Vec::new(), ended: None, waited: Duration::ZERO }
     }
 }
 
@@ -139,9 +145,9 @@ impl<B: Backend> Executor for ModelExecutor<B> {
     }
 
     fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
-        self.result.sampled.clear();
-        self.result.scores.clear();
         self.decoder.forward(batch)?;
+        let waited = self.ended.zip(self.decoder.begun()).map(|(ended, begun)| begun.duration_since(ended));
+        self.waited = waited.unwrap_or_default();
         let mut samples = Vec::with_capacity(batch.samples.len());
         for sample in &batch.samples {
             let history = batch.history.get(sample.history.clone()).ok_or_else(|| {
@@ -158,14 +164,22 @@ impl<B: Backend> Executor for ModelExecutor<B> {
             };
             samples.push((sample.row, row));
         }
-        self.decoder.sample(&samples, &mut self.result.sampled)?;
+        self.decoder.draw(&samples)?;
         let scores: Vec<(u32, u32)> = batch.scores.iter().map(|score| (score.row, score.target)).collect();
-        self.decoder.score(&scores, &mut self.result.scores)
+        self.scores.clear();
+        self.decoder.score(&scores, &mut self.scores)
     }
 
     fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError> {
-        std::mem::swap(out, &mut self.result);
+        out.sampled.clear();
+        self.decoder.drawn(&mut out.sampled)?;
+        std::mem::swap(&mut out.scores, &mut self.scores);
+        self.ended = Some(Instant::now());
         Ok(())
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited
     }
 
     fn load_adapter(&mut self, id: AdapterId, adapter: &Adapter) -> Result<(), KernelError> {

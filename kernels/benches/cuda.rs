@@ -263,12 +263,13 @@ fn ceilings(device: &mut CudaBackend<NvidiaGpu>, sizes: Sizes) {
     let seconds = median(device, work, 1 << 10);
     report("copy", seconds, 2 * sizes.copy, 0);
     let small = device.gpu().allocate("small", 64).unwrap();
-    let graph = device.gpu().capture(|| device.gpu().fill(&small, 0, 64, 0)).unwrap();
+    device.gpu().begin_capture().unwrap();
+    device.gpu().fill(&small, 0, 64, 0).unwrap();
+    let graph = device.gpu().end_capture().unwrap();
     const LAUNCHES: usize = 1000;
     let work = |device: &mut CudaBackend<NvidiaGpu>| {
         for _ in 0..LAUNCHES {
-            // SAFETY: `small` lives.
-            unsafe { device.gpu().replay(&graph) }.unwrap();
+            assert!(device.gpu().replay(&graph).unwrap());
         }
     };
     let seconds = median(device, work, 1 << 10);

@@ -138,6 +138,27 @@ pub trait Backend: Send + 'static {
 
     /// Brings one step's inputs to the device.
     fn upload(&mut self, step: &mut Self::Step, inputs: &StepInputs<'_>) -> Result<()>;
+    /// To how many rows the device wants a step padded whose sequences have their tokens at `cu_q` (as in
+    /// [`StepInputs`]), where `adapted` says whether any has an adapter; at least as many as there are.
+    fn padded_rows(&self, cu_q: &[u32], _adapted: bool) -> usize {
+        cu_q.last().map_or(0, |&rows| rows as usize)
+    }
+    /// Most rows that [`Backend::padded_rows`] adds to a step.
+    fn most_padding(&self) -> usize {
+        0
+    }
+    /// Does `work`, which asks for the same ops on the same buffers each time, with as many rows as `step` has tokens: so
+    /// a device may record what it asks for once, and do that again without asking.
+    ///
+    /// # Errors
+    /// What the work says, or the device.
+    fn repeated<E: From<KernelError>>(
+        &mut self,
+        _step: &Self::Step,
+        mut work: impl FnMut(&mut Self) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        work(self)
+    }
     /// Copies whole blocks `(from, to)` in every layer, in order.
     fn copy_blocks(&mut self, cache: &mut Self::KvCache, pairs: &[(u32, u32)]) -> Result<()>;
 
@@ -228,14 +249,22 @@ pub trait Backend: Send + 'static {
     /// `x = cap * tanh(x / cap)` over `len` elements.
     fn softcap(&mut self, x: &mut Self::Buf, cap: f32, len: usize) -> Result<()>;
 
-    /// Draws one token per row from `logits` `[rows.len(), vocab]`, which it may overwrite. Appends to `out`.
+    /// Draws one token per row from `logits` `[rows.len(), vocab]`, which it may overwrite; [`Backend::drawn`] has them.
+    /// The device may still be at it when this returns, and the logits may be used for something else all the same.
+    fn draw(&mut self, logits: &mut Self::Buf, vocab: usize, rows: &[SampleRow<'_>]) -> Result<()>;
+    /// Waits for what was drawn since the last call and appends it to `out`, in order.
+    fn drawn(&mut self, out: &mut Vec<Sampled>) -> Result<()>;
+    /// Both: draws, and appends to `out`.
     fn sample(
         &mut self,
         logits: &mut Self::Buf,
         vocab: usize,
         rows: &[SampleRow<'_>],
         out: &mut Vec<Sampled>,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        self.draw(logits, vocab, rows)?;
+        self.drawn(out)
+    }
     /// Log-probability of `targets[r]` under the plain softmax of row `r`. Appends to `out`.
     fn score(&mut self, logits: &Self::Buf, vocab: usize, targets: &[u32], out: &mut Vec<f32>) -> Result<()>;
     /// Copies the first `out.len()` elements back to the host.

@@ -120,7 +120,7 @@ pub struct LowArgs {
     #[arg(long, env)]
     pub max_batch_size: Option<usize>,
 
-    /// Batch sizes to capture CUDA graphs for.
+    /// Tokens of the decoding steps that are recorded as CUDA graphs, smaller steps being padded to the next; 0: none. Default: in paces of 1 to 8 up to 256. Without effect on the CPU.
     #[arg(long, env, value_delimiter = ',')]
     pub cuda_graphs: Option<Vec<usize>>,
 
@@ -280,6 +280,10 @@ pub struct LowArgs {
     #[arg(long, env, value_enum, default_value_t = Profile::OpenAi)]
     pub profile: Profile,
 
+    /// Give a request the same tokens whatever is computed beside it, on a GPU, too, where prompts take longer for it. The CPU always does: there it changes nothing.
+    #[arg(long, env, action = ArgAction::SetTrue, value_parser = parse_bool)]
+    pub deterministic: bool,
+
     /// Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, or `cuda:<number>`.
     #[arg(long, env, default_value = "auto")]
     pub device: Device,
@@ -430,7 +434,6 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("trust_remote_code", "code from a model repository is never run"),
     ("waiting_served_ratio", "every step mixes prompts and decoding"),
     ("max_waiting_tokens", "every step mixes prompts and decoding"),
-    ("cuda_graphs", "the CPU has no graphs"),
     ("prometheus_port", "metrics are at /metrics on the main port"),
     ("shard_uds_path", "there are no Python shards"),
     ("master_addr", "there are no Python shards"),

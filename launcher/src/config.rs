@@ -291,6 +291,11 @@ fn engine_settings(
     Ok(EngineSettings {
         device: args.device.0,
         cuda_memory_fraction: args.cuda_memory_fraction,
+        cuda_graphs: args
+            .cuda_graphs
+            .as_ref()
+            .map(|sizes| sizes.iter().copied().filter(|&n| n > 0).collect()),
+        deterministic: args.deterministic,
         kernel_cache: kernel_cache(env),
         own_gemm: own_gemm(env, warnings),
         kv_cache_dtype: args.kv_cache_dtype.map(|dtype| dtype.resolve()),

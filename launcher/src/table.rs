@@ -22,6 +22,8 @@ pub fn settings_table(config: &RouterConfig) -> String {
     let EngineSettings {
         device,
         cuda_memory_fraction,
+        cuda_graphs,
+        deterministic,
         // Of interest only where kernels are compiled at start.
         kernel_cache: _,
         own_gemm,
@@ -51,6 +53,8 @@ pub fn settings_table(config: &RouterConfig) -> String {
         ("cuda_memory_fraction", cuda_memory_fraction.to_string()),
         ("cuda_gemm", if *own_gemm { "own" } else { "auto" }.to_owned()),
         ("kv_cache_dtype", or(&kv_cache_dtype.map(KvCacheDtype::name), "floats that fit the weights")),
+        ("cuda_graphs", sizes(cuda_graphs.as_deref())),
+        ("deterministic", deterministic.to_string()),
         ("threads", or(threads, "every usable processor")),
         ("prefix_caching", prefix_caching.to_string()),
         ("speculate", speculate.to_string()),
@@ -100,6 +104,14 @@ fn device_name(device: DeviceSetting) -> String {
 
 fn or(value: &Option<impl Display>, otherwise: &str) -> String {
     value.as_ref().map_or_else(|| otherwise.to_owned(), ToString::to_string)
+}
+
+fn sizes(sizes: Option<&[usize]>) -> String {
+    match sizes {
+        None => "chosen for the device".to_owned(),
+        Some([]) => "none".to_owned(),
+        Some(sizes) => sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn origins(origins: &[String]) -> String {

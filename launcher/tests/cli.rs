@@ -72,6 +72,8 @@ fn defaults_are_those_of_the_reference() {
         ("watermark_delta", "2"),
         ("prefix_caching", "true"),
         ("speculate", "0"),
+        ("deterministic", "false"),
+        ("cuda_graphs", "chosen for the device"),
         ("rope_scaling", "the model's"),
     ] {
         assert_eq!(setting(&stdout, name), value, "{name}");
@@ -119,6 +121,8 @@ fn every_variable_arrives() {
         ("PREFIX_CACHING", "0", "prefix_caching", "false"),
         ("CUDA_GEMM", "own", "cuda_gemm", "own"),
         ("KV_CACHE_DTYPE", "fp8_e5m2", "kv_cache_dtype", "fp8_e5m2"),
+        ("DETERMINISTIC", "1", "deterministic", "true"),
+        ("CUDA_GRAPHS", "1,2,4", "cuda_graphs", "1, 2, 4"),
     ];
     let variables: Vec<(&str, &str)> = rows.iter().map(|row| (row.0, row.1)).collect();
     let stdout = text(&with_settings(&variables, &[]).stdout);
@@ -333,6 +337,8 @@ fn flags_of_python_shards_cost_one_warning() {
     let stdout = text(&with_settings(&[], &["--speculate", "2"]).stdout);
     assert!(!stdout.contains("without effect"), "{stdout}");
     assert_eq!(setting(&stdout, "speculate"), "2");
+    let stdout = text(&with_settings(&[], &["--cuda-graphs", "0", "--deterministic"]).stdout);
+    assert_eq!((setting(&stdout, "cuda_graphs"), setting(&stdout, "deterministic")), ("none", "true"));
 }
 
 #[test]

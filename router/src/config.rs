@@ -173,6 +173,10 @@ pub struct EngineSettings {
     pub device: DeviceSetting,
     /// Share of a GPU's memory that this process may take, 0 to 1.
     pub cuda_memory_fraction: f32,
+    /// Tokens of the steps that are recorded as CUDA graphs; `None`: chosen for the device, empty: none.
+    pub cuda_graphs: Option<Vec<usize>>,
+    /// Whether a request's tokens must not depend on what else is computed, on a GPU, too.
+    pub deterministic: bool,
     /// Where kernels are kept that had to be compiled at start; `None`: nowhere.
     pub kernel_cache: Option<PathBuf>,
     /// Large products on a GPU by our own kernels, though cuBLASLt may be there.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 use weirgate_engine::{
-    CompileSettings, CudaDevice, Device, Embedder, Executor, ExecutorError, KvType, LoadOptions, RopeRule,
-    kv_block_bytes, kv_type, load_cpu, load_cpu_sharded, load_cuda,
+    CompileSettings, CudaDevice, CudaOptions, Device, Embedder, Executor, ExecutorError, KvType, LoadOptions,
+    RopeRule, kv_block_bytes, kv_type, load_cpu, load_cpu_sharded, load_cuda,
 };
 use weirgate_models::{
     ModelError, ModelFiles, ModelSpec, QuantMethod, Quantized, Shard, TensorSource, open_tensors,
@@ -217,8 +217,12 @@ fn on_gpu(
         kv_dtype: Some(kv_dtype),
     };
     let cache = engine.kernel_cache.clone();
-    let settings = CompileSettings { libraries: Vec::new(), cache, own_gemm: engine.own_gemm };
-    let model = load_cuda(spec, tensors, &options, device, &settings)?;
+    let cuda = CudaOptions {
+        compile: CompileSettings { libraries: Vec::new(), cache, own_gemm: engine.own_gemm },
+        deterministic: engine.deterministic,
+        graphs: engine.cuda_graphs.clone(),
+    };
+    let model = load_cuda(spec, tensors, &options, device, &cuda)?;
     tracing::info!("{}", model.description());
     let free_bytes = model.free_bytes(engine.cuda_memory_fraction)?;
     let measured = measure(spec, kv_dtype, text, (DeviceKind::Cuda, Some(free_bytes)));

@@ -2,18 +2,23 @@
 //! ([`ModelSpec`]); what differs between devices is behind [`Backend`].
 
 mod adapters;
+mod layers;
+mod rotary;
 mod weights;
 
+use std::time::Instant;
+
 use weirgate_kernels::{
-    Activation, AllReduce, AttentionParams, Backend, HeadCounts, KernelError, KvShape, KvType, SampleRow,
-    Sampled, StepInputs,
+    Activation, AllReduce, Backend, KernelError, KvShape, KvType, SampleRow, Sampled, StepInputs,
 };
-use weirgate_models::{Adapter, ModelSpec, Rope, TensorSource};
+use weirgate_models::{Adapter, ModelSpec, TensorSource};
 use weirgate_types::AdapterId;
 
 use adapters::Adapters;
+use layers::Layers;
+use rotary::RotaryTable;
 pub use weights::LoadError;
-use weights::{Layer, Weights};
+use weights::Weights;
 pub(crate) use weights::{Linear, weight_view};
 
 use crate::{Batch, ExecutorError};
@@ -40,20 +45,18 @@ pub struct Decoder<B: Backend> {
     spec: ModelSpec,
     config: DecoderConfig,
     weights: Weights<B>,
-    ropes: Vec<RopeTable>,
+    ropes: Vec<RotaryTable>,
     adapters: Adapters<B>,
     cache: B::KvCache,
     step: B::Step,
     buffers: Buffers<B>,
+    /// Blocks of the cache behind those that sequences may have, for the rows that steps are padded with.
+    spare_blocks: usize,
+    padded: Batch,
+    /// When the device got its first work of the last step.
+    begun: Option<Instant>,
     /// The other shards, where this is one.
     group: Option<Box<dyn AllReduce>>,
-}
-
-/// A rotary table and the host copy of the current step's cosines and sines.
-struct RopeTable {
-    rope: Rope,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
 }
 
 /// Activations of one step: `T` tokens, `R` rows of logits.
@@ -109,16 +112,15 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<Self, LoadError> {
         spec.check_tensors(tensors)?;
         let weights = Weights::load(&backend, spec, tensors)?;
-        let cache = backend.kv_cache(kv_shape(spec, &config))?;
+        let padding = backend.most_padding();
+        let spare_blocks = padding.div_ceil(config.block_size.max(1));
+        let cache = backend.kv_cache(kv_shape(spec, &config, spare_blocks))?;
         let table_entries = config.max_seqs * config.max_seq_len.div_ceil(config.block_size);
-        let step = backend.step_buffers(config.max_step_tokens, config.max_seqs, table_entries)?;
+        let (seqs, entries) = (config.max_seqs + padding, table_entries + padding);
+        let step = backend.step_buffers(config.max_step_tokens, seqs, entries)?;
         let buffers = Buffers::new(&backend, spec, &config)?;
         let adapters = Adapters::new(&backend, spec)?;
-        let ropes = spec
-            .ropes
-            .iter()
-            .map(|rope| RopeTable { rope: Rope::new(rope), cos: Vec::new(), sin: Vec::new() })
-            .collect();
+        let ropes = spec.ropes.iter().map(RotaryTable::new).collect();
         Ok(Self {
             backend,
             spec: spec.clone(),
@@ -129,6 +131,9 @@ impl<B: Backend> Decoder<B> {
             cache,
             step,
             buffers,
+            spare_blocks,
+            padded: Batch::default(),
+            begun: None,
             group: None,
         })
     }
@@ -145,17 +150,19 @@ impl<B: Backend> Decoder<B> {
 
     /// What the KV cache takes.
     pub fn cache_bytes(&self) -> usize {
-        self.config.blocks * kv_shape(&self.spec, &self.config).bytes_per_block()
+        let shape = kv_shape(&self.spec, &self.config, self.spare_blocks);
+        shape.blocks * shape.bytes_per_block()
     }
 
     /// A new KV cache in place of the one there is, and no longer sequences than `max_seq_len`, which is at most what
     /// the decoder was made for.
     pub fn resize_cache(&mut self, blocks: usize, max_seq_len: usize) -> Result<(), LoadError> {
         // The old one goes first: there may be no room for both.
-        self.cache = self.backend.kv_cache(KvShape { blocks: 1, ..kv_shape(&self.spec, &self.config) })?;
+        let none = KvShape { blocks: 1, ..kv_shape(&self.spec, &self.config, 0) };
+        self.cache = self.backend.kv_cache(none)?;
         self.config.blocks = blocks;
         self.config.max_seq_len = max_seq_len.min(self.config.max_seq_len);
-        self.cache = self.backend.kv_cache(kv_shape(&self.spec, &self.config))?;
+        self.cache = self.backend.kv_cache(kv_shape(&self.spec, &self.config, self.spare_blocks))?;
         Ok(())
     }
 
@@ -211,27 +218,39 @@ impl<B: Backend> Decoder<B> {
         if batch.tokens() == 0 {
             return Ok(());
         }
-        self.upload(batch)?;
-        let rows = batch.tokens();
-        self.backend.embed(
-            &mut self.buffers.hidden,
-            &self.weights.embedding,
-            &self.step,
-            self.spec.embedding_scale,
-        )?;
-        for layer in 0..self.weights.layers.len() {
-            self.attention_block(layer, rows)?;
-            self.feed_forward_block(layer, rows)?;
+        let rows = self.upload(batch)?;
+        self.begun = Some(Instant::now());
+        let Self { backend, spec, weights, adapters, cache, step, buffers, group, .. } = self;
+        let step = &*step;
+        // Shards meet between their ops, which is no work for a device to record.
+        let shard = group.is_some();
+        let mut layers = Layers { spec, weights, adapters, cache, step, buffers, group };
+        if shard {
+            return layers.run(backend, rows);
         }
-        Ok(())
+        backend.repeated(step, |backend| layers.run(backend, rows))
     }
 
-    fn upload(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
+    /// When the device got its first work of the last step; `None` before the first.
+    pub fn begun(&self) -> Option<Instant> {
+        self.begun
+    }
+
+    /// Brings a step's inputs to the device, padded as it likes; how many rows there are now.
+    fn upload(&mut self, batch: &Batch) -> Result<usize, ExecutorError> {
+        let adapted = batch.adapters.iter().any(Option::is_some);
+        let rows = self.backend.padded_rows(&batch.cu_q, adapted);
+        let mut batch = batch;
+        if rows > batch.tokens() && rows <= self.config.max_step_tokens {
+            self.padded.copy_inputs(batch);
+            self.padded.pad(rows, self.config.blocks, self.config.block_size);
+            batch = &self.padded;
+        }
         for table in &mut self.ropes {
-            table.rope.fill(&batch.positions, &batch.rope_len, &mut table.cos, &mut table.sin);
+            table.fill(&batch.positions, &batch.rope_len);
         }
         let rope: Vec<(&[f32], &[f32])> =
-            self.ropes.iter().map(|table| (table.cos.as_slice(), table.sin.as_slice())).collect();
+            self.ropes.iter().map(|table| (&*table.step.cos, &*table.step.sin)).collect();
         let inputs = StepInputs {
             ids: &batch.ids,
             positions: &batch.positions,
@@ -243,82 +262,24 @@ impl<B: Backend> Decoder<B> {
             rope: &rope,
             adapters: self.adapters.resolve(&batch.adapters)?,
         };
-        Ok(self.backend.upload(&mut self.step, &inputs)?)
+        self.backend.upload(&mut self.step, &inputs)?;
+        Ok(batch.tokens())
     }
 
-    /// `hidden += post_norm(attention(norm(hidden)))`.
-    fn attention_block(&mut self, index: usize, rows: usize) -> Result<(), ExecutorError> {
-        let Self { backend, spec, weights, adapters, cache, step, buffers: b, group, .. } = self;
-        let (Some(layer), Some(settings)) = (weights.layers.get(index), spec.layers.get(index)) else {
-            return Err(ExecutorError::Batch(format!("no layer {index}")));
-        };
-        let adapted = adapters.layers.get(index).filter(|_| adapters.any());
-        let heads = HeadCounts { q: spec.heads, kv: spec.kv_heads };
-        let eps = spec.norm_eps;
-        backend.rms_norm(&mut b.normed, &b.hidden, &layer.attn_norm, eps, rows)?;
-        apply(backend, &mut b.qkv, &b.normed, &layer.qkv, rows)?;
-        if let Some(adapted) = adapted {
-            backend.add_low_rank(&mut b.qkv, &b.normed, &adapted.qkv, step)?;
-        }
-        if let Some((q, k)) = &layer.qk_norm {
-            backend.norm_heads(&mut b.qkv, q, k, heads, eps, rows)?;
-        }
-        backend.rope_and_store(&mut b.qkv, cache, step, index, heads.q, settings.rope)?;
-        let params = AttentionParams {
-            heads: heads.q,
-            scale: spec.attention_scale,
-            softcap: spec.attention_softcap,
-            window: settings.window,
-        };
-        backend.attention(&mut b.attn, &b.qkv, cache, step, index, &params)?;
-        apply(backend, &mut b.delta, &b.attn, &layer.output, rows)?;
-        if let Some(adapted) = adapted {
-            backend.add_low_rank(&mut b.delta, &b.attn, &adapted.output, step)?;
-        }
-        if let Some(group) = group {
-            backend.all_reduce(&mut b.delta, rows * spec.hidden_size, group.as_mut())?;
-        }
-        add_delta(backend, b, layer.post_attn_norm.as_ref(), spec, rows)
-    }
-
-    /// `hidden += post_norm(down(act(gate) * up))`.
-    fn feed_forward_block(&mut self, index: usize, rows: usize) -> Result<(), ExecutorError> {
-        let Self { backend, spec, weights, adapters, step, buffers: b, group, .. } = self;
-        let Some(layer) = weights.layers.get(index) else {
-            return Err(ExecutorError::Batch(format!("no layer {index}")));
-        };
-        let adapted = adapters.layers.get(index).filter(|_| adapters.any());
-        let Layer { ffn_norm, gate_up, down, post_ffn_norm, .. } = layer;
-        backend.rms_norm(&mut b.normed, &b.hidden, ffn_norm, spec.norm_eps, rows)?;
-        apply(backend, &mut b.gate_up, &b.normed, gate_up, rows)?;
-        if let Some(adapted) = adapted {
-            backend.add_low_rank(&mut b.gate_up, &b.normed, &adapted.gate_up, step)?;
-        }
-        let act = activation(spec.activation);
-        backend.gated(&mut b.gated, &b.gate_up, act, rows, spec.intermediate_size)?;
-        apply(backend, &mut b.delta, &b.gated, down, rows)?;
-        if let Some(adapted) = adapted {
-            backend.add_low_rank(&mut b.delta, &b.gated, &adapted.down, step)?;
-        }
-        if let Some(group) = group {
-            backend.all_reduce(&mut b.delta, rows * spec.hidden_size, group.as_mut())?;
-        }
-        add_delta(backend, b, post_ffn_norm.as_ref(), spec, rows)
-    }
-
-    /// Draws one token for each of `samples` (`(batch row, what to draw)`), appending to `out`.
-    pub fn sample(
-        &mut self,
-        samples: &[(u32, SampleRow<'_>)],
-        out: &mut Vec<Sampled>,
-    ) -> Result<(), ExecutorError> {
+    /// Has one token drawn for each of `samples` (`(batch row, what to draw)`); [`Decoder::drawn`] has them.
+    pub fn draw(&mut self, samples: &[(u32, SampleRow<'_>)]) -> Result<(), ExecutorError> {
         for tile in samples.chunks(self.config.max_logit_rows) {
             let rows: Vec<u32> = tile.iter().map(|(row, _)| *row).collect();
             let draws: Vec<SampleRow<'_>> = tile.iter().map(|(_, draw)| *draw).collect();
             self.fill_logits(&rows)?;
-            self.backend.sample(&mut self.buffers.logits, self.spec.vocab_size, &draws, out)?;
+            self.backend.draw(&mut self.buffers.logits, self.spec.vocab_size, &draws)?;
         }
         Ok(())
+    }
+
+    /// Waits for the tokens drawn since the last call, and appends them to `out`.
+    pub fn drawn(&mut self, out: &mut Vec<Sampled>) -> Result<(), ExecutorError> {
+        Ok(self.backend.drawn(out)?)
     }
 
     /// Log-probability of each `(batch row, target)`, appending to `out`.
@@ -369,42 +330,15 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
-fn kv_shape(spec: &ModelSpec, config: &DecoderConfig) -> KvShape {
+/// Of the cache with `spare` blocks that no sequence may have.
+fn kv_shape(spec: &ModelSpec, config: &DecoderConfig, spare: usize) -> KvShape {
     KvShape {
         layers: spec.layers.len(),
-        blocks: config.blocks,
+        blocks: config.blocks + spare,
         block_size: config.block_size,
         kv_heads: spec.kv_heads,
         head_dim: spec.head_dim,
         dtype: config.kv_dtype,
-    }
-}
-
-fn apply<B: Backend>(
-    backend: &mut B,
-    out: &mut B::Buf,
-    x: &B::Buf,
-    linear: &Linear<B>,
-    rows: usize,
-) -> Result<(), ExecutorError> {
-    Ok(backend.linear(out, x, &linear.weight, linear.bias.as_ref(), rows)?)
-}
-
-/// `hidden += delta`, through the post norm where the architecture has one.
-fn add_delta<B: Backend>(
-    backend: &mut B,
-    b: &mut Buffers<B>,
-    post_norm: Option<&B::Buf>,
-    spec: &ModelSpec,
-    rows: usize,
-) -> Result<(), ExecutorError> {
-    let len = rows * spec.hidden_size;
-    match post_norm {
-        Some(weight) => {
-            backend.rms_norm(&mut b.normed, &b.delta, weight, spec.norm_eps, rows)?;
-            Ok(backend.add(&mut b.hidden, &b.normed, len)?)
-        }
-        None => Ok(backend.add(&mut b.hidden, &b.delta, len)?),
     }
 }
 

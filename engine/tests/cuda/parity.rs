@@ -1,14 +1,21 @@
 //! The engine on a CUDA device against the engine on the CPU.
 
-use weirgate_kernels::cuda::CudaBackend;
+use weirgate_kernels::cuda::{CudaBackend, Watched};
 use weirgate_kernels::{KvType, SmallFloat};
 use weirgate_types::{GenerateRequest, Selection};
 
 use crate::gpu;
 use crate::real::{Engine, Generated, Model, Results, Rng, Setup, greedy};
 
+/// Steps of so many tokens are recorded.
+const GRAPHS: [usize; 4] = [1, 2, 4, 16];
+
 pub fn exact(model: &Model, setup: Setup) -> Engine {
     Engine::start_on(CudaBackend::deterministic(gpu()), model, setup)
+}
+
+fn recorded(model: &Model, setup: Setup) -> Engine {
+    Engine::start_on(CudaBackend::deterministic(gpu()).with_graphs(&GRAPHS), model, setup)
 }
 
 /// Prompts of several lengths, two of which share their start; greedy, and one drawn.
@@ -170,23 +177,64 @@ fn kv_in_eight_bits() {
     }
 }
 
-/// Alone, together and preempted, in bits: the batch changes nothing.
+/// A replayed step computes what its launches would, in bits; and steps are replayed.
 #[test]
-fn batch_invariance() {
+fn recorded_steps() {
+    for name in ["llama-bf16", "gemma3"] {
+        let model = Model::tiny(name);
+        let requests = requests(model.spec.vocab_size, 12);
+        let setup = Setup { blocks: 64, step_tokens: 24, ..Setup::default() };
+        let engine = exact(&model, setup);
+        let expected = engine.run(&requests);
+        engine.finish();
+        let (gpu, watch) = Watched::new(gpu());
+        let engine = Engine::start_on(CudaBackend::deterministic(gpu).with_graphs(&GRAPHS), &model, setup);
+        assert_eq!(engine.run(&requests), expected, "{name}");
+        let steps = engine.finish().steps;
+        let counts = watch.counts();
+        assert!(counts.replays > steps / 3, "{name}: {counts:?} in {steps} steps");
+    }
+}
+
+/// Requests for a batch: most of them short, two with more positions than attention's splits have; greedy and drawn.
+fn many(vocab: usize) -> Vec<GenerateRequest> {
+    let mut rng = Rng(77);
+    let shared = rng.tokens(16, vocab);
+    (0..64)
+        .map(|id| {
+            let mut prompt = if id % 4 == 0 { shared.clone() } else { Vec::new() };
+            let len = if id % 40 == 7 { 260 } else { 1 + rng.below(12) };
+            prompt.extend(rng.tokens(len, vocab));
+            let mut request = greedy(id, prompt, 6);
+            if id % 2 == 1 {
+                request.sampling.selection = Selection::Random { seed: id };
+                request.sampling.temperature = 0.9;
+            }
+            request
+        })
+        .collect()
+}
+
+/// 64 requests alone, all at once, and with so little room that some are preempted, on one device that is asked to be
+/// deterministic: in bits, the batch changes nothing.
+#[test]
+fn sixty_four_requests_alone_batched_and_preempted() {
     let model = Model::tiny("llama-bf16");
-    // Long enough for more blocks than there are.
-    let requests = requests(model.spec.vocab_size, 36);
+    let requests = many(model.spec.vocab_size);
+    let engine = recorded(&model, Setup { blocks: 64, prefix_cache: false, ..Setup::default() });
     let mut alone = Results::new();
     for request in &requests {
-        let engine =
-            exact(&model, Setup { blocks: 64, step_tokens: 64, prefix_cache: false, ..Setup::default() });
         alone.extend(engine.run(std::slice::from_ref(request)));
-        engine.finish();
     }
-    let engine = exact(&model, Setup { blocks: 7, step_tokens: 48, ..Setup::default() });
-    let together = engine.run(&requests);
-    assert!(engine.finish().preemptions > 0, "nobody was preempted");
-    for (key, sequence) in &alone {
-        assert_eq!(sequence.tokens, together[key].tokens, "request {key:?}");
+    engine.finish();
+    for (blocks, preempts) in [(256, false), (48, true)] {
+        let engine = recorded(&model, Setup { blocks, step_tokens: 128, ..Setup::default() });
+        let together = engine.run(&requests);
+        let stats = engine.finish();
+        assert_eq!(stats.preemptions > 0, preempts, "{stats:?}");
+        for (key, sequence) in &alone {
+            assert_eq!(sequence.tokens, together[key].tokens, "request {key:?} in {blocks} blocks");
+            assert_eq!(sequence.finish, together[key].finish);
+        }
     }
 }

@@ -69,6 +69,8 @@ pub struct CpuBackend {
     encoder_scratch: Vec<Mutex<EncoderScratch>>,
     /// One per participant of the pool.
     sample_scratch: Vec<Mutex<SampleScratch>>,
+    /// What was drawn and not asked for yet.
+    drawn: Vec<Sampled>,
 }
 
 impl CpuBackend {
@@ -87,7 +89,9 @@ impl CpuBackend {
         let sample_scratch = (0..pool.threads()).map(|_| Mutex::new(SampleScratch::default())).collect();
         let activations = Activations::default();
         let lowered = Lowered::default();
-        Self { pool, isa: Dispatch::new(isa), scratch, activations, lowered, encoder_scratch, sample_scratch }
+        let isa = Dispatch::new(isa);
+        let drawn = Vec::new();
+        Self { pool, isa, scratch, activations, lowered, encoder_scratch, sample_scratch, drawn }
     }
 
     /// The instruction set in use.
@@ -257,21 +261,15 @@ impl Backend for CpuBackend {
         elementwise::softcap(&self.pool, self.isa, x, cap, len)
     }
 
-    fn sample(
-        &mut self,
-        logits: &mut CpuBuf,
-        vocab: usize,
-        rows: &[SampleRow<'_>],
-        out: &mut Vec<Sampled>,
-    ) -> Result<()> {
+    fn draw(&mut self, logits: &mut CpuBuf, vocab: usize, rows: &[SampleRow<'_>]) -> Result<()> {
         const OP: &str = "sample";
         check_room(OP, "elements of logits", product(&[rows.len(), vocab]), logits.len())?;
         if vocab == 0 {
             return Err(shape_error(OP, "vocab", 0, 1));
         }
-        let start = out.len();
-        out.resize_with(start + rows.len(), Sampled::default);
-        let drawn = Mutex::new(&mut out[start..]);
+        let start = self.drawn.len();
+        self.drawn.resize_with(start + rows.len(), Sampled::default);
+        let drawn = Mutex::new(&mut self.drawn[start..]);
         self.pool.for_rows(&mut logits[..rows.len() * vocab], vocab, 1, |participant, index, logits| {
             let (Some(row), Some(scratch)) = (rows.get(index), self.sample_scratch.get(participant)) else {
                 return;
@@ -282,6 +280,11 @@ impl Backend for CpuBackend {
                 *out = sampled;
             }
         })
+    }
+
+    fn drawn(&mut self, out: &mut Vec<Sampled>) -> Result<()> {
+        out.append(&mut self.drawn);
+        Ok(())
     }
 
     fn score(&mut self, logits: &CpuBuf, vocab: usize, targets: &[u32], out: &mut Vec<f32>) -> Result<()> {

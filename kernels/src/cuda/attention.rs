@@ -114,7 +114,7 @@ pub(super) fn attention<G: Gpu>(
     if few > 0 {
         let rows = if few < tokens { step.address(Part::Few) } else { 0 };
         let args = AttentionArgs { rows, tokens: size(OP, "tokens", few)?, ..args };
-        one_by_one((gpu, scratch), shape.dtype, step.longest, args)?;
+        one_by_one((gpu, scratch), shape.dtype, (step.longest, step.room()), args)?;
     }
     match tiled {
         Some(kernel) if few < tokens => tile_by_tile(gpu, kernel, step, &args),
@@ -122,18 +122,20 @@ pub(super) fn attention<G: Gpu>(
     }
 }
 
-/// `args.tokens` tokens, each by itself.
+/// `args.tokens` tokens of at most `room`, each by itself.
 fn one_by_one<G: Gpu>(
     (gpu, scratch): (&G, &mut Scratch<G>),
     dtype: KvType,
-    longest: usize,
+    (longest, room): (usize, usize),
     args: AttentionArgs,
 ) -> Result<()> {
     let (tokens, heads, head_dim) = (args.tokens as usize, args.heads as usize, args.head_dim as usize);
     let (kernel, together) = kernel(dtype, head_dim, (args.heads / args.kv_heads) as usize);
     let tiles = (args.heads / args.kv_heads).div_ceil(together) * args.kv_heads;
     let splits = splits(gpu, tokens * tiles as usize, longest);
-    let bytes = product(&[tokens, heads, splits, head_dim + 2, size_of::<f32>()]);
+    // As much as any step of these splits takes, so that it grows no more once the longest sequence was there.
+    let most = tokens.max(room.min(few_rows(gpu) / tiles as usize));
+    let bytes = product(&[most, heads, splits, head_dim + 2, size_of::<f32>()]);
     let partial = scratch.fit(gpu, "attention", bytes.max(16))?.address();
     let args = AttentionArgs { partial, splits: size(OP, "splits", splits)?, ..args };
     // SAFETY: the step's positions lie in its block tables, those in the cache, and all buffers are long enough: checked
@@ -218,10 +220,21 @@ fn prefill_kernel(dtype: KvType, head_dim: usize) -> Option<(Kernel, u32)> {
     Some((kernel, 2 * (dims + 8) * (64 + stages * 2 * keys) + codes))
 }
 
+/// Into how many splits the longest sequence of a step falls, or a few more: a power of two, so that most steps are
+/// launched as the ones before them.
+pub(super) fn split_count(longest: usize) -> usize {
+    longest.div_ceil(SPLIT).next_power_of_two()
+}
+
+/// More (token, heads) rows than this keep the GPU busy by themselves.
+fn few_rows<G: Gpu>(gpu: &G) -> usize {
+    (4 * gpu.info().multiprocessors as usize).saturating_sub(1)
+}
+
 /// Into how many blocks to spread a (token, heads) row: one (zero) if there are enough rows to keep the GPU busy.
 fn splits<G: Gpu>(gpu: &G, rows: usize, longest: usize) -> usize {
-    let splits = longest.div_ceil(SPLIT);
-    if splits <= 1 || rows >= 4 * gpu.info().multiprocessors as usize { 0 } else { splits }
+    let splits = split_count(longest);
+    if splits <= 1 || rows > few_rows(gpu) { 0 } else { splits }
 }
 
 /// The kernel for heads of `head_dim` elements of which `group` share a key head, and how many of them it takes at once.

@@ -4,10 +4,11 @@
 //! refers to it, so that none carries it.
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::NonNull;
-use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
 use super::dense::{ColumnMatrix, DenseProduct, Half};
 use super::gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
@@ -59,6 +60,27 @@ pub struct Emulator {
     /// Whether it has a library for matrices, and how many products that made.
     library: bool,
     products: Cell<usize>,
+    /// How many memories were given back.
+    freed: Arc<AtomicU64>,
+    /// What is being recorded.
+    recording: RefCell<Option<EmulatedGraph>>,
+}
+
+/// Work with the arguments that it had.
+pub struct EmulatedGraph {
+    work: Vec<Recorded>,
+    /// How many memories had been given back.
+    freed: u64,
+}
+
+enum Recorded {
+    Kernel {
+        kernel: Kernel,
+        launch: Launch,
+        /// The bytes of the arguments, aligned as any of their fields.
+        args: Vec<u64>,
+    },
+    Product(DenseProduct),
 }
 
 // SAFETY: the room belongs to this value alone, and nothing in it stays with a thread between launches.
@@ -73,7 +95,14 @@ impl Emulator {
         let room = NonNull::new(unsafe { emulate_open() });
         let room = room.ok_or(KernelError::OutOfMemory { what: "emulation", bytes: 0 })?;
         let info = GpuInfo { name: DEVICE.to_owned(), capability: (8, 0), multiprocessors: 4 };
-        Ok(Self { info, room, library: false, products: Cell::new(0) })
+        Ok(Self {
+            info,
+            room,
+            library: false,
+            products: Cell::new(0),
+            freed: Arc::default(),
+            recording: RefCell::new(None),
+        })
     }
 
     /// One with a library for matrices: plain loops over what [`DenseProduct::column_major`] says.
@@ -86,6 +115,37 @@ impl Emulator {
     /// How many products the library made.
     pub fn products(&self) -> usize {
         self.products.get()
+    }
+
+    /// As the driver does while a stream is captured.
+    fn not_while_recording(&self, what: &'static str) -> Result<()> {
+        match *self.recording.borrow() {
+            Some(_) => Err(failure(format!("{what} cannot be recorded"))),
+            None => Ok(()),
+        }
+    }
+
+    /// # Safety
+    /// As for [`Gpu::launch`]; `args` points to the structure that the kernel declares.
+    unsafe fn run(&self, kernel: Kernel, launch: Launch, args: *const c_void) -> Result<()> {
+        let mut place = [0; 3];
+        // SAFETY: the room is this value's and not in use (`Emulator` is not `Sync`); the caller vouches for `args`.
+        let error = unsafe {
+            emulate_launch(
+                self.room.as_ptr(),
+                emulated::entry(kernel),
+                launch.grid.as_ptr(),
+                launch.dynamic_shared as usize,
+                args,
+                place.as_mut_ptr(),
+            )
+        };
+        if error.is_null() {
+            return Ok(());
+        }
+        // SAFETY: a string literal.
+        let error = unsafe { CStr::from_ptr(error) }.to_string_lossy();
+        Err(failure(format!("{}, block {place:?}: {error}", kernel.name())))
     }
 }
 
@@ -133,13 +193,15 @@ pub struct EmulatedMemory {
     pages: usize,
     start: NonNull<u8>,
     len: usize,
+    /// The emulator's.
+    freed: Arc<AtomicU64>,
 }
 
 // SAFETY: owns its mapping, which is the same to every thread.
 unsafe impl Send for EmulatedMemory {}
 
 impl EmulatedMemory {
-    fn new(what: &'static str, len: usize) -> Result<Self> {
+    fn new(what: &'static str, len: usize, freed: Arc<AtomicU64>) -> Result<Self> {
         let out_of_memory = KernelError::OutOfMemory { what, bytes: len };
         let room = len.checked_next_multiple_of(ALIGN).ok_or(out_of_memory.clone())?;
         let pages = room.checked_next_multiple_of(PAGE).and_then(|inner| inner.checked_add(2 * PAGE));
@@ -161,7 +223,7 @@ impl EmulatedMemory {
         let map = NonNull::new(map.cast::<u8>()).ok_or(out_of_memory.clone())?;
         // SAFETY: inside the mapping, whose first and last pages stay closed.
         let start = unsafe { map.add(pages - PAGE - room) };
-        let memory = Self { map, pages, start, len };
+        let memory = Self { map, pages, start, len, freed };
         // SAFETY: whole pages of the mapping; then written within them.
         unsafe {
             let inner = memory.map.as_ptr().add(PAGE);
@@ -206,6 +268,7 @@ impl GpuMemory for EmulatedMemory {
 
 impl Drop for EmulatedMemory {
     fn drop(&mut self) {
+        self.freed.fetch_add(1, Ordering::SeqCst);
         let intact = self.slack().all(|byte| byte == SLACK);
         // SAFETY: mapped in `new`.
         unsafe { libc::munmap(self.map.as_ptr().cast(), self.pages) };
@@ -221,6 +284,7 @@ impl Drop for EmulatedMemory {
 impl Gpu for Emulator {
     type Memory = EmulatedMemory;
     type Event = ();
+    type Graph = EmulatedGraph;
 
     fn info(&self) -> &GpuInfo {
         &self.info
@@ -231,10 +295,12 @@ impl Gpu for Emulator {
     }
 
     fn allocate(&self, what: &'static str, bytes: usize) -> Result<EmulatedMemory> {
-        EmulatedMemory::new(what, bytes)
+        self.not_while_recording("an allocation")?;
+        EmulatedMemory::new(what, bytes, Arc::clone(&self.freed))
     }
 
     fn fill(&self, to: &EmulatedMemory, offset: usize, len: usize, byte: u8) -> Result<()> {
+        self.not_while_recording("a fill")?;
         let to = to.range(offset, len)?;
         // SAFETY: the range is inside the memory, which kernels alone write besides, none of them now.
         unsafe { to.as_ptr().write_bytes(byte, len) };
@@ -242,6 +308,7 @@ impl Gpu for Emulator {
     }
 
     fn upload(&self, to: &EmulatedMemory, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.not_while_recording("an upload")?;
         let to = to.range(offset, bytes.len())?;
         // SAFETY: as in `fill`; host slices do not lie in device memory.
         unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
@@ -249,10 +316,15 @@ impl Gpu for Emulator {
     }
 
     fn download(&self, from: &EmulatedMemory, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        self.not_while_recording("a download")?;
         let from = from.range(offset, bytes.len())?;
         // SAFETY: as in `upload`.
         unsafe { from.as_ptr().copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
+    }
+
+    fn collect(&self, pieces: &mut [(&EmulatedMemory, &mut [u8])]) -> Result<()> {
+        pieces.iter_mut().try_for_each(|(from, bytes)| self.download(from, 0, bytes))
     }
 
     unsafe fn launch<A: KernelArgs>(&self, kernel: Kernel, launch: Launch, args: &A) -> Result<()> {
@@ -267,29 +339,60 @@ impl Gpu for Emulator {
                 kernel.threads()
             )));
         }
-        let mut place = [0; 3];
-        // SAFETY: the room is this value's and not in use (`Emulator` is not `Sync`); the caller vouches for `args`.
-        let error = unsafe {
-            emulate_launch(
-                self.room.as_ptr(),
-                entry,
-                launch.grid.as_ptr(),
-                launch.dynamic_shared as usize,
-                std::ptr::from_ref(args).cast(),
-                place.as_mut_ptr(),
-            )
-        };
-        if error.is_null() {
+        if let Some(graph) = &mut *self.recording.borrow_mut() {
+            let mut words = vec![0_u64; size_of::<A>().div_ceil(size_of::<u64>())];
+            // SAFETY: as many bytes as the structure has, and room for them.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    std::ptr::from_ref(args).cast::<u8>(),
+                    words.as_mut_ptr().cast::<u8>(),
+                    size_of::<A>(),
+                );
+            }
+            graph.work.push(Recorded::Kernel { kernel, launch, args: words });
             return Ok(());
         }
-        // SAFETY: a string literal.
-        let error = unsafe { CStr::from_ptr(error) }.to_string_lossy();
-        Err(failure(format!("{}, block {place:?}: {error}", kernel.name())))
+        // SAFETY: the caller vouches for `args`, whose size is the kernel's.
+        unsafe { self.run(kernel, launch, std::ptr::from_ref(args).cast()) }
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        self.not_while_recording("a capture")?;
+        let freed = self.freed.load(Ordering::SeqCst);
+        self.recording.replace(Some(EmulatedGraph { work: Vec::new(), freed }));
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<EmulatedGraph> {
+        self.recording.take().ok_or_else(|| failure("nothing is being recorded".to_owned()))
+    }
+
+    fn replay(&self, graph: &EmulatedGraph) -> Result<bool> {
+        self.not_while_recording("a replay")?;
+        if graph.freed != self.freed.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        for work in &graph.work {
+            // SAFETY: who recorded it vouched for memory that lives until it is given back, and none was.
+            unsafe {
+                match work {
+                    Recorded::Kernel { kernel, launch, args } => {
+                        self.run(*kernel, *launch, args.as_ptr().cast())?;
+                    }
+                    Recorded::Product(product) => multiply_columns(product),
+                }
+            }
+        }
+        Ok(true)
     }
 
     unsafe fn multiply(&self, product: &DenseProduct) -> Result<bool> {
         if self.library {
             self.products.update(|count| count + 1);
+            if let Some(graph) = &mut *self.recording.borrow_mut() {
+                graph.work.push(Recorded::Product(*product));
+                return Ok(true);
+            }
             // SAFETY: device memory is this process's, and no kernel is running; the rest is the caller's promise.
             unsafe { multiply_columns(product) };
         }
@@ -301,10 +404,10 @@ impl Gpu for Emulator {
     }
 
     fn wait(&self, (): &()) -> Result<()> {
-        Ok(())
+        self.not_while_recording("a wait")
     }
 
     fn synchronize(&self) -> Result<()> {
-        Ok(())
+        self.not_while_recording("a wait")
     }
 }

@@ -70,6 +70,8 @@ pub trait GpuMemory: Send {
 pub trait Gpu: Send + 'static {
     type Memory: GpuMemory;
     type Event: Send;
+    /// Recorded launches, to be done again with one call.
+    type Graph: Send;
 
     fn info(&self) -> &GpuInfo;
     fn memory_info(&self) -> Result<MemoryInfo>;
@@ -82,12 +84,15 @@ pub trait Gpu: Send + 'static {
     fn upload(&self, to: &Self::Memory, offset: usize, bytes: &[u8]) -> Result<()>;
     /// Copies to the host, and waits for that.
     fn download(&self, from: &Self::Memory, offset: usize, bytes: &mut [u8]) -> Result<()>;
+    /// Copies the beginnings of several memories to the host, and waits once for all of them.
+    fn collect(&self, pieces: &mut [(&Self::Memory, &mut [u8])]) -> Result<()>;
 
     /// Runs a kernel.
     ///
     /// # Safety
     /// `args` is the structure that the kernel declares, and the addresses in it are of memory that lives until the
-    /// kernel has run and is as long as the kernel's contract says.
+    /// kernel has run and is as long as the kernel's contract says. Where it is recorded, that memory may be given back,
+    /// by the thread that replays: the record is then of no use any more.
     unsafe fn launch<A: KernelArgs>(&self, kernel: Kernel, launch: Launch, args: &A) -> Result<()>;
 
     /// Makes a dense product by a library for matrices. False, and nothing has happened, where there is no library, or
@@ -98,6 +103,17 @@ pub trait Gpu: Send + 'static {
     unsafe fn multiply(&self, _product: &DenseProduct) -> Result<bool> {
         Ok(false)
     }
+    /// From here on, launches of this thread are recorded and not done. Nothing else may be asked for meanwhile: no memory,
+    /// no copies, no waits.
+    fn begin_capture(&self) -> Result<()>;
+    /// What was launched since [`Gpu::begin_capture`], which is always followed by this.
+    ///
+    /// # Errors
+    /// Something could not be recorded. Nothing of it was done then, and nothing is recorded any more.
+    fn end_capture(&self) -> Result<Self::Graph>;
+    /// Does recorded launches again, with the arguments they had, in the stream's order; false, and nothing is done, if
+    /// memory of this GPU has been given back since they were recorded, as they may use it.
+    fn replay(&self, graph: &Self::Graph) -> Result<bool>;
 
     /// Marks this place in the stream.
     fn record(&self) -> Result<Self::Event>;

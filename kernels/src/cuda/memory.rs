@@ -59,7 +59,12 @@ impl<G: Gpu> Scratch<G> {
         self.memory.as_ref().ok_or(KernelError::OutOfMemory { what, bytes })
     }
 
-    /// The same, filled with zeros when it grows.
+    /// What there is.
+    pub(super) fn get(&self) -> Option<&G::Memory> {
+        self.memory.as_ref()
+    }
+
+    /// The same as [`Scratch::fit`], filled with zeros when it grows.
     pub(super) fn fit_zeroed(&mut self, gpu: &G, what: &'static str, bytes: usize) -> Result<&G::Memory> {
         if self.memory.as_ref().is_none_or(|memory| memory.len() < bytes) {
             gpu.fill(self.fit(gpu, what, bytes)?, 0, bytes, 0)?;

@@ -11,6 +11,7 @@ pub mod driver;
 mod elementwise;
 pub mod emulator;
 mod gpu;
+mod graphs;
 mod kernel;
 mod kv;
 mod linear;
@@ -22,6 +23,7 @@ mod rows;
 mod sample;
 mod score;
 mod step;
+mod watched;
 
 pub use dense::{ColumnMajor, ColumnMatrix, DenseGemm, DenseProduct, Half};
 pub use emulator::Emulator;
@@ -32,12 +34,14 @@ pub use low_rank::CudaLowRanks;
 pub use matrix::CudaMatrix;
 pub use memory::CudaBuf;
 pub use step::CudaStep;
+pub use watched::{Counts, Watch, Watched};
 
 use crate::contract::check_room;
 use crate::{
     Activation, AllReduce, AttentionParams, Backend, HeadCounts, KernelError, KvShape, LowRankView,
     SampleRow, Sampled, StepInputs, WeightView,
 };
+use graphs::Graphs;
 use memory::{Bytes, Scratch};
 use sample::SampleScratch;
 
@@ -62,6 +66,8 @@ pub struct CudaBackend<G: Gpu> {
     lowered: Scratch<G>,
     /// What shards add up, on the host.
     sums: Vec<f32>,
+    /// Steps that were recorded.
+    graphs: Graphs<G>,
 }
 
 impl<G: Gpu> CudaBackend<G> {
@@ -77,6 +83,7 @@ impl<G: Gpu> CudaBackend<G> {
             sampling: SampleScratch::default(),
             lowered: Scratch::default(),
             sums: Vec::new(),
+            graphs: Graphs::default(),
         }
     }
 
@@ -84,6 +91,16 @@ impl<G: Gpu> CudaBackend<G> {
     /// which costs prompts their tensor-core tiles.
     pub fn deterministic(gpu: G) -> Self {
         Self { deterministic: true, ..Self::new(gpu) }
+    }
+
+    /// The same, but steps of up to so many tokens as `sizes` says are recorded and replayed, padded up to the next size.
+    pub fn with_graphs(self, sizes: &[usize]) -> Self {
+        Self { graphs: Graphs::new(sizes), ..self }
+    }
+
+    /// Why a step could not be recorded, and is launched op by op; the last time that was so.
+    pub fn refusal(&self) -> Option<&KernelError> {
+        self.graphs.refusal()
     }
 
     /// The GPU that it computes on.
@@ -148,6 +165,22 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         step.upload(&self.gpu, inputs)
     }
 
+    fn padded_rows(&self, cu_q: &[u32], adapted: bool) -> usize {
+        self.graphs.padded_rows(cu_q, adapted)
+    }
+
+    fn most_padding(&self) -> usize {
+        self.graphs.most_padding()
+    }
+
+    fn repeated<E: From<KernelError>>(
+        &mut self,
+        step: &CudaStep<G>,
+        work: impl FnMut(&mut Self) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        graphs::repeated(self, step, work)
+    }
+
     fn copy_blocks(&mut self, cache: &mut CudaKvCache<G>, pairs: &[(u32, u32)]) -> Result<()> {
         cache.copy_blocks(&self.gpu, pairs)
     }
@@ -159,6 +192,7 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         step: &CudaStep<G>,
         scale: f32,
     ) -> Result<()> {
+        self.graphs.needs(|needs| needs.ids_below(table.rows()));
         rows::embed(&self.gpu, out, table, step, scale)
     }
 
@@ -220,6 +254,7 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         heads: usize,
         rope: usize,
     ) -> Result<()> {
+        self.graphs.needs(|needs| needs.cache(cache.shape()));
         kv::rope_and_store(&self.gpu, qkv, cache, step, (layer, heads, rope))
     }
 
@@ -232,6 +267,7 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         layer: usize,
         params: &AttentionParams,
     ) -> Result<()> {
+        self.graphs.needs(|needs| needs.cache(cache.shape()));
         let device = (&self.gpu, &mut self.partial, self.deterministic);
         attention::attention(device, out, qkv, (cache, layer), step, params)
     }
@@ -255,14 +291,12 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         elementwise::softcap(&self.gpu, x, cap, len)
     }
 
-    fn sample(
-        &mut self,
-        logits: &mut CudaBuf<G>,
-        vocab: usize,
-        rows: &[SampleRow<'_>],
-        out: &mut Vec<Sampled>,
-    ) -> Result<()> {
-        sample::sample((&self.gpu, &mut self.sampling), logits, vocab, rows, out)
+    fn draw(&mut self, logits: &mut CudaBuf<G>, vocab: usize, rows: &[SampleRow<'_>]) -> Result<()> {
+        sample::draw((&self.gpu, &mut self.sampling), logits, vocab, rows)
+    }
+
+    fn drawn(&mut self, out: &mut Vec<Sampled>) -> Result<()> {
+        self.sampling.drawn(&self.gpu, out)
     }
 
     fn score(

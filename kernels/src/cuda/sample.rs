@@ -1,11 +1,11 @@
 //! Sampling on the device (`csrc/adjust.cu`, `csrc/sample.cu`): the settings of all rows go there in one piece, the tokens
-//! and what was asked for beside them come back in one.
+//! and what was asked for beside them come back when they are asked for, those of all draws since then at once.
 #![allow(unsafe_code)]
 
 use super::gpu::{Gpu, GpuMemory, Launch};
 use super::kernel::Kernel;
 use super::memory::{Bytes, CudaBuf, Scratch, kernel_args, size};
-use crate::contract::{check_room, product};
+use crate::contract::{check_room, product, shape_error};
 use crate::{FilterOrder, FrequencyPenalty, KernelError, Mirostat, SampleRow, Sampled};
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -96,7 +96,9 @@ kernel_args!(SampleArgs {
 pub(super) struct SampleScratch<G: Gpu> {
     /// Rows, then their words.
     inputs: Scratch<G>,
-    outputs: Scratch<G>,
+    /// One for each draw since the last answer, and what is left of more from before.
+    outcomes: Vec<Outcome<G>>,
+    pending: usize,
     /// `[rows, vocab]`, zero between draws.
     counts: Scratch<G>,
     list: Scratch<G>,
@@ -105,36 +107,53 @@ pub(super) struct SampleScratch<G: Gpu> {
     chunks: Scratch<G>,
     rows: Vec<u32>,
     words: Vec<u32>,
-    drawn: Vec<u32>,
+}
+
+/// What one draw gives.
+struct Outcome<G: Gpu> {
+    /// An outcome per row, then all likely tokens.
+    memory: Scratch<G>,
+    /// As much of it as this draw wrote.
+    words: Vec<u32>,
+    /// Where each row's likely tokens begin.
+    tops: Vec<u32>,
+}
+
+impl<G: Gpu> Default for Outcome<G> {
+    fn default() -> Self {
+        Self { memory: Scratch::default(), words: Vec::new(), tops: Vec::new() }
+    }
 }
 
 impl<G: Gpu> Default for SampleScratch<G> {
     fn default() -> Self {
         Self {
             inputs: Scratch::default(),
-            outputs: Scratch::default(),
+            outcomes: Vec::new(),
+            pending: 0,
             counts: Scratch::default(),
             list: Scratch::default(),
             order: Scratch::default(),
             chunks: Scratch::default(),
             rows: Vec::new(),
             words: Vec::new(),
-            drawn: Vec::new(),
         }
     }
 }
 
-/// Draws one token per row from `logits` `[rows.len(), vocab]`. Appends to `out`.
-pub(super) fn sample<G: Gpu>(
+/// Has one token drawn per row from `logits` `[rows.len(), vocab]`.
+pub(super) fn draw<G: Gpu>(
     (gpu, scratch): (&G, &mut SampleScratch<G>),
     logits: &mut CudaBuf<G>,
     vocab: usize,
     rows: &[SampleRow<'_>],
-    out: &mut Vec<Sampled>,
 ) -> Result<()> {
     check_room(OP, "elements of logits", product(&[rows.len(), vocab]), logits.len())?;
     if rows.is_empty() {
         return Ok(());
+    }
+    if scratch.pending == scratch.outcomes.len() {
+        scratch.outcomes.push(Outcome::default());
     }
     let Wishes { top, order, adjusted } = scratch.describe(vocab, rows)?;
     let words = DRAWN_WORDS * rows.len() + TOP_WORDS * top;
@@ -151,7 +170,8 @@ pub(super) fn sample<G: Gpu>(
         gpu.launch(Kernel::SampleWeigh, chunks, &args)?;
         gpu.launch(Kernel::SampleDraw, launch, &args)?;
     }
-    scratch.collect(gpu, rows.len(), words, out)
+    scratch.pending += 1;
+    Ok(())
 }
 
 /// What the rows need together.
@@ -169,9 +189,11 @@ impl<G: Gpu> SampleScratch<G> {
     fn describe(&mut self, vocab: usize, rows: &[SampleRow<'_>]) -> Result<Wishes> {
         self.rows.clear();
         self.words.clear();
+        let mut tops = Vec::with_capacity(rows.len());
         let mut wishes = Wishes { top: 0, order: 0, adjusted: false };
         for row in rows {
             let described = self.describe_row(vocab, row, wishes.top)?;
+            tops.push(described.top_start);
             wishes.top += described.top_n as usize;
             wishes.order = wishes.order.max(described.top_n as usize);
             if described.flags & MIROSTAT_1 != 0 {
@@ -184,6 +206,9 @@ impl<G: Gpu> SampleScratch<G> {
             wishes.adjusted |=
                 described.flags & edits != 0 || described.bias.len > 0 || described.banned.len > 0;
             self.rows.extend_from_slice(words_of(&described));
+        }
+        if let Some(outcome) = self.outcomes.get_mut(self.pending) {
+            outcome.tops = tops;
         }
         Ok(wishes)
     }
@@ -259,7 +284,7 @@ impl<G: Gpu> SampleScratch<G> {
         logits: &CudaBuf<G>,
         (vocab, rows): (usize, usize),
         order: usize,
-        outputs: usize,
+        outcome: usize,
     ) -> Result<SampleArgs> {
         let row_bytes = size_of_val(self.rows.as_slice());
         let inputs =
@@ -270,7 +295,14 @@ impl<G: Gpu> SampleScratch<G> {
         let counts = self.counts.fit_zeroed(gpu, "token counts", per_token)?.address();
         let list = self.list.fit(gpu, "candidates", per_token)?.address();
         let sorted = self.order.fit(gpu, "candidates in order", product(&[rows, order.max(1), 8]))?.address();
-        let outputs = self.outputs.fit(gpu, "drawn tokens", 4 * outputs)?.address();
+        let outputs = match self.outcomes.get_mut(self.pending) {
+            Some(place) => {
+                place.words.clear();
+                place.words.resize(outcome, 0);
+                place.memory.fit(gpu, "drawn tokens", 4 * outcome)?.address()
+            }
+            None => return Err(shape_error(OP, "draws", self.pending, self.outcomes.len())),
+        };
         let sums = self.chunks.fit(gpu, "chunks", product(&[rows, CHUNKS, 12]))?.address();
         let square_a = (vocab as f64).sqrt().ceil() as u32;
         let vocab = size(OP, "vocabulary", vocab)?;
@@ -293,29 +325,31 @@ impl<G: Gpu> SampleScratch<G> {
         })
     }
 
-    fn collect(&mut self, gpu: &G, rows: usize, words: usize, out: &mut Vec<Sampled>) -> Result<()> {
-        self.drawn.clear();
-        self.drawn.resize(words, 0);
-        let outputs = self.outputs.fit(gpu, "drawn tokens", 4 * words)?;
-        gpu.download(outputs, 0, self.drawn.bytes_mut())?;
-        let (drawn, top) = self.drawn.split_at(DRAWN_WORDS * rows);
-        let (top, described) = (top.as_chunks::<TOP_WORDS>().0, self.rows.chunks_exact(ROW_WORDS));
-        for (drawn, row) in drawn.as_chunks::<DRAWN_WORDS>().0.iter().zip(described) {
-            let &[token, logprob, count, _] = drawn;
-            let start = row.get(TOP_START_WORD).map_or(0, |&start| start as usize);
-            let likely = top.iter().skip(start).take(count as usize);
-            out.push(Sampled {
-                token,
-                logprob: f32::from_bits(logprob),
-                top: likely.map(|&[id, logprob]| (id, f32::from_bits(logprob))).collect(),
-            });
+    /// Waits for all draws since the last call and appends what came of them to `out`.
+    pub(super) fn drawn(&mut self, gpu: &G, out: &mut Vec<Sampled>) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        let outcomes = self.outcomes.get_mut(..pending).unwrap_or_default();
+        let pieces = outcomes.iter_mut().filter_map(|outcome| {
+            let Outcome { memory, words, .. } = outcome;
+            Some((memory.get()?, words.bytes_mut()))
+        });
+        gpu.collect(&mut pieces.collect::<Vec<_>>())?;
+        for Outcome { words, tops, .. } in outcomes {
+            let (drawn, top) = words.split_at(DRAWN_WORDS * tops.len());
+            let top = top.as_chunks::<TOP_WORDS>().0;
+            for (&[token, logprob, count, _], &start) in drawn.as_chunks::<DRAWN_WORDS>().0.iter().zip(&*tops)
+            {
+                let likely = top.iter().skip(start as usize).take(count as usize);
+                out.push(Sampled {
+                    token,
+                    logprob: f32::from_bits(logprob),
+                    top: likely.map(|&[id, logprob]| (id, f32::from_bits(logprob))).collect(),
+                });
+            }
         }
         Ok(())
     }
 }
-
-/// Where in a row's words its place among the likely tokens is.
-const TOP_START_WORD: usize = std::mem::offset_of!(Row, top_start) / 4;
 
 fn words_of(row: &Row) -> &[u32; ROW_WORDS] {
     // SAFETY: `repr(C)` of numbers without padding, whole words, aligned to more than a word.

@@ -62,7 +62,7 @@ pub(super) enum Part {
 }
 
 /// A sequence with at least so many tokens in the step is a stretch of a prompt, which tensor cores work through.
-const MANY: usize = 16;
+pub(super) const MANY: usize = 16;
 /// How many tokens such work is cut into.
 pub(super) const TILES: [(usize, Part); 3] = [(16, Part::Tiles16), (32, Part::Tiles32), (64, Part::Tiles64)];
 
@@ -177,6 +177,11 @@ impl<G: Gpu> CudaStep<G> {
             gpu.upload(&self.memory, self.capacity.offset(part), self.tiles.bytes())?;
         }
         Ok(())
+    }
+
+    /// Tokens that it has room for.
+    pub(super) fn room(&self) -> usize {
+        self.capacity.tokens
     }
 
     /// Whether any sequence has an adapter.

@@ -10,6 +10,7 @@ mod common;
 mod emulation;
 #[path = "../sampling/random.rs"]
 mod generators;
+mod graphs;
 mod library;
 mod linear;
 mod low_rank;

@@ -77,6 +77,8 @@ pub(crate) fn config() -> RouterConfig {
         engine: EngineSettings {
             device: DeviceSetting::Cpu,
             cuda_memory_fraction: 1.0,
+            cuda_graphs: None,
+            deterministic: false,
             kernel_cache: None,
             own_gemm: false,
             kv_cache_dtype: None,

@@ -253,7 +253,8 @@ impl CublasLt {
         Ok(Some(Self {
             version: Version::new(number / 10_000, number / 100 % 100),
             stream: stream.clone(),
-            workspace: NvidiaMemory::new(stream, "the work space of cuBLASLt", WORKSPACE)?,
+            // It lives as long as anything that is recorded.
+            workspace: NvidiaMemory::new((stream, &Arc::default()), "the work space of cuBLASLt", WORKSPACE)?,
             plans: Mutex::new(HashMap::new()),
             operation,
             handle,

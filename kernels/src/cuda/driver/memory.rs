@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUevent_flags, CUresult};
@@ -23,11 +24,13 @@ pub struct NvidiaMemory {
     address: sys::CUdeviceptr,
     len: usize,
     stream: Arc<CudaStream>,
+    /// How many memories of the GPU were given back.
+    freed: Arc<AtomicU64>,
 }
 
 impl NvidiaMemory {
     pub(super) fn new(
-        stream: &Arc<CudaStream>,
+        (stream, freed): (&Arc<CudaStream>, &Arc<AtomicU64>),
         what: &'static str,
         bytes: usize,
     ) -> Result<Self, KernelError> {
@@ -36,7 +39,7 @@ impl NvidiaMemory {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => KernelError::OutOfMemory { what, bytes },
             _ => call("cuMemAlloc")(error).into(),
         })?;
-        Ok(Self { address, len: bytes, stream: stream.clone() })
+        Ok(Self { address, len: bytes, stream: stream.clone(), freed: freed.clone() })
     }
 
     /// The address of `len` bytes from `offset` on, all of which are inside.
@@ -70,6 +73,7 @@ impl GpuMemory for NvidiaMemory {
 
 impl Drop for NvidiaMemory {
     fn drop(&mut self) {
+        self.freed.fetch_add(1, Ordering::SeqCst);
         if self.stream.context().bind_to_thread().is_ok() {
             let _ = self.stream.synchronize();
             // SAFETY: allocated in `new`, freed only here, and nothing in the stream uses it any more. An error has
@@ -174,6 +178,8 @@ pub(super) struct Staging {
     current: usize,
     used: usize,
     back: Pinned,
+    /// What was last copied to `back` is there.
+    arrived: NvidiaEvent,
 }
 
 impl Staging {
@@ -189,6 +195,7 @@ impl Staging {
             current: 0,
             used: 0,
             back: Pinned::new(context, SEGMENT)?,
+            arrived: NvidiaEvent::new(context, CUevent_flags::CU_EVENT_DISABLE_TIMING)?,
         })
     }
 
@@ -239,13 +246,43 @@ impl Staging {
     pub unsafe fn download(&mut self, from: sys::CUdeviceptr, bytes: &mut [u8]) -> Result<(), DeviceError> {
         let mut from = from;
         for chunk in bytes.chunks_mut(SEGMENT) {
-            let Some(place) = self.back.bytes_mut().get_mut(..chunk.len()) else { return Ok(()) };
-            // SAFETY: the caller's promise; the buffer is read after the stream was waited for.
-            unsafe { result::memcpy_dtoh_async(place, from, self.stream.cu_stream()) }
+            let len = chunk.len() as u64;
+            // SAFETY: the caller's promise.
+            unsafe { self.collect(&mut [(from, chunk)]) }?;
+            from += len;
+        }
+        Ok(())
+    }
+
+    /// The same for several pieces, which fit into a segment together, or come one by one.
+    ///
+    /// # Safety
+    /// As for [`Staging::download`], for each piece.
+    pub unsafe fn collect(
+        &mut self,
+        pieces: &mut [(sys::CUdeviceptr, &mut [u8])],
+    ) -> Result<(), DeviceError> {
+        let room: usize = pieces.iter().map(|(_, bytes)| bytes.len().next_multiple_of(ALIGN)).sum();
+        if room > SEGMENT {
+            return pieces.iter_mut().try_for_each(|(from, bytes)| {
+                // SAFETY: the caller's promise.
+                unsafe { self.download(*from, bytes) }
+            });
+        }
+        let mut at = 0;
+        for (from, bytes) in pieces.iter() {
+            let Some(place) = self.back.bytes_mut().get_mut(at..at + bytes.len()) else { return Ok(()) };
+            // SAFETY: the caller's promise; the buffer is read after the event.
+            unsafe { result::memcpy_dtoh_async(place, *from, self.stream.cu_stream()) }
                 .map_err(call("cuMemcpyDtoHAsync"))?;
-            self.stream.synchronize().map_err(call("cuStreamSynchronize"))?;
-            chunk.copy_from_slice(self.back.bytes().get(..chunk.len()).unwrap_or_default());
-            from += chunk.len() as u64;
+            at += bytes.len().next_multiple_of(ALIGN);
+        }
+        self.arrived.record(&self.stream)?;
+        self.arrived.wait()?;
+        let mut at = 0;
+        for (_, bytes) in pieces {
+            bytes.copy_from_slice(self.back.bytes().get(at..at + bytes.len()).unwrap_or_default());
+            at += bytes.len().next_multiple_of(ALIGN);
         }
         Ok(())
     }

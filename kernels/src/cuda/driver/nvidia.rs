@@ -1,6 +1,7 @@
 //! The real GPU: one context, one stream.
 
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::result;
@@ -27,6 +28,9 @@ pub struct NvidiaGpu {
     products: Products,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
+    /// How many memories were given back; and how many had been when the last capture began.
+    freed: Arc<AtomicU64>,
+    freed_before_capture: AtomicU64,
 }
 
 /// Who makes large products.
@@ -35,8 +39,12 @@ enum Products {
     Own(ProductOrigin),
 }
 
-/// Recorded work, to be done again with one call. It refers to the memory that the work did.
-pub struct NvidiaGraph(CudaGraph);
+/// Recorded launches, to be done again with one call. They refer to the memory that they did when they were recorded.
+pub struct NvidiaGraph {
+    graph: CudaGraph,
+    /// How many memories had been given back.
+    freed: u64,
+}
 
 // SAFETY: the driver wants calls with one graph to come one after the other, which its one owner sees to.
 unsafe impl Send for NvidiaGraph {}
@@ -66,6 +74,8 @@ impl NvidiaGpu {
             products: Products::open(&stream, device, settings),
             stream,
             context,
+            freed: Arc::default(),
+            freed_before_capture: AtomicU64::new(0),
         })
     }
 
@@ -85,34 +95,6 @@ impl NvidiaGpu {
     /// Any thread may call; the driver wants to be told which context the thread works in.
     fn bind(&self) -> std::result::Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(call("cuCtxSetCurrent"))
-    }
-
-    /// Records the work that `work` asks for, without doing it. What the work reads must be where it is now whenever the
-    /// graph is replayed; copies from the host, waits and allocations cannot be recorded.
-    ///
-    /// # Errors
-    /// What `work` says, or the driver about work that cannot be recorded; the stream is then as before.
-    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<NvidiaGraph> {
-        self.bind()?;
-        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.stream.begin_capture(mode).map_err(call("cuStreamBeginCapture"))?;
-        let worked = work();
-        let ended = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
-        worked?;
-        let graph = ended.map_err(call("cuStreamEndCapture"))?.ok_or_else(|| KernelError::Device {
-            device: "cuda",
-            message: "the driver recorded nothing".to_owned(),
-        })?;
-        graph.upload().map_err(call("cuGraphUpload"))?;
-        Ok(NvidiaGraph(graph))
-    }
-
-    /// Does the recorded work, in the stream's order.
-    ///
-    /// # Safety
-    /// The memory that the recorded kernels and copies use still lives.
-    pub unsafe fn replay(&self, graph: &NvidiaGraph) -> Result<()> {
-        Ok(graph.0.launch().map_err(call("cuGraphLaunch"))?)
     }
 
     /// Copies within the device, in the stream's order.
@@ -155,6 +137,7 @@ impl Products {
 impl Gpu for NvidiaGpu {
     type Memory = NvidiaMemory;
     type Event = NvidiaEvent;
+    type Graph = NvidiaGraph;
 
     fn info(&self) -> &GpuInfo {
         &self.info
@@ -168,7 +151,7 @@ impl Gpu for NvidiaGpu {
 
     fn allocate(&self, what: &'static str, bytes: usize) -> Result<NvidiaMemory> {
         self.bind()?;
-        NvidiaMemory::new(&self.stream, what, bytes)
+        NvidiaMemory::new((&self.stream, &self.freed), what, bytes)
     }
 
     fn fill(&self, to: &NvidiaMemory, offset: usize, len: usize, byte: u8) -> Result<()> {
@@ -193,6 +176,17 @@ impl Gpu for NvidiaGpu {
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the range is inside memory that lives.
         Ok(unsafe { staging.download(address, bytes) }?)
+    }
+
+    fn collect(&self, pieces: &mut [(&NvidiaMemory, &mut [u8])]) -> Result<()> {
+        self.bind()?;
+        let place = |(from, bytes): &mut (&NvidiaMemory, &mut [u8])| from.at("collect", 0, bytes.len());
+        let places = pieces.iter_mut().map(place).collect::<Result<Vec<_>>>()?;
+        let rest = pieces.iter_mut().map(|(_, bytes)| &mut **bytes);
+        let mut pieces: Vec<_> = places.into_iter().zip(rest).collect();
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the ranges are inside memory that lives.
+        Ok(unsafe { staging.collect(&mut pieces) }?)
     }
 
     unsafe fn launch<A: KernelArgs>(&self, kernel: Kernel, launch: Launch, args: &A) -> Result<()> {
@@ -220,6 +214,33 @@ impl Gpu for NvidiaGpu {
         self.bind()?;
         // SAFETY: the caller's promise.
         Ok(unsafe { library.multiply(product) }?)
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        self.bind()?;
+        self.freed_before_capture.store(self.freed.load(Ordering::SeqCst), Ordering::SeqCst);
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        Ok(self.stream.begin_capture(mode).map_err(call("cuStreamBeginCapture"))?)
+    }
+
+    fn end_capture(&self) -> Result<NvidiaGraph> {
+        self.bind()?;
+        let ended = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        let graph = ended.map_err(call("cuStreamEndCapture"))?.ok_or_else(|| KernelError::Device {
+            device: "cuda",
+            message: "the driver recorded nothing".to_owned(),
+        })?;
+        graph.upload().map_err(call("cuGraphUpload"))?;
+        Ok(NvidiaGraph { graph, freed: self.freed_before_capture.load(Ordering::SeqCst) })
+    }
+
+    fn replay(&self, graph: &NvidiaGraph) -> Result<bool> {
+        if graph.freed != self.freed.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        self.bind()?;
+        graph.graph.launch().map_err(call("cuGraphLaunch"))?;
+        Ok(true)
     }
 
     fn record(&self) -> Result<NvidiaEvent> {
