@@ -57,6 +57,9 @@ impl Group {
     /// Waits until all have come to sum number `sum`.
     fn meet(&self, sum: usize, members: usize) -> Result<(), KernelError> {
         let mut arrivals = self.lock();
+        if arrivals.left {
+            return Err(KernelError::Left);
+        }
         arrivals.brought += 1;
         if arrivals.brought == members {
             arrivals.brought = 0;
