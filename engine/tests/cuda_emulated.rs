@@ -1,7 +1,9 @@
 //! The whole engine (scheduler, cache, decoder, sampler) on the CUDA device, whose kernels run on the emulated GPU: its
 //! tokens are the CPU device's.
-#![allow(clippy::expect_used)]
+#![allow(clippy::expect_used, clippy::panic)]
 
+#[path = "cuda/kv.rs"]
+mod kv;
 #[path = "cuda/parity.rs"]
 mod parity;
 #[path = "cuda/quantized.rs"]

@@ -11,7 +11,7 @@ use weirgate_testkit::{Definition, RandomCheckpoint};
 use weirgate_types::GenerateRequest;
 
 use crate::gpu;
-use crate::parity::{assert_parity, exact};
+use crate::parity::{apart, assert_parity, exact};
 use crate::real::{Engine, Model, Results, Rng, Setup, greedy};
 
 /// Columns that whole blocks fill, rows that words fill, and more rows than a tile of a prompt's products has.
@@ -175,17 +175,27 @@ fn run(engine: Engine, requests: &[GenerateRequest]) -> Results {
     results
 }
 
-/// In the CPU's own arithmetic, and with a prompt's weights unpacked to f16 for tensor cores.
+/// In the CPU's own arithmetic, where a last bit may change which of 255 numbers an activation is rounded to in front of
+/// blocks; and with a prompt's weights unpacked to f16 for tensor cores.
 fn check(schemes: impl IntoIterator<Item = Scheme>) {
     for scheme in schemes {
         let model = model(&scheme);
         let requests = requests(model.spec.vocab_size);
         let setup = Setup { threads: 1, blocks: 64, ..Setup::default() };
         let expected = run(Engine::start(&model, setup), &requests);
-        // Sums in another order round an activation the other way now and then, in front of blocks by a code of 127.
-        assert_parity(&expected, &run(exact(&model, setup), &requests), scheme.name, 0.05);
+        let (bound, bound_in_tiles) = if scheme.becomes == DType::F16 { (2e-3, 0.02) } else { (0.05, 0.2) };
+        assert_parity(&expected, &run(exact(&model, setup), &requests), scheme.name, bound);
         let in_tiles = run(Engine::start_on(CudaBackend::new(gpu()), &model, setup), &requests);
-        assert_parity(&expected, &in_tiles, &format!("{} in tiles", scheme.name), 0.1);
+        let apart: Vec<(usize, f32)> =
+            expected.iter().map(|(key, sequence)| apart(sequence, &in_tiles[key])).collect();
+        println!("{} in tiles: {apart:?}", scheme.name);
+        assert!(apart.iter().all(|(_, most)| *most < bound_in_tiles), "{} in tiles: {apart:?}", scheme.name);
+        // Random weights hardly tell some tokens apart.
+        assert!(
+            apart.iter().map(|(count, _)| count).sum::<usize>() >= 6,
+            "{} in tiles: {apart:?}",
+            scheme.name
+        );
     }
 }
 
