@@ -80,7 +80,21 @@ fn prompts_beside_decodes_take_a_small_part_of_the_budget() {
         rig.submit(request(id, &prompt(20, id as u32), 20));
     }
     rig.step();
-    assert_eq!(chunks(&rig)[3], (2, 3), "half a token for each of the six that do not decode");
+    assert_eq!(chunks(&rig)[3], (2, 3), "half a token for each of those that do not decode");
+}
+
+#[test]
+fn a_prompt_beside_many_decodes_does_not_starve() {
+    let limits = ExecutorLimits { max_step_tokens: 30, ..limits(64, 4) };
+    let config = SchedulerConfig { mixed_step_tokens: 5, ..config(limits, Rotary::Fixed) };
+    let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+    for id in 0..7 {
+        rig.submit(request(id, &prompt(2, id as u32), 20));
+    }
+    rig.step();
+    rig.submit(request(7, &prompt(20, 7), 20));
+    rig.step();
+    assert_eq!(chunks(&rig)[7], (0, 4), "half as many tokens as decode");
 }
 
 #[test]

@@ -86,10 +86,10 @@ impl Default for RopeRule {
     }
 }
 
-/// Tokens of a step where `decodes` sequences decode and many others run or could: those get half a token each, so that
-/// large loads are computed in larger steps.
+/// Tokens of a step where `decodes` sequences decode and `others` run or could, and either are many: the others get half a
+/// token each, so that large loads are computed in larger steps, and half as many as decode, so that no prompt starves.
 fn mixed_tokens(decodes: usize, others: usize) -> usize {
-    decodes + others.div_ceil(2)
+    decodes + others.max(decodes).div_ceil(2)
 }
 
 /// Drafts and the tokens that grammars force fill a step up to this many tokens. A small step takes the time of reading
