@@ -94,7 +94,7 @@ prove-residency: build setup ## several models under load, and a server killed w
 	tools/prove/residency.sh
 
 .PHONY: prove-jobs
-prove-jobs: build setup ## a server killed a hundred times while it downloads and trains, with SQLite and PostgreSQL; data sets in S3
+prove-jobs: build setup ## a server killed a hundred times while it downloads, trains and deploys, with SQLite and PostgreSQL; a gigabyte and 100,000 jobs; S3
 	tools/prove/jobs.sh
 
 prove-maskbench: setup ## JSON Schema coverage and speed: MaskBench with 32k and 128k tokens

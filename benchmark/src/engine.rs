@@ -34,8 +34,6 @@ pub struct Plan {
     pub runs: usize,
     pub warmups: usize,
     pub device: DeviceChoice,
-    /// Large products on a GPU by our own kernels, though cuBLASLt may be there.
-    pub own_gemm: bool,
     /// Tokens do not depend on the batch, on a GPU, too.
     pub deterministic: bool,
     /// Weights are quantized while they are loaded.
@@ -102,7 +100,7 @@ impl Model {
         let executor = match Device::choose(plan.device)? {
             Device::Cpu { .. } => load_cpu(&spec, tensors, &options)?,
             Device::Cuda(device) => {
-                let compile = CompileSettings { own_gemm: plan.own_gemm, ..CompileSettings::default() };
+                let compile = CompileSettings::of_environment();
                 let cuda =
                     CudaOptions { compile, deterministic: plan.deterministic, ..CudaOptions::default() };
                 let model = load_cuda(&spec, tensors, &options, &device, &cuda)?;
@@ -311,7 +309,6 @@ mod tests {
             runs: 2,
             warmups: 1,
             device: DeviceChoice::Cpu,
-            own_gemm: false,
             deterministic: false,
             quantize: None,
             threads: 1,
@@ -350,7 +347,6 @@ mod tests {
             runs: 1,
             warmups: 0,
             device: DeviceChoice::Cpu,
-            own_gemm: false,
             deterministic: false,
             quantize: None,
             threads: 1,

@@ -112,7 +112,6 @@ async fn time_engine(args: EngineArgs) -> Result<()> {
         warmups: args.warmups,
         device: args.device,
         // As the server takes it.
-        own_gemm: std::env::var("CUDA_GEMM").is_ok_and(|whose| whose == "own"),
         deterministic: args.deterministic,
         quantize: args.quantize,
         threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),

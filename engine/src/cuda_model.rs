@@ -32,8 +32,7 @@ pub struct CudaOptions {
 
 /// Steps that decode up to 256 sequences, in paces of one, four and eight.
 fn graph_sizes() -> Vec<usize> {
-    let few = [1, 2, 3, 4, 5, 6, 7].into_iter();
-    few.chain((8..64).step_by(4)).chain((64..=256).step_by(8)).collect()
+    (1..8).chain((8..64).step_by(4)).chain((64..=256).step_by(8)).collect()
 }
 
 /// A model on a GPU that has no KV cache to serve from yet.

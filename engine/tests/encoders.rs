@@ -81,6 +81,28 @@ fn every_family_gives_transformers_vectors_and_scores() {
     }
 }
 
+/// As of a model that was loaded in one thread beside others that answer.
+#[test]
+fn threads_that_come_later_change_nothing() {
+    for encoder in RandomEncoder::all() {
+        let spec = encoder.spec().unwrap();
+        let texts = texts(&encoder, spec.vocab_size, spec.classifier.is_some());
+        let load = || {
+            let options = EmbedOptions { threads: 1, ..options(Pooling::Mean) };
+            load_cpu_encoder(&spec, &encoder, &options).unwrap()
+        };
+        let expected = embed(load().as_mut(), &texts);
+        let mut embedder = load();
+        embedder.use_threads(4).unwrap();
+        for _ in 0..30 {
+            for (text, expected) in texts.iter().zip(&expected) {
+                let found = embed(embedder.as_mut(), std::slice::from_ref(text));
+                assert_eq!(found[0], *expected, "{} of {} tokens", encoder.name, text.tokens.len());
+            }
+        }
+    }
+}
+
 #[test]
 fn every_tensor_of_a_checkpoint_without_a_head_is_read() {
     for encoder in RandomEncoder::all() {

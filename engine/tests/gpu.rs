@@ -14,8 +14,5 @@ use weirgate_kernels::cuda::driver::{CompileSettings, Device, DeviceChoice, Nvid
 
 fn gpu() -> NvidiaGpu {
     let Ok(Device::Cuda(found)) = Device::choose(DeviceChoice::Cuda(0)) else { panic!("no GPU") };
-    // As the server takes it: `own` or nothing.
-    let own_gemm = std::env::var("CUDA_GEMM").is_ok_and(|whose| whose == "own");
-    let settings = CompileSettings { own_gemm, ..CompileSettings::default() };
-    NvidiaGpu::new(&found, &settings).unwrap_or_else(|error| panic!("{error}"))
+    NvidiaGpu::new(&found, &CompileSettings::of_environment()).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -5,11 +5,10 @@ use std::ops::Range;
 use tokenizers::Tokenizer;
 use weirgate_models::ModelFiles;
 use weirgate_text::{
-    Conversation, Sources, TemplateError, Templates, TokenizerSettings, eos_tokens, read_tokenizer,
+    Conversation, LineError, MAX_ERRORS, Record, Sources, TemplateError, Templates, TokenizerSettings,
+    eos_tokens, read_tokenizer,
 };
 
-use crate::dataset::{Record, is_reply};
-use crate::error::LineError;
 use crate::{FinetuneError, Hyperparameters};
 
 /// Bytes of a rendered conversation.
@@ -95,8 +94,8 @@ impl Encoder {
             }
         }
         if !errors.is_empty() {
-            let more = errors.len().saturating_sub(20);
-            errors.truncate(20);
+            let more = errors.len().saturating_sub(MAX_ERRORS);
+            errors.truncate(MAX_ERRORS);
             return Err(FinetuneError::Dataset { file: "the dataset".to_owned(), errors, more });
         }
         if encoded.examples.is_empty() {
@@ -111,7 +110,7 @@ impl Encoder {
     /// for each reply.
     fn examples(&self, record: &Record) -> Result<Vec<Example>, String> {
         let replies: Vec<usize> =
-            (0..record.messages.len()).filter(|index| is_reply(&record.messages[*index])).collect();
+            (0..record.messages.len()).filter(|index| record.is_reply(*index)).collect();
         let shown = replies.iter().map(|index| self.reply(record, *index)).collect::<Result<Vec<_>, _>>()?;
         let Some((whole, _)) = shown.last() else { return Ok(Vec::new()) };
         if shown.iter().all(|(text, _)| whole.starts_with(text.as_str())) {

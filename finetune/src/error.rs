@@ -1,5 +1,5 @@
 use weirgate_models::ModelError;
-use weirgate_text::TextError;
+use weirgate_text::{LineError, TextError};
 
 /// Why a training did not start, or ended early.
 #[derive(Debug, thiserror::Error)]
@@ -28,13 +28,6 @@ pub enum FinetuneError {
     Interrupted,
 }
 
-/// What is wrong with one line of a dataset, counted from 1.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LineError {
-    pub line: usize,
-    pub message: String,
-}
-
 impl FinetuneError {
     pub(crate) fn field(field: &str, message: impl Into<String>) -> Self {
         Self::Field { field: field.to_owned(), message: message.into() }
@@ -46,8 +39,7 @@ impl FinetuneError {
 }
 
 fn lines(errors: &[LineError], more: &usize) -> String {
-    let mut shown: Vec<String> =
-        errors.iter().map(|error| format!("line {}: {}", error.line, error.message)).collect();
+    let mut shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
     if *more > 0 {
         shown.push(format!("and {more} more"));
     }

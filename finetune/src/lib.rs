@@ -21,7 +21,7 @@ mod random;
 mod train;
 
 pub use batches::{Batch, Plan, Segment};
-pub use dataset::{Record, read_dataset};
+pub use dataset::read_dataset;
 pub use encode::{Encoder, Example};
 pub use error::FinetuneError;
 pub use events::{Event, JsonLines, Progress, Reporter, TerminalBar};

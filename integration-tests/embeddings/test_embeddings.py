@@ -1,14 +1,22 @@
 """Embeddings over every route, against sentence-transformers' vectors of the same tiny models."""
 
+import asyncio
 import base64
+import json
 import math
 import struct
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import ollama
 import openai
 import pytest
 from harness.client import Client
+from harness.ollama_api import conforms
+from harness.server import ROOT
+from langchain_ollama import OllamaEmbeddings
 from tokenizers import Tokenizer
 
 import encoders
@@ -42,6 +50,20 @@ def openai_vectors(client, **body):
 def test_vectors_are_those_of_sentence_transformers(serve_encoder, goldens, pooling):
     client = Client(serve_encoder("bert", pooling).port)
     assert_all_close(openai_vectors(client, input=goldens["sentences"]), goldens[pooling])
+
+
+def test_sentencepiece_reaches_the_encoder(serve_encoder):
+    """Its ids are SentencePiece's own (`make_tokenizers.py`), and what the encoder makes of ids has goldens of its own."""
+    client, tokenizer = Client(serve_encoder("xlm-roberta").port), Tokenizer.from_file(str(encoders.UNIGRAM))
+    tokenizer.enable_truncation(40)
+    texts = ["The cat sat on the mat.", "", "ﬁne  Ｔext\u3000here…", " leading  and trailing ", "Ünïcode: 你好 and 🐈!", "mats " * 40]
+    ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    assert ids[1] == [0, 2] and 3 in ids[4] and len(ids[5]) == 40
+    vectors = openai_vectors(client, input=texts)
+    assert_all_close(vectors, openai_vectors(client, input=ids))
+    assert len({tuple(vector) for vector in vectors}) == len(texts)
+    usage = client.post_ok("/v1/embeddings", {"input": texts, "truncate": True})["usage"]
+    assert usage["prompt_tokens"] == sum(len(own) for own in ids)
 
 
 def test_a_prompt_goes_before_each_text(embedder, goldens):
@@ -146,6 +168,49 @@ def test_ollamas_client(serve_encoder, goldens):
     shorter = client.embed(model="bert", input=goldens["sentences"][4], options={"num_ctx": 10})
     assert shorter.prompt_eval_count == 10
     assert client.show("bert").capabilities == ["embedding"]
+
+
+def test_ollamas_legacy_answer_is_the_contracts(embedder, goldens):
+    for prompt, size in (("a question", len(goldens["mean"][1])), ("", 0)):
+        answer = embedder.post_ok("/api/embeddings", {"model": "bert", "prompt": prompt})
+        conforms("EmbeddingResponse", answer)
+        assert set(answer) == {"embedding"} and len(answer["embedding"]) == size
+        assert all(isinstance(number, float) for number in answer["embedding"])
+
+
+def test_ollamas_async_client(serve_encoder, goldens):
+    async def calls():
+        client = ollama.AsyncClient(host=serve_encoder("bert").url)
+        answer = await client.embed(model="bert", input=goldens["sentences"])
+        legacy = await client.embeddings(model="bert", prompt="a question")
+        with pytest.raises(ollama.ResponseError) as too_long:
+            await client.embed(model="bert", input=goldens["sentences"][4], truncate=False)
+        return answer.embeddings, legacy.embedding, too_long.value.status_code
+
+    vectors, legacy, status = asyncio.run(calls())
+    assert_all_close(vectors, goldens["mean"])
+    assert_close(unit(legacy), goldens["mean"][1])
+    assert status == 400
+
+
+def test_ollamas_client_for_node(serve_encoder, goldens):
+    node, script = Path(sys.executable).with_name("node"), ROOT / "integration-tests/ollama/node/embed.mjs"
+    command = [node, script, serve_encoder("bert").url, "bert", json.dumps(goldens["sentences"])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    assert_all_close(got["embed"]["embeddings"], goldens["mean"])
+    assert_all_close(got["one"]["embeddings"], [unit(goldens["mean"][0][:4])])
+    assert_close(unit(got["embeddings"]["embedding"]), goldens["mean"][0])
+    assert got["refused"]["status"] == 400 and "does not support generate" in got["refused"]["message"]
+
+
+def test_langchains_integration_of_ollama(serve_encoder, goldens):
+    embeddings = OllamaEmbeddings(model="bert", base_url=serve_encoder("bert").url, validate_model_on_init=True)
+    assert_all_close(embeddings.embed_documents(goldens["sentences"]), goldens["mean"])
+    assert_close(embeddings.embed_query("a question"), goldens["mean"][1])
+    vectors = asyncio.run(embeddings.aembed_documents(goldens["sentences"]))
+    assert_all_close(vectors, goldens["mean"])
 
 
 def test_teis_embed(embedder, goldens):

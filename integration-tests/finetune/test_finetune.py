@@ -8,9 +8,13 @@ import subprocess
 from pathlib import Path
 
 import jinja2.sandbox
+import numpy as np
 import pytest
 from harness import finetuning
+from harness.checkpoints import read_safetensors
 from harness.client import Client
+from harness.gguf_files import quantize, write_widened
+from harness.quantized_checkpoints import SCHEMES, write_both
 from harness.server import DEMO_MODEL, wait_for
 
 #: Learns a few pairs by heart within seconds.
@@ -32,6 +36,71 @@ def dataset(tmp_path_factory, taught):
 def uninterrupted(tmp_path_factory, dataset):
     folder = tmp_path_factory.mktemp("whole") / "job"
     return finetuning.train(finetuning.write_job(folder, dataset, **SHORT))
+
+
+#: A few steps, without chance, of every matrix.
+BRIEF = {"max_steps": 4, "batch_size": 4, "rank": 4, "dropout": 0, "learning_rate": 1e-3, "target_modules": "all-linear"}
+
+
+def curve(folder: Path, dataset: Path, base: Path | str, **hyperparameters) -> list[float]:
+    job = finetuning.write_job(folder, dataset, base=str(base), **(BRIEF | hyperparameters))
+    return list(finetuning.losses(finetuning.train(job)).values())
+
+
+def far(ours: list[float], theirs: list[float]) -> float:
+    """The largest difference of two curves, relative."""
+    return max(abs(own / other - 1) for own, other in zip(ours, theirs, strict=True))
+
+
+def trained(folder: Path) -> dict[str, np.ndarray]:
+    header, data = read_safetensors(folder / "adapter/adapter_model.safetensors")
+    header.pop("__metadata__", None)
+    return {
+        name: np.frombuffer(data[slice(*info["data_offsets"])], np.float32).reshape(info["shape"])
+        for name, info in header.items()
+    }
+
+
+def shown_batches(job: Path) -> str:
+    command = [finetuning.WORKER, "--job", job, "--show-batches"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def test_a_gguf_file_trains_as_the_checkpoint_that_it_was_made_from(tmp_path, dataset):
+    plain = curve(tmp_path / "plain", dataset, finetuning.DEMO)
+    assert len(plain) == 4 and plain[3] < plain[0]
+    # BF16 is what the checkpoint has.
+    for kind, bound in (("BF16", 0), ("F16", 1e-4), ("Q8_0", 0.01)):
+        quantize(tmp_path / f"{kind}.gguf", kind)
+        own = curve(tmp_path / kind, dataset, tmp_path / f"{kind}.gguf")
+        assert far(own, plain) <= bound, (kind, own, plain)
+        assert shown_batches(tmp_path / kind / "job.json") == shown_batches(tmp_path / "plain/job.json")
+    # GGUF has the rows of queries and keys in another order; PEFT's adapters do not.
+    ours, theirs = trained(tmp_path / "BF16"), trained(tmp_path / "plain")
+    assert len(theirs) == 5 * 7 * 2 and ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert all(theirs[name].any() for name in theirs)
+
+
+def test_a_quantized_base_trains_as_its_weights_say(tmp_path, dataset):
+    """What `quantized` makes of a checkpoint is what `weirgate quantize` does, and the `gguf` package reads."""
+    quantize(tmp_path / "small.gguf", "Q4_K_M")
+    wide = write_widened(tmp_path / "small.gguf", tmp_path / "wide")
+    expected = curve(tmp_path / "expected", dataset, wide)
+    assert far(expected, curve(tmp_path / "plain", dataset, finetuning.DEMO)) > 1e-4, "it is another model"
+    for name, base, quantized in (
+        ("quantized", finetuning.DEMO, True),
+        ("file", tmp_path / "small.gguf", False),
+        ("file as it is", tmp_path / "small.gguf", True),
+    ):
+        assert far(curve(tmp_path / name, dataset, base, quantized=quantized), expected) < 1e-5, name
+
+
+@pytest.mark.parametrize("scheme", ["awq", "gptq-4bit", "gptq-4bit-act", "gptq-8bit", "fp8", "fp8-blocks", "w4a16", "w8a8"])
+def test_quantized_checkpoints_train_as_their_weights_say(tmp_path, dataset, scheme):
+    ours, theirs = write_both(tmp_path, SCHEMES[scheme])
+    expected = curve(tmp_path / "expected", dataset, theirs)
+    assert far(curve(tmp_path / "own", dataset, ours), expected) < 1e-4
 
 
 def test_what_was_taught_is_answered(tmp_path, start_server, dataset, taught):
@@ -136,7 +205,7 @@ def test_errors_name_field_value_and_limit(tmp_path, dataset):
     assert failure(job) == "`memory_limit_bytes` is 1000, expected at least 67108864"
     (tmp_path / "bad.jsonl").write_text('{"messages": []}\n{"messages": [{"role": "judge", "content": ""}]}\n')
     message = failure(finetuning.write_job(tmp_path / "job", tmp_path / "bad.jsonl"))
-    assert "line 1: has no message of the assistant" in message and "line 2: `messages[0]` `role` is judge" in message
+    assert "line 1: `messages` has no message of the assistant" in message and "line 2: `messages[0]` `role` is judge" in message
     assert "nowhere" in failure(finetuning.write_job(tmp_path / "job", tmp_path / "nowhere"))
     (tmp_path / "job/adapter").mkdir()
     (tmp_path / "job/adapter/thesis.txt").write_text("mine")

@@ -14,6 +14,15 @@ def copy_of_demo(folder: Path) -> Path:
     return folder
 
 
+def add_pooling(folder: Path, pooling: str) -> Path:
+    """Makes a decoder's folder one of sentence-transformers'."""
+    modules = [{"path": path, "type": kind} for path, kind in (("", "Transformer"), ("1_Pooling", "Pooling"))]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    return folder
+
+
 def edit_json(path: Path, **changes):
     """Sets top-level keys; a value of `None` removes the key."""
     document = json.loads(path.read_text())

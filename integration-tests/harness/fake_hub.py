@@ -1,9 +1,10 @@
-"""A local HTTP server with the model hub's layout: one folder as one repository. It records what was asked for."""
+"""A local HTTP server with the model hub's layout: one folder as a repository, of one name or of several. It records what
+was asked for."""
 
 import hashlib
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Iterator
@@ -17,11 +18,13 @@ class FakeHub(ThreadingHTTPServer):
 
     def __init__(self, repository: str, folder: Path, token: str | None = None):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.repository, self.token = repository, token
+        self.repositories, self.token = [repository], token
         self.files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
         self.requests: list[str] = []
         # How many bytes of a file's first answer to send before hanging up: what an unstable line does.
         self.cut_after: dict[str, int] = {}
+        # Files that were asked for, with the byte that each answer began with.
+        self.sent: list[tuple[str, int]] = []
 
     @property
     def url(self) -> str:
@@ -46,24 +49,35 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(f"{self.command} {path}")
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self._send(401, b'{"error":"Repository not found"}', {"X-Error-Code": "RepoNotFound"})
-        repository = self.server.repository
+        # Those that came last are asked for next.
+        for repository in reversed(self.server.repositories):
+            if self._of(repository, path):
+                return
+        self._send(404, b'{"error":"Entry not found"}', {"X-Error-Code": "EntryNotFound"})
+
+    def _of(self, repository: str, path: str) -> bool:
+        """Answers what is asked of this repository; whether it was."""
         if path in (f"/api/models/{repository}", *(f"/api/models/{repository}/revision/{r}" for r in ("main", COMMIT))):
             siblings = [{"rfilename": name, "size": len(data)} for name, data in self.server.files.items()]
             info = {"id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings, "private": False}
-            return self._send(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
+            self._send(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
+            return True
         for revision in ("main", COMMIT):
             prefix = f"/api/models/{repository}/tree/{revision}"
             if path == prefix:
                 tree = [
                     {"type": "file", "path": n, "size": len(d), "oid": _git_id(d)} for n, d in self.server.files.items()
                 ]
-                return self._send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+                self._send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+                return True
             name = path.removeprefix(f"/{repository}/resolve/{revision}/")
             if name in self.server.files:
-                return self._file(name, self.server.files[name])
-        self._send(404, b'{"error":"Entry not found"}', {"X-Error-Code": "EntryNotFound"})
+                self._file(repository, name)
+                return True
+        return False
 
-    def _file(self, name: str, data: bytes):
+    def _file(self, repository: str, name: str):
+        data = self.server.files[name]
         headers = {"X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
         # Large files live in LFS, and there the tag is the SHA-256; small ones have git's own id.
         if name.endswith(".safetensors"):
@@ -72,6 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             headers |= {"ETag": f'"{_git_id(data)}"'}
         requested = self.headers.get("Range", "")
+        if self.command == "GET":
+            begin = requested.removeprefix("bytes=").partition("-")[0]
+            self.server.sent.append((f"{repository}/{name}", int(begin or 0)))
         if not requested.startswith("bytes="):
             return self._send(
                 200, data, headers, self.server.cut_after.pop(name, None) if self.command == "GET" else None
@@ -91,7 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        self.wfile.write(body if cut is None else body[:cut])
+        # Whoever asked may have been killed.
+        with suppress(ConnectionError):
+            self.wfile.write(body if cut is None else body[:cut])
         if cut is not None:
             self.close_connection = True
 

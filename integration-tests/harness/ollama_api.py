@@ -21,6 +21,7 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
     assert name in document["components"]["schemas"], name
     schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
     checker = jsonschema.FormatChecker()
+    assert "date-time" in checker.checkers, "rfc3339-validator is missing; `make setup` installs it"
     return jsonschema.Draft202012Validator(schema, format_checker=checker)
 
 

@@ -45,9 +45,14 @@ class Postgres:
         wait_for(lambda: self._sql("SELECT 1").returncode == 0, 60, "PostgreSQL answers", interval=0.1)
         return self
 
-    def _sql(self, text: str) -> subprocess.CompletedProcess:
-        command = [str(self.programs / "psql"), "-h", str(self.folder), "-U", "postgres", "-c", text]
+    def _sql(self, text: str, database: str = "postgres") -> subprocess.CompletedProcess:
+        command = [str(self.programs / "psql"), "-h", str(self.folder), "-U", "postgres", "-d", database, "-c", text]
         return subprocess.run(command, capture_output=True)
+
+    def run(self, database: str, text: str):
+        """Does what a statement says in one of the databases."""
+        done = self._sql(text, database)
+        assert done.returncode == 0, done.stderr.decode()
 
     def url(self, name: str) -> str:
         """The address of a database, which is made where it is missing."""

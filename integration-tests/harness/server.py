@@ -47,6 +47,14 @@ def children_of(pid: int) -> list[int]:
     return children
 
 
+def command_of(pid: int) -> list[bytes]:
+    """A process's arguments; none of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def resident_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
@@ -74,7 +82,8 @@ def run_to_exit(args: list[str], env: dict[str, str] | None = None, seconds: flo
 
 def clean_environment(extra: dict[str, str] | None) -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    return kept | {"HF_HUB_OFFLINE": "1"} | (extra or {})
+    # Nor is the cache of whoever runs the tests part of any.
+    return kept | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(ROOT / "target/no-hub-cache")} | (extra or {})
 
 
 class Server:

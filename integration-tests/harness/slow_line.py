@@ -32,13 +32,13 @@ class SlowLine:
     def _pass(self, source: socket.socket, sink: socket.socket, back: bool):
         with contextlib.suppress(OSError):
             while data := source.recv(PIECE):
+                if back and self.bytes_per_second:
+                    time.sleep(len(data) / self.bytes_per_second)
                 while back and self.bytes_per_second == 0:
                     time.sleep(0.01)
                 sink.sendall(data)
                 if back:
                     self.passed += len(data)
-                    if self.bytes_per_second:
-                        time.sleep(len(data) / self.bytes_per_second)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

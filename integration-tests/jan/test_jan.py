@@ -14,8 +14,10 @@ import jsonschema
 import ollama
 import openai
 import pytest
+from gguf import GGMLQuantizationType as Kind
+from harness import checkpoints
 from harness.client import Client
-from harness.gguf_files import quantize
+from harness.gguf_files import quantize, requantize
 from harness.server import free_port, wait_for
 
 CONTRACT = Path(__file__).resolve().parents[1] / "contracts/jan-models.json"
@@ -25,12 +27,21 @@ SETTINGS = {"ctx_len": "96", "ngl": "100", "n_parallel": "3", "embedding": "fals
 PIECES = {"pre_prompt": "A chat.\n", "system_prompt": "S: ", "user_prompt": "\nQ: ", "ai_prompt": "\nA: "}
 
 
+def add(folder: Path, weights: Path, name: str, **settings: str):
+    """Another model, while the server runs."""
+    (folder / name).mkdir()
+    shutil.copy(weights, folder / name / "weights.gguf")
+    (folder / name / "model.json").write_text(json.dumps({"source_url": "x", "settings": settings}))
+
+
 @cache
 def validator(name: str):
     document = json.loads(CONTRACT.read_text())
     assert name in document["components"]["schemas"], name
     schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
-    return jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+    checker = jsonschema.FormatChecker()
+    assert "uri" in checker.checkers, "rfc3986-validator is missing; `make setup` installs it"
+    return jsonschema.Draft202012Validator(schema, format_checker=checker)
 
 
 def conforms(name: str, value) -> dict:
@@ -137,6 +148,13 @@ def one(client: Client, name: str) -> dict:
     return conforms("GetModelResponse", client.get(f"/v1/models/{name}").json())
 
 
+def test_the_contract_is_checked_to_its_formats():
+    model = {"source_url": "https://example.org/a b.gguf"}
+    with pytest.raises(AssertionError, match="source_url"):
+        conforms("Model", model)
+    conforms("Model", {"source_url": "weirgate://models/a%20b.gguf"})
+
+
 def test_lists_and_models_are_the_contracts(jan, folder):
     models = listed(jan.jan)
     assert set(models) == {"weirgate-demo", "tiny", "pieces", "bare", "later", "astray", "droppedin"}
@@ -148,10 +166,15 @@ def test_lists_and_models_are_the_contracts(jan, folder):
             assert set(model[part]) <= set(document["Model"]["properties"][part]["properties"])
             assert all(isinstance(value, str) for value in model[part].values())
         assert isinstance(model["version"], str) and model["object"] == "model" and model["owned_by"]
+    # And each has all that a model is said to have, in OpenAI's words, vLLM's and Jan's.
+    known = {*document["Model"]["properties"], "object", "max_model_len", "root"} - {"state"}
+    for name, model in models.items():
+        assert known <= set(model) and known <= set(one(jan.jan, name)), name
+        assert model["root"] == name and "parent" not in model
     tiny, pieces = models["tiny"], models["pieces"]
     assert tiny["settings"] == {name: SETTINGS[name] for name in ("ctx_len", "ngl", "n_parallel", "embedding")}
     assert (tiny["type"], tiny["version"], tiny["owned_by"], tiny["format"]) == ("model", "1", "you", "ggufv3")
-    assert (tiny["name"], tiny["description"]) == ("tiny", "Small.")
+    assert (tiny["name"], tiny["description"], tiny["assets"]) == ("tiny", "Small.", ["."])
     assert (pieces["version"], pieces["owned_by"]) == ("2", "me")
     assert pieces["parameters"] == {
         "temperature": "0", "token_limit": "5", "top_k": "1", "top_p": "0.5", "stream": "true",
@@ -161,6 +184,9 @@ def test_lists_and_models_are_the_contracts(jan, folder):
         "ctx_len": 128, "ngl": 100, "n_parallel": 3, "cpu_threads": 1, "embedding": False, "cont_batching": True,
     }, "in the contract's range"  # fmt: skip
     assert single["metadata"]["ctx_len"] == 96, "and as it is"
+    assert single["settings"] == {"ctx_len": 128, "ngl": 100, "n_parallel": 3, "embedding": False}, "as numbers"
+    for key in ("type", "version", "format", "assets", "root", "name", "created", "owned_by", "max_model_len"):
+        assert single[key] == tiny[key], key
     assert single["metadata"]["quantization"] == "Q8_0" and single["metadata"]["size"]
     assert PIECES.items() <= one(jan.jan, "pieces")["engine_parameters"].items()
     assert one(jan.jan, "pieces")["parameters"] == {
@@ -238,6 +264,73 @@ def test_settings_take_effect(jan, folder):
     assert client.post_ok("/v1/completions", {"model": "tiny", "prompt": "word " * 200, "max_tokens": 1})
     assert one(client, "tiny")["metadata"]["ctx_len"] == 640
     wait_for(lambda: len(client.get("/api/ps").json()["models"]) == 2, 5, "the former one has left")
+
+
+def kernel_threads(server) -> int:
+    """Threads that compute, beside the engines' own."""
+    names = [path.read_text() for path in Path(f"/proc/{server.router_pid()}/task").glob("*/comm")]
+    return sum(name.startswith("kernel-") for name in names)
+
+
+def test_threads_and_places_are_the_models_own(jan, folder, gguf):
+    def most_at_once(name: str) -> str:
+        assert jan.jan.post_ok("/v1/chat/completions", {"model": name, "messages": HI} | GREEDY)
+        metrics = jan.jan.get("/metrics").text.splitlines()
+        info = next(line for line in metrics if f'model="{name}"' in line and "weirgate_lora_requests_info" in line)
+        return info.split('max_lora="')[1].split('"')[0]
+
+    add(folder, gguf, "alone", cont_batching="false", cpu_threads="1", ngl="0")
+    add(folder, gguf, "few", cont_batching="false", n_parallel="2", cpu_threads="1")
+    add(folder, gguf, "plain")
+    before = kernel_threads(jan)
+    assert most_at_once("alone") == "1" and most_at_once("few") == "2"
+    assert kernel_threads(jan) == before, "one thread is the engine's own"
+    assert int(most_at_once("plain")) > 3
+    assert kernel_threads(jan) == 2 * before, "as many as the server's own model"
+
+
+def test_what_goes_on_from_texts_makes_vectors_too(jan, folder, start_server, tmp_path):
+    client, names = jan.jan, ollama.Client(jan.url)
+    texts = ["The quick brown fox jumps.", "Hi", "Ünïcode: 你好"]
+
+    def vectors(client: Client, **more) -> list[list[float]]:
+        return [entry["embedding"] for entry in client.post_ok("/v1/embeddings", {"input": texts} | more)["data"]]
+
+    def far(ours, theirs) -> float:
+        assert len(ours) == len(theirs) == len(texts)
+        return max(abs(a - b) for own, other in zip(ours, theirs) for a, b in zip(own, other, strict=True))
+
+    def oracle(pooling: str) -> list[list[float]]:
+        checkpoint = checkpoints.add_pooling(checkpoints.copy_of_demo(tmp_path / pooling), pooling)
+        return vectors(Client(start_server("--model-id", str(checkpoint)).port))
+
+    last, mean = oracle("lasttoken"), oracle("mean")
+    assert far(last, mean) > 0.01
+    quantize(tmp_path / "whole.gguf", "BF16")
+    requantize(tmp_path / "whole.gguf", tmp_path / "pooled.gguf", Kind.BF16, pooling_type=1)
+    add(folder, tmp_path / "whole.gguf", "both", embedding="true", ctx_len="96")
+    add(folder, tmp_path / "pooled.gguf", "pooled", ctx_len="96")
+    chat = {"model": "both", "messages": HI} | GREEDY
+    said = client.post_ok("/v1/chat/completions", chat)["choices"][0]["message"]["content"]
+    assert far(vectors(client, model="both"), last) < 1e-4
+    assert far(names.embed(model="both", input=texts).embeddings, last) < 1e-4
+    assert client.post_ok("/v1/chat/completions", chat)["choices"][0]["message"]["content"] == said
+    assert {"completion", "embedding"} <= set(names.show("both").capabilities)
+    # The file's own pooling goes before; such a model does nothing else.
+    assert far(vectors(client, model="pooled"), mean) < 1e-4
+    assert names.show("pooled").capabilities == ["embedding"]
+    refused = client.post("/v1/chat/completions", chat | {"model": "pooled"})
+    assert refused.status == 400 and "does not support" in refused.text
+    for model in ("both", "pooled"):
+        long = client.post("/v1/embeddings", {"model": model, "input": "word " * 200})
+        assert long.status == 400 and "the limit is 96" in long.text
+    # Without the setting, texts are all there is.
+    refused = client.post("/v1/embeddings", {"model": "tiny", "input": "Hi"})
+    assert refused.status == 400 and "does not support" in refused.text
+    # Loaded anew with its vectors.
+    client.request("PUT", "/v1/models/both/stop")
+    wait_for(lambda: one(client, "both")["state"] == "stopped", 5, "stopped")
+    assert far(vectors(client, model="both"), last) < 1e-4
 
 
 def test_prompts_are_put_together_of_their_pieces(jan):

@@ -1,4 +1,4 @@
-"""A server with its state in a folder, beside a worker that stands in for the one that trains."""
+"""A server with its state in a folder, beside a worker that stands in for the one that trains, or beside that one."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import fake_hub
 from harness.client import Client, Response
-from harness.server import BINARY, DEMO_MODEL, ROOT, Server, wait_for
+from harness.server import BINARY, DEMO_MODEL, ROOT, Server, children_of, command_of, wait_for
 
 HERE = Path(__file__).parent
 LINE = '{"messages":[{"role":"user","content":"What is it?"},{"role":"bot","content":"It is this."}]}\n'
@@ -44,19 +44,26 @@ def in_hub_cache(home: Path, name: str):
 
 
 class Managed(Server):
-    """`root` holds everything: state, hub cache, programs."""
+    """`root` holds everything: state, hub cache, programs. `trains`: with the real worker."""
 
-    def __init__(self, root: Path, *args: str, env: dict[str, str] | None = None, name: str = "state"):
+    def __init__(
+        self, root: Path, *args: str, env: dict[str, str] | None = None, name: str = "state", trains: bool = False
+    ):
         hub = {"HF_HOME": str(root / "hf"), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
         env = hub | (env or {})
         super().__init__(root / f"{name}.log", "--state-dir", str(root / name), *args, env=env)
-        binary = root / "bin/weirgate"
-        self.args[0] = str(binary if binary.exists() else program_folder(root / "bin"))
+        if not trains:
+            binary = root / "bin/weirgate"
+            self.args[0] = str(binary if binary.exists() else program_folder(root / "bin"))
         self.state = root / name
 
     @property
     def api(self) -> "Api":
         return Api(self.port)
+
+    def workers(self) -> list[int]:
+        """Process ids of those that train; the router has other children, too."""
+        return [child for child in children_of(self.router_pid()) if b"--job" in command_of(child)]
 
     def crash(self):
         """The server dies at once: the launcher, which would start another router, and the router; no worker."""
@@ -115,6 +122,18 @@ class Api(Client):
     def chat(self, model: str, text: str = "Which port do you listen on?") -> str:
         body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 12}
         return self.ok("POST", "chat/completions", body)["choices"][0]["message"]["content"]
+
+
+def progress(api: Api, job: dict) -> dict:
+    """What a job told last."""
+    return api.ok("GET", f"jobs/{job['id']}/")["progress"] or {}
+
+
+def deployed(api: Api, adapters: list[str], model: str = "weirgate-demo") -> dict:
+    """Deploys, and waits until it answers; the job."""
+    job = api.ok("POST", "deploy/", {"model_id": model, "adapter_ids": adapters})
+    wait_for(lambda: progress(api, job) == {"deployed": True}, 20, "deployed")
+    return job
 
 
 def curl(text: str, folder: Path) -> tuple[int, str, bytes]:

@@ -4,12 +4,17 @@ server gives; every reply against a schema written by hand."""
 import json
 import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 import schemas
+from buckets import Bucket, stored_in
 from harness import fake_hub
+from harness.checkpoints import add_pooling, copy_of_demo
+from harness.postgres import Postgres
 from harness.server import DEMO_MODEL, ROOT, wait_for
-from managed import LINE, curl, in_hub_cache
+from managed import LINE, curl, in_hub_cache, progress
 
 sys.path.insert(0, str(ROOT / "tools" / "parity"))
 
@@ -43,14 +48,25 @@ class Replay:
         return reply
 
 
-def test_every_command_of_the_document(manage, tmp_path):
+@pytest.mark.parametrize("store", ["folder", "bucket"])
+@pytest.mark.parametrize("database", ["SQLite", "PostgreSQL"])
+def test_every_command_of_the_document(manage, tmp_path, database, store):
     for name in ("model_id1", "NousResearch/Llama-2-7b-chat-hf"):
         in_hub_cache(tmp_path / "hf", name)
     embedder = tmp_path / "hf/hub/models--acme--embedder/snapshots" / fake_hub.COMMIT
     encoders.write_sentence_model("bert", embedder)
     (tmp_path / "train.jsonl").write_text(LINE * 3)
-    with fake_hub.serving("mymodel_id", DEMO_MODEL) as hub:
-        server = manage(env={"HF_ENDPOINT": hub.url})
+    args, env = [], {}
+    with ExitStack() as stack:
+        hub = stack.enter_context(fake_hub.serving("mymodel_id", DEMO_MODEL))
+        if database == "PostgreSQL":
+            postgres = stack.enter_context(Postgres(tmp_path / "postgres"))
+            args += ["--state-database", postgres.url("jobs")]
+        if store == "bucket":
+            bucket = stack.enter_context(Bucket("moto", tmp_path))
+            args += ["--dataset-store", "s3://sets"]
+            env |= stored_in(bucket)["env"]
+        server = manage(*args, env=env | {"HF_ENDPOINT": hub.url})
         play, api = Replay(server, tmp_path), server.api
         models = play("models/", schemas.MODELS)
         assert {model["model_id"] for model in models} == {
@@ -72,6 +88,8 @@ def test_every_command_of_the_document(manage, tmp_path):
         play.ids[DATASET] = dataset["id"]
         assert play("datasets/", schemas.list_of(schemas.DATASET)) == [dataset]
         assert play(f"datasets/{DATASET}/", None) == (LINE * 3).encode()
+        if store == "bucket":
+            assert dataset["s3_path"] in bucket.keys()
 
         trainable = play("finetune/models/", schemas.MODELS)
         assert not any(model["adapter"] for model in trainable)
@@ -91,7 +109,7 @@ def test_every_command_of_the_document(manage, tmp_path):
         assert deployment["status"] == "CREATED"
         play.ids[DEPLOYED] = deployment["id"]
         api.until(deployment, "RUNNING")
-        wait_deployed(api, deployment)
+        wait_for(lambda: progress(api, deployment) == {"deployed": True}, 20, "deployed")
         expected = {"model_id": "model_id1", "adapter_ids": ["adapter_id1", "adapter_id2"]}
         assert play("deploy/", schemas.DEPLOYED) == expected
         status = play("deploy/status/", schemas.DEPLOY_STATUS)
@@ -113,6 +131,32 @@ def test_every_command_of_the_document(manage, tmp_path):
         assert (interrupted["id"], interrupted["status"]) == (again["id"], "RUNNING")
         api.until(again, "KILLED")
         assert set(play.played) == set(COMMANDS), "not every command was played"
+        server.stop()
+
+
+def test_a_decoder_that_makes_vectors_is_an_embedder(manage, tmp_path):
+    for name in ("acme/plain", "acme/decoder"):
+        in_hub_cache(tmp_path / "hf", name)
+    add_pooling(tmp_path / "hf/hub/models--acme--decoder/snapshots" / fake_hub.COMMIT, "lasttoken")
+    encoders.write_sentence_model("bert", tmp_path / "hf/hub/models--acme--encoder/snapshots" / fake_hub.COMMIT)
+    api = manage().api
+    assert {model["model_id"] for model in api.ok("GET", "models/")} >= {"acme/plain", "acme/decoder", "acme/encoder"}
+    assert {model["model_id"] for model in api.ok("GET", "finetune/models/")} == {"weirgate-demo", "acme/plain"}
+
+    def width() -> int:
+        answer = api.ok("POST", "embeddings/", {"model": "Compressa-Embedding", "input": ["Hi"]})
+        return len(answer["data"][0]["embedding"])
+
+    # The deployed one goes before all others, whatever it is made of.
+    widths = {"acme/decoder": 256, "acme/encoder": 36}
+    for model in (*widths, *reversed(widths)):
+        wait_deployed(api, api.ok("POST", "deploy/", {"model_id": model, "adapter_ids": []}))
+        assert width() == widths[model], model
+    # Started with one, it is none to be trained for, as one of the store.
+    decoder = add_pooling(copy_of_demo(tmp_path / "own"), "mean")
+    api = manage("--model-id", str(decoder), name="other").api
+    assert {model["model_id"] for model in api.ok("GET", "finetune/models/")} == {"acme/plain"}
+    assert width() == 256
 
 
 def wait_deployed(api, job):
@@ -133,3 +177,40 @@ def test_both_slash_forms_and_no_redirects(manage):
         response = api.request("POST", form, b"", {"Content-Type": "application/x-www-form-urlencoded"})
         assert response.status == 422, form
         schemas.check(response.json(), schemas.PROBLEMS)
+
+
+def test_both_slash_forms_with_something_there(manage):
+    server = manage()
+    api = server.api
+    head = b'--xx\r\nContent-Disposition: form-data; name="file"; filename="train.jsonl"\r\n\r\n'
+    multipart = {"Content-Type": "multipart/form-data; boundary=xx"}
+    for number, slash in enumerate(("", "/")):
+        upload = api.request("POST", f"datasets/upload{slash}", head + LINE.encode() + b"\r\n--xx--\r\n", multipart)
+        assert upload.status == 200, upload.text
+        dataset = upload.json()
+        schemas.check(dataset, schemas.DATASET)
+        assert api.request("GET", f"datasets/{dataset['id']}{slash}").body == LINE.encode()
+
+        body = {"name": f"adapter{number}", "model_id": "weirgate-demo", "dataset_id": dataset["id"]}
+        training = api.ok("POST", f"finetune{slash}", body)
+        schemas.check(training, schemas.JOB)
+        status = api.ok("GET", f"finetune/status{slash}")
+        schemas.check(status, schemas.FINETUNE_STATUS)
+        assert (status["name"], status["job"]["id"]) == (body["name"], training["id"])
+        api.until(training, "FINISHED")
+
+        asked = {"model_id": "weirgate-demo", "adapter_ids": [body["name"]]}
+        deployment = api.ok("POST", f"deploy{slash}", asked)
+        schemas.check(deployment, schemas.JOB)
+        wait_deployed(api, deployment)
+        status = api.ok("GET", f"deploy/status{slash}")
+        schemas.check(status, schemas.DEPLOY_STATUS)
+        assert status["job"]["id"] == deployment["id"] and status["adapter_ids"] == asked["adapter_ids"]
+        schemas.check(api.ok("GET", f"jobs/{deployment['id']}/status{slash}"), schemas.JOB)
+        # As a form without anything in it, which some clients send.
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        interrupted = api.request("POST", f"deploy/interrupt{slash}", b"", form)
+        assert (interrupted.status, interrupted.json()["id"]) == (200, deployment["id"])
+        api.until(deployment, "KILLED")
+        deleted = api.request("DELETE", f"models{slash}?model_id={body['name']}")
+        assert deleted.status == 200, deleted.text

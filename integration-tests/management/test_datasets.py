@@ -1,33 +1,36 @@
 """Data sets: streamed, checked, kept whole or not at all, on this machine and in S3 buckets."""
 
 import contextlib
+import os
 import socket
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPException
 from pathlib import Path
 
-import boto3
 import pytest
 import schemas
-from botocore.config import Config
+from buckets import S3S_FS, Bucket, stored_in
 from harness.postgres import Postgres
-from harness.server import ROOT, free_port, resident_bytes, wait_for
+from harness.server import wait_for
+from harness.slow_line import SlowLine
+from large import Peak, download, upload
 from managed import LINE
 
-S3S_FS = ROOT / "out/s3s-fs/bin/s3s-fs"
 # Of an upload that does not go on.
 BEGINNING = (
     "POST /api/v1/datasets/upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
     "Content-Type: multipart/form-data; boundary=xx\r\n\r\n"
     '--xx\r\nContent-Disposition: form-data; name="file"; filename="t.jsonl"\r\n\r\n'
 )
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 
 
 def kept(server) -> set[str]:
-    """Names in the folders of data sets and of uploads."""
-    return {path.name for folder in ("datasets", "incoming") for path in (server.state / folder).glob("*")}
+    """Files in the folders of data sets and of uploads, any of which may go meanwhile."""
+    walks = [os.walk(server.state / folder) for folder in ("datasets", "incoming")]
+    found = [Path(folder, file) for walk in walks for folder, _, files in walk for file in files]
+    return {str(path.relative_to(server.state)) for path in found}
 
 
 def test_broken_lines_are_told_by_their_numbers(manage):
@@ -105,83 +108,20 @@ def test_an_upload_that_breaks_off_leaves_nothing(manage):
 def test_a_large_file_takes_no_memory(manage):
     server = manage()
     server.api.add_dataset()
-    before = resident_bytes(server.router_pid())
-    content = (LINE * 10_000).encode()
-    rounds = 200_000_000 // len(content)
-    head = b'--xx\r\nContent-Disposition: form-data; name="file"; filename="big.jsonl"\r\n\r\n'
-    tail = b"\r\n--xx--\r\n"
-    size = len(head) + rounds * len(content) + len(tail)
-    most = before
-    with socket.create_connection(("127.0.0.1", server.port)) as line:
-        line.sendall(
-            f"POST /api/v1/datasets/upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n"
-            "Content-Type: multipart/form-data; boundary=xx\r\nConnection: close\r\n\r\n".encode() + head
-        )
-        for _ in range(rounds):
-            line.sendall(content)
-            most = max(most, resident_bytes(server.router_pid()))
-        line.sendall(tail)
-        answer = b"".join(iter(lambda: line.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 200"), answer[:500]
-    assert most - before < 60_000_000, f"grew by {most - before} bytes"
-
-
-class Bucket:
-    """The bucket `sets` of an S3 server of the test's own."""
-
-    def __init__(self, kind: str, folder: Path):
-        self.kind, self.root, self.log = kind, folder / "s3", folder / "s3.log"
-        port = free_port()
-        self.endpoint = f"http://127.0.0.1:{port}"
-        self.root.mkdir()
-        own = ["--host", "127.0.0.1", "--port", str(port), "--access-key", "key", "--secret-key", "secret"]
-        program = {
-            "moto": [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            "s3s-fs": [str(S3S_FS), *own, str(self.root)],
-        }[kind]
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(program, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id="key",
-            aws_secret_access_key="secret",
-            config=Config(retries={"max_attempts": 1}, s3={"addressing_style": "path"}),
-        )
-
-        def listens():
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                return True
-
-        wait_for(listens, 30, f"{kind} listens", interval=0.1)
-        self.client.create_bucket(Bucket="sets")
-
-    def keys(self) -> set[str]:
-        return {entry["Key"] for entry in self.client.list_objects_v2(Bucket="sets").get("Contents", [])}
-
-    def read(self, key: str, **more) -> bytes:
-        return self.client.get_object(Bucket="sets", Key=key, **more)["Body"].read()
-
-    def unfinished(self) -> list:
-        """Uploads in parts that neither ended nor were given up."""
-        if self.kind == "s3s-fs":
-            return list(self.root.glob(".upload*"))
-        return self.client.list_multipart_uploads(Bucket="sets").get("Uploads", [])
+    with Peak(server.router_pid()) as peak:
+        dataset, content = upload(server, 200_000_000)
+    assert peak.grown < 60_000_000, f"grew by {peak.grown} bytes"
+    with Peak(server.router_pid()) as peak:
+        assert download(server, dataset) == content
+    assert peak.grown < 60_000_000, f"grew by {peak.grown} bytes"
 
 
 @pytest.fixture(params=["moto", "s3s-fs"])
 def bucket(request, tmp_path):
     if request.param == "s3s-fs" and not S3S_FS.exists():
         pytest.skip("`make prove-jobs` installs s3s-fs")
-    bucket = Bucket(request.param, tmp_path)
-    yield bucket
-    bucket.process.kill()
-    bucket.process.wait()
-
-
-def stored_in(bucket: Bucket, **keys: str) -> dict:
-    return {"env": KEYS | {"AWS_ENDPOINT_URL": bucket.endpoint} | keys}
+    with Bucket(request.param, tmp_path) as bucket:
+        yield bucket
 
 
 def test_data_sets_in_a_bucket(manage, bucket):
@@ -211,6 +151,39 @@ def test_data_sets_in_a_bucket(manage, bucket):
         wait_for(lambda: kept(server), 5, "the upload has begun")
     wait_for(lambda: not kept(server), 5, "nothing is left")
     assert bucket.keys() == files and bucket.unfinished() == []
+
+
+@pytest.mark.parametrize("at", ["a part", "the data", "the metadata"])
+def test_an_upload_that_a_kill_cut_off_leaves_nothing_in_the_bucket(manage, bucket, at):
+    with closing(SlowLine(int(bucket.endpoint.rpartition(":")[2]))) as line, ThreadPoolExecutor(1) as uploads:
+        bucket.client.put_object(Bucket="sets", Key="others/data.jsonl", Body=b"others'")
+        slow = stored_in(bucket, AWS_ENDPOINT_URL=f"http://{line.host}")
+        server = manage("--dataset-store", "s3://sets/mine", **slow)
+        listed = server.api.add_dataset()
+        before = bucket.keys()
+        assert len(before) == 3
+        # The bucket takes what it is sent, and the server waits for its answers: for the first, or seconds for each.
+        line.bytes_per_second = 0 if at == "the data" else 200
+        size = 60_000_000 if at == "a part" else 1000
+        uploading = uploads.submit(server.api.upload, (LINE * (size // len(LINE))).encode())
+        more = {"a part": 0, "the data": 1, "the metadata": 2}[at]
+
+        def is_there():
+            heard = any(path.endswith("unfinished") for path in kept(server))
+            return len(bucket.keys() - before) == more and heard == bool(bucket.unfinished()) == (at == "a part")
+
+        wait_for(is_there, 20, at)
+        server.crash()
+        with pytest.raises((OSError, HTTPException)):
+            uploading.result()
+        assert is_there()
+        line.bytes_per_second = None
+        server.start()
+        wait_for(lambda: bucket.keys() == before and bucket.unfinished() == [], 20, "nothing of it is left")
+        wait_for(lambda: kept(server) == set(), 5, "nor on this machine")
+        assert [dataset["id"] for dataset in server.api.ok("GET", "datasets/")] == [listed]
+        assert server.api.request("GET", f"datasets/{listed}/").body == LINE.encode()
+        server.stop()
 
 
 def refuses(server):

@@ -268,7 +268,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        options = ["--model-store", str(folder / "models"), "--max-loaded-models", "4"]
+        options = ["--model-store", str(folder / "models"), "--max-loaded-models", "3"]
         options += ["--max-concurrent-requests", "256"]
         server = Server(folder / "log", *options, env={"REGISTRY_PRIVATE_HOST": "127.0.0.1", "OLLAMA_KEEP_ALIVE": "2s"})
         registry = Registry(folder)

@@ -120,15 +120,24 @@ def test_penalties_and_their_window(ollama, name, neutral, favour, against):
 
 
 def test_penalize_newline(ollama):
-    prompt = "a\nb\nc\nd\ne\n"
-    strong = {"temperature": 0, "repeat_penalty": 50.0, "num_predict": 48}
+    """A penalty of less than nothing makes what was said likelier: line feeds, unless they are exempt."""
+    prompt = "\n".join("one two three four five six seven eight".split())
 
-    def lines(penalize):
-        answer = generate(ollama, prompt=prompt, raw=True, options=OPEN | strong | {"penalize_newline": penalize})
-        return answer["response"].count("\n")
+    def weight_of_the_newline(options):
+        options = OPEN | {"num_predict": 1, "seed": 1} | options
+        answer = generate(ollama, raw=True, prompt=prompt, options=options, logprobs=True, top_logprobs=20)
+        likely = answer["logprobs"][0]["top_logprobs"]
+        return sum(math.exp(token["logprob"]) for token in likely if token["token"] == "\n")
 
-    assert lines(True) <= lines(False)
-    assert texts(ollama, strong | {"penalize_newline": True}) != [] and lines(True) <= 1
+    neutral = weight_of_the_newline({})
+    for name, favour, against in [("frequency_penalty", -2, 2), ("repeat_penalty", 0.2, 5)]:
+        favoured = weight_of_the_newline({name: favour, "penalize_newline": True})
+        exempt = weight_of_the_newline({name: favour, "penalize_newline": False})
+        # What is said of other tokens leaves line feeds less, or the same.
+        assert favoured > 2 * exempt and exempt <= neutral + 1e-6, (name, neutral, favoured, exempt)
+        penalized = weight_of_the_newline({name: against, "penalize_newline": True})
+        spared = weight_of_the_newline({name: against, "penalize_newline": False})
+        assert penalized < spared and spared >= neutral - 1e-6, (name, neutral, penalized, spared)
 
 
 def test_stop(ollama):

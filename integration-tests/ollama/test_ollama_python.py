@@ -2,27 +2,45 @@
 
 import asyncio
 import json
+from typing import Literal
 
 import ollama as library
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 OPTIONS = {"temperature": 0, "num_predict": 24}
 QUESTION = [{"role": "user", "content": "Which port do you listen on?"}]
+#: How the scripted model is asked for a call, for JSON and for words.
+ASK_CALL, ASK_JSON, ASK_WORDS = ([{"role": "user", "content": f"Tell me{end}"}] for end in "?#!")
+WORDS = "Ahoy, the tide is high"
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": ["Lima", "Oslo", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "The weather", "parameters": PARAMETERS}}
+#: A form that does not let the model end.
+ENDLESS = {"type": "array", "items": {"type": "string"}, "minItems": 100_000}
 
 
 class City(BaseModel):
-    name: str
+    """Of which every value is short and nothing else may come, so that any model comes to the end."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal["Lima", "Oslo"]
     large: bool
 
 
-def weather(city: str) -> str:
-    """The weather of a city.
+def tide(rising: bool) -> str:
+    """The tide.
 
     Args:
-      city: its name
+      rising: whether it rises
     """
-    return city
+    return str(rising)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +64,6 @@ def test_generate(sync, ollama):
     assert sync.generate(ollama.model, "Once upon a time", options=OPTIONS, raw=True).response
     more = sync.generate(ollama.model, "And then", options=OPTIONS, context=answer.context)
     assert more.prompt_eval_count > answer.prompt_eval_count
-    text = sync.generate(ollama.model, "An object", format="json", options={"temperature": 0, "num_predict": 200})
-    if text.done_reason == "stop":
-        assert isinstance(json.loads(text.response), dict)
 
 
 def test_load_and_unload(sync, ollama):
@@ -67,21 +82,76 @@ def test_chat(sync, ollama):
     assert len(likely.logprobs) == likely.eval_count
 
 
+def test_json_is_written_whole(caller):
+    client = library.Client(host=caller.url)
+    for answer in (
+        client.generate(caller.model, "Tell me#", format="json", options={"temperature": 0}),
+        client.chat(caller.model, ASK_JSON, format="json", options={"temperature": 0}),
+    ):
+        text = answer.response if isinstance(answer, library.GenerateResponse) else answer.message.content
+        assert (json.loads(text), answer.done_reason) == ({"port": 3210}, "stop")
+    # Where the model would write something else, an object is begun all the same.
+    assert client.chat(caller.model, ASK_WORDS, options={"temperature": 0}).message.content == WORDS
+    forced = client.chat(caller.model, ASK_WORDS, format="json", options={"temperature": 0, "num_predict": 4})
+    assert forced.message.content.lstrip().startswith("{")
+
+
 def test_a_schema_is_obeyed(sync, ollama):
-    answer = sync.chat(
-        ollama.model, QUESTION, format=City.model_json_schema(), options={"temperature": 0, "num_predict": 300}
-    )
-    if answer.done_reason == "stop":
-        City.model_validate_json(answer.message.content)
-    else:
-        assert answer.message.content.lstrip().startswith("{")
+    asked = {"format": City.model_json_schema(), "options": {"temperature": 0, "num_predict": 100}}
+    answer = sync.chat(ollama.model, QUESTION, **asked)
+    city = City.model_validate_json(answer.message.content)
+    assert city.name in ("Lima", "Oslo") and answer.done_reason == "stop"
+    streamed = "".join(part.message.content for part in sync.chat(ollama.model, QUESTION, stream=True, **asked))
+    assert City.model_validate_json(streamed) == city
+    generated = sync.generate(ollama.model, "A city:", **asked)
+    assert City.model_validate_json(generated.response) and generated.done_reason == "stop"
 
 
-def test_tools_can_be_given(sync, ollama):
-    answer = sync.chat(ollama.model, QUESTION, tools=[weather], options=OPTIONS)
-    calls = answer.message.tool_calls or []
-    assert answer.message.content or calls
-    assert all(call.function.name == "weather" for call in calls)
+def test_tools_are_called(caller):
+    client = library.Client(host=caller.url)
+    for parts in (
+        [client.chat(caller.model, ASK_CALL, tools=[WEATHER], options={"temperature": 0})],
+        list(client.chat(caller.model, ASK_CALL, tools=[WEATHER], options={"temperature": 0}, stream=True)),
+    ):
+        calls = [call.function for part in parts for call in part.message.tool_calls or []]
+        assert [(call.name, call.arguments) for call in calls] == [("weather", {"city": "Oslo"})]
+        assert "".join(part.message.content or "" for part in parts) == "" and parts[-1].done_reason == "stop"
+    # A function of Python's, which the client describes.
+    answer = client.chat(caller.model, ASK_CALL, tools=[tide], options={"temperature": 0, "num_predict": 100})
+    (call,) = answer.message.tool_calls
+    assert call.function.name == "tide" and call.function.arguments["rising"] in (True, False)
+    # With tools, too, it may say something else.
+    answer = client.chat(caller.model, ASK_WORDS, tools=[WEATHER], options={"temperature": 0})
+    assert (answer.message.content, answer.message.tool_calls) == (WORDS, None)
+
+
+def test_thinking(sync, ollama, thinker):
+    client = library.Client(host=thinker.url)
+    assert "thinking" in client.show(thinker.model).capabilities
+    options = {"options": {"temperature": 0}}
+    for think, thought in ((True, "Hm"), ("low", "Hm"), (False, None)):
+        message = client.chat(thinker.model, QUESTION, think=think, **options).message
+        assert ((message.thinking or "").strip() or None, message.content) == (thought, "Aye"), think
+    answer = client.generate(thinker.model, "Well", think=True, **options)
+    assert (answer.thinking.strip(), answer.response) == ("Hm", "Aye")
+    parts = list(client.chat(thinker.model, QUESTION, think=True, stream=True, **options))
+    assert "".join(part.message.thinking or "" for part in parts).strip() == "Hm"
+    assert "".join(part.message.content or "" for part in parts) == "Aye"
+    with pytest.raises(library.ResponseError, match="does not support thinking") as error:
+        sync.chat(ollama.model, QUESTION, think=True)
+    assert error.value.status_code == 400
+    assert sync.chat(ollama.model, QUESTION, think=False, options=OPTIONS).message.content
+
+
+def test_images_are_refused(sync, ollama):
+    for call in (
+        lambda: sync.generate(ollama.model, "What is it?", images=[PNG]),
+        lambda: sync.chat(ollama.model, [QUESTION[0] | {"images": [PNG]}]),
+        lambda: list(sync.chat(ollama.model, [QUESTION[0] | {"images": [PNG]}], stream=True)),
+    ):
+        with pytest.raises(library.ResponseError, match="image input") as error:
+            call()
+        assert error.value.status_code == 400
 
 
 def test_errors(sync, ollama):
@@ -99,18 +169,52 @@ def test_errors(sync, ollama):
     assert error.value.status_code == 400 and "does not support" in error.value.error
 
 
-def test_async(ollama):
+def test_an_error_in_midstream_is_raised(start_server):
+    server = start_server("--graceful-termination-timeout", "1")
+    client = library.Client(host=server.url)
+    model = client.list().models[0].model
+    stream = client.generate(model, "Count:", stream=True, format=ENDLESS, options={"num_predict": 100_000})
+    received = [next(stream).response for _ in range(3)]
+    server.terminate()
+    with pytest.raises(library.ResponseError, match="shutting down") as error:
+        received.extend(part.response for part in stream)
+    # The status was 200 by then: the client has none.
+    assert error.value.status_code == -1 and "".join(received).lstrip().startswith("[")
+    assert server.wait_exit(15) == 0
+
+
+def test_async(ollama, caller):
     async def calls():
         client = library.AsyncClient(host=ollama.url)
         answer = await client.chat(ollama.model, QUESTION, options=OPTIONS)
         text = ""
         async for part in await client.chat(ollama.model, QUESTION, options=OPTIONS, stream=True):
             text += part.message.content
+        assert text == answer.message.content != ""
+        whole = await client.generate(ollama.model, "One", options=OPTIONS)
+        parts = [part async for part in await client.generate(ollama.model, "One", options=OPTIONS, stream=True)]
+        assert "".join(part.response for part in parts) == whole.response != ""
+        assert parts[-1].done and parts[-1].context == whole.context
         both = await asyncio.gather(*[client.generate(ollama.model, "One", options=OPTIONS) for _ in range(4)])
-        listed = await client.list()
+        assert {one.response for one in both} == {whole.response}
+        assert (await client.list()).models[0].model == ollama.model
+        assert [model.model for model in (await client.ps()).models] == [ollama.model]
+        likely = await client.chat(ollama.model, QUESTION, options=OPTIONS, logprobs=True, top_logprobs=2)
+        assert len(likely.logprobs) == likely.eval_count
+        assert all(len(entry.top_logprobs) == 2 for entry in likely.logprobs)
+        asked = {"format": City.model_json_schema(), "options": {"temperature": 0, "num_predict": 100}}
+        City.model_validate_json((await client.chat(ollama.model, QUESTION, **asked)).message.content)
         with pytest.raises(library.ResponseError) as error:
             await client.generate("no-such-model", "hi")
-        return answer.message.content, text, {one.response for one in both}, listed.models[0].model, error.value
+        assert error.value.status_code == 404
+        with pytest.raises(library.ResponseError, match="image input"):
+            await client.generate(ollama.model, "What is it?", images=[PNG])
 
-    answer, text, both, listed, error = asyncio.run(calls())
-    assert answer == text and len(both) == 1 and listed == ollama.model and error.status_code == 404
+        client = library.AsyncClient(host=caller.url)
+        greedy = {"temperature": 0}
+        called = await client.chat(caller.model, ASK_CALL, tools=[WEATHER], options=greedy)
+        assert [call.function.arguments for call in called.message.tool_calls] == [{"city": "Oslo"}]
+        written = await client.generate(caller.model, "Tell me#", format="json", options=greedy)
+        assert json.loads(written.response) == {"port": 3210}
+
+    asyncio.run(calls())

@@ -134,6 +134,8 @@ def test_every_call_of_the_async_client(stored, gguf, registry):
         assert (await client.show("base")).modelinfo
         assert (await client.copy("base", name)).status == "success"
         assert (await client.push(name, insecure=True)).status == "success"
+        pushed = [part async for part in await client.push(name, insecure=True, stream=True)]
+        assert pushed[0].status == "retrieving manifest" and pushed[-1].status == "success"
         assert (await client.delete(name)).status == "success"
         progress = [part async for part in await client.pull(name, insecure=True, stream=True)]
         assert progress[-1].status == "success"

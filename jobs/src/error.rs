@@ -5,6 +5,7 @@ use crate::id::Id;
 /// What goes wrong with the state of jobs and data sets.
 #[derive(Debug, thiserror::Error)]
 pub enum JobsError {
+    /// The address, without what may be secret in it.
     #[error("{0:?} is not an address of a database: expected `postgres://user@host/name`")]
     Url(String),
     #[error("the connection to the database cannot be encrypted: {0}")]

@@ -15,17 +15,13 @@ use crate::table::Table;
 
 /// How often it is looked whether jobs were killed by other servers.
 const WATCH: Duration = Duration::from_millis(250);
-/// How often it is looked for jobs that other servers took in or lost.
-const SEEK: Duration = Duration::from_secs(1);
-/// How often leases are renewed; several times before they run out.
-const RENEW: Duration = Duration::from_secs(2);
-/// Leases that could not be renewed for so long are given up, before others take the jobs.
-const LOST: Duration = Duration::from_secs(8);
+/// After a question that the database did not answer, before the next.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How often a job's progress is written at most.
 const PROGRESS: Duration = Duration::from_millis(500);
-/// How long the end of a job may take to be written before it is left to a later start.
+/// How long the end of a job may take to be written before the job is begun again.
 const ENDING: Duration = Duration::from_secs(60);
-/// After a question that the database did not answer, and at most after several.
+/// The same for work that insists, and at most after several.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
 /// How one kind of job is done.
@@ -64,8 +60,8 @@ impl From<JobsError> for WorkError {
 pub enum Stopped {
     /// Somebody interrupted it.
     Killed,
-    /// This server ends, or has lost the job to another one; it will be gone on with.
-    Elsewhere,
+    /// This server ends; the job will be gone on with at its next start.
+    ServerEnds,
 }
 
 /// Told once.
@@ -174,7 +170,6 @@ pub struct Runner {
 
 struct Shared {
     table: Arc<Table>,
-    owner: Id,
     work: Vec<Box<dyn Work>>,
     state: Mutex<State>,
     /// Told when there is something to look at.
@@ -194,14 +189,13 @@ struct Active {
 }
 
 impl Runner {
-    /// Frees what `owner` left when it ended last, and begins to work.
+    /// Begins to work, with what this server was at when it ended last.
     ///
     /// # Errors
-    /// Those of the database; a thread that cannot be started.
-    pub fn start(table: Arc<Table>, owner: Id, work: Vec<Box<dyn Work>>) -> Result<Self, JobsError> {
-        table.release_all(&owner)?;
+    /// A thread that cannot be started.
+    pub fn start(table: Arc<Table>, work: Vec<Box<dyn Work>>) -> Result<Self, JobsError> {
         let (state, nudged) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(Shared { table, owner, work, state, nudged });
+        let shared = Arc::new(Shared { table, work, state, nudged });
         let thread = std::thread::Builder::new().name("jobs".to_owned()).spawn({
             let shared = shared.clone();
             move || supervise(&shared)
@@ -238,6 +232,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The jobs that this process is at.
+    fn under_way(&self, which: impl Fn(&Active) -> bool) -> Vec<Id> {
+        self.state().active.iter().filter(|(_, active)| which(active)).map(|(id, _)| id.clone()).collect()
+    }
+
     /// Waits for something to look at; whether there was a nudge, or `None` at the end.
     fn wait(&self) -> Option<bool> {
         let idle = |state: &mut State| !state.nudge && !state.ending;
@@ -248,44 +247,28 @@ impl Shared {
     }
 
     fn stop_all(&self) {
-        self.state().active.values().for_each(|active| active.stop.tell(Stopped::Elsewhere));
+        self.state().active.values().for_each(|active| active.stop.tell(Stopped::ServerEnds));
     }
 }
 
 fn supervise(shared: &Arc<Shared>) {
-    let is_shared = shared.table.is_shared();
-    let (mut renewed, mut sought) = (Instant::now(), Instant::now());
-    // Whether there may be something to do that nobody will tell. Nobody but this process changes jobs of a database of
-    // its own, and it says so.
+    // Whether there may be something to do. Jobs come from this process, which says so; of a shared database they may be
+    // ended by others, who do not.
     let mut look = true;
     loop {
+        let watches = shared.table.is_shared() && !shared.state().active.is_empty();
         let mut failed = false;
         let mut done = |what: &str, result: Result<(), JobsError>| {
             failed |= result.inspect_err(|error| tracing::warn!(%error, "{what}")).is_err();
         };
-        let idle = shared.state().active.is_empty();
-        if idle {
-            renewed = Instant::now();
+        if look || watches {
+            done("the jobs under way could not be looked at", watch(shared));
         }
-        let seeks = look || (is_shared && sought.elapsed() >= SEEK);
-        if seeks || (is_shared && !idle) {
-            let renew = is_shared && renewed.elapsed() >= RENEW;
-            let watched = watch(shared, renew);
-            if renew && watched.is_ok() {
-                renewed = Instant::now();
-            }
-            done("the jobs under way could not be looked at", watched);
-            if is_shared && renewed.elapsed() >= LOST {
-                tracing::error!("the leases of the jobs under way ran out");
-                shared.stop_all();
-            }
-        }
-        if seeks {
-            sought = Instant::now();
+        if look {
             done("no jobs could be begun", seek(shared));
         }
         if failed {
-            std::thread::sleep(SEEK);
+            std::thread::sleep(PAUSE);
         }
         match shared.wait() {
             Some(nudged) => look = nudged || failed,
@@ -294,23 +277,13 @@ fn supervise(shared: &Arc<Shared>) {
     }
 }
 
-/// Stops the jobs that are no longer this process's, and frees those that it does not know.
-fn watch(shared: &Shared, renew: bool) -> Result<(), JobsError> {
-    let known: Vec<Id> = shared.state().active.keys().cloned().collect();
-    let owned = shared.table.owned(&shared.owner, renew)?;
-    for id in known.iter().filter(|id| !owned.contains(id)) {
-        let stop = shared.state().active.get(id).map(|active| active.stop.clone());
-        let Some(stop) = stop else { continue };
-        stop.tell(match shared.table.get(id) {
-            Ok(job) if job.status == Status::Killed => Stopped::Killed,
-            Err(error @ JobsError::Database(_)) => return Err(error),
-            _ => Stopped::Elsewhere,
-        });
-    }
-    // A claim whose answer was lost on its way.
-    for id in owned.iter().filter(|id| !known.contains(id)) {
-        shared.table.release(id, &shared.owner)?;
-    }
+/// Stops the jobs that somebody has ended.
+fn watch(shared: &Shared) -> Result<(), JobsError> {
+    let known = shared.under_way(|_| true);
+    let running = shared.table.running()?;
+    let ended = known.iter().filter(|id| !running.contains(id));
+    let state = shared.state();
+    ended.filter_map(|id| state.active.get(id)).for_each(|active| active.stop.tell(Stopped::Killed));
     Ok(())
 }
 
@@ -318,11 +291,11 @@ fn watch(shared: &Shared, renew: bool) -> Result<(), JobsError> {
 fn seek(shared: &Arc<Shared>) -> Result<(), JobsError> {
     for (at, work) in shared.work.iter().enumerate() {
         loop {
-            let active = shared.state().active.values().filter(|active| active.kind == work.kind()).count();
-            if active >= work.places() {
+            let active = shared.under_way(|active| active.kind == work.kind());
+            if active.len() >= work.places() {
                 break;
             }
-            let Some(job) = shared.table.claim(work.kind(), &shared.owner)? else { break };
+            let Some(job) = shared.table.claim(work.kind(), &active)? else { break };
             begin(shared, at, job)?;
         }
     }
@@ -348,9 +321,6 @@ fn begin(shared: &Arc<Shared>, work: usize, job: Job) -> Result<(), JobsError> {
     let started = std::thread::Builder::new().name("job".to_owned()).spawn(run);
     started.map(drop).map_err(|error| {
         shared.state().active.remove(&id);
-        if let Err(error) = shared.table.release(&id, &shared.owner) {
-            tracing::warn!(%error, "a job stays with who cannot do it");
-        }
         JobsError::io("a job's thread")(error)
     })
 }
@@ -369,22 +339,16 @@ fn do_one(shared: &Shared, work: usize, job: &Job, context: &Context) {
         (Err(_), _) => (None, None),
     };
     tracing::info!(job = %job.id, name = job.name, status = status.map(Status::name), error, "ends");
-    if let (Some(Status::Failed), Some(reason)) = (status, &error) {
+    if let Some(reason) = &error {
         context.log(reason);
     }
+    let Some(status) = status else { return };
     let begun = Instant::now();
-    loop {
-        let told = match status {
-            Some(status) => shared.table.end(&job.id, &shared.owner, status, error.as_deref()).map(drop),
-            None => shared.table.release(&job.id, &shared.owner),
-        };
-        match told {
-            Ok(()) => return,
-            Err(error) if begun.elapsed() < ENDING => {
-                tracing::warn!(job = %job.id, %error, "the end of a job could not be written");
-                std::thread::sleep(SEEK);
-            }
-            Err(_) => return,
+    while let Err(error) = shared.table.end(&job.id, status, error.as_deref()) {
+        tracing::warn!(job = %job.id, %error, "the end of a job could not be written");
+        if begun.elapsed() >= ENDING {
+            return;
         }
+        std::thread::sleep(PAUSE);
     }
 }

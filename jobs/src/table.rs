@@ -11,8 +11,6 @@ use crate::folder::StateFolder;
 use crate::id::Id;
 use crate::job::{Job, Kind, NewJob, Status};
 
-/// A job belongs to its owner for so long after the owner said so last, in microseconds.
-const LEASE: i64 = 10_000_000;
 /// A job that was begun so often without getting anywhere is given up: it may be what ends its server.
 const MAX_ATTEMPTS: i64 = 20;
 /// Lines of one job's log that are kept.
@@ -20,13 +18,12 @@ const MAX_LINES: i64 = 10_000;
 const MAX_LINE: usize = 4_000;
 const COLUMNS: &str = "number, id, kind, name, status, subject, created, ended, progress, error, attempts";
 const LIVE: &str = "status IN ('CREATED', 'RUNNING')";
-/// For owner $1: one that waits, or whose owner has gone. What $1 itself is at stays so, however old its lease is.
-const FREE: &str =
-    "(status = 'CREATED' OR (status = 'RUNNING' AND (owner IS NULL OR (owner <> $1 AND lease < {now}))))";
 
-/// The jobs of all servers that share a database.
+/// The jobs of all servers that share a database, as one of them sees them. What a job fetches, trains or serves lies in
+/// the state folder and the model folders of the server that took it in, so it is that server's to the end.
 pub struct Table {
     pub(crate) database: Box<dyn Database>,
+    pub(crate) owner: Id,
     shared: bool,
 }
 
@@ -37,11 +34,20 @@ pub enum Order {
     NewestFirst,
 }
 
+/// Whose jobs a list has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    Everybodys,
+    /// Of the server that asks.
+    Own,
+}
+
 /// A part of the list.
 #[derive(Debug, Clone)]
 pub struct Page {
     pub kind: Option<Kind>,
     pub status: Option<Status>,
+    pub of: Whose,
     /// Begins behind the job of this number.
     pub after: Option<i64>,
     /// `None`: all.
@@ -51,7 +57,8 @@ pub struct Page {
 
 impl Default for Page {
     fn default() -> Self {
-        Self { kind: None, status: None, after: None, limit: None, order: Order::OldestFirst }
+        let (of, order) = (Whose::Everybodys, Order::OldestFirst);
+        Self { kind: None, status: None, of, after: None, limit: None, order }
     }
 }
 
@@ -69,11 +76,11 @@ impl Table {
     /// # Errors
     /// A database that cannot be opened.
     pub fn open(folder: &StateFolder, url: Option<&DatabaseUrl>) -> Result<Self, JobsError> {
-        Self::open_at(url, &folder.database())
+        Self::open_at(url, &folder.database(), folder.owner())
     }
 
-    fn open_at(url: Option<&DatabaseUrl>, file: &Path) -> Result<Self, JobsError> {
-        Ok(Self { database: database::open(url, file)?, shared: url.is_some() })
+    pub(crate) fn open_at(url: Option<&DatabaseUrl>, file: &Path, owner: &Id) -> Result<Self, JobsError> {
+        Ok(Self { database: database::open(url, file)?, owner: owner.clone(), shared: url.is_some() })
     }
 
     /// Whether other servers may use it at the same time.
@@ -84,7 +91,7 @@ impl Table {
     /// Takes a job in.
     ///
     /// # Errors
-    /// [`JobsError::Conflict`] where a live job has its slot.
+    /// [`JobsError::Conflict`] where a live job of this server has its slot.
     pub fn insert(&self, job: &NewJob) -> Result<Job, JobsError> {
         let statement = self.insertion(job);
         let rows = self.database.run(vec![statement])?;
@@ -98,12 +105,12 @@ impl Table {
     pub fn replace(&self, job: &NewJob) -> Result<Job, JobsError> {
         loop {
             let kill = format!(
-                "UPDATE jobs SET status = 'KILLED', ended = $1, owner = NULL, lease = NULL WHERE slot = $2 AND {LIVE}"
+                "UPDATE jobs SET status = 'KILLED', ended = $1 WHERE owner = $2 AND slot = $3 AND {LIVE}"
             );
-            let parameters = vec![now().into(), job.slot.clone().into()];
+            let parameters = vec![now().into(), self.owner.as_str().into(), job.slot.clone().into()];
             let kill = self.database.statement(&kill, parameters);
             match self.database.run(vec![kill, self.insertion(job)]) {
-                // Another server took the slot in between.
+                // Somebody took the slot in between.
                 Err(JobsError::Conflict) => {}
                 rows => return first(rows?.split_off(1)).and_then(|row| row.ok_or(JobsError::Conflict)),
             }
@@ -112,11 +119,12 @@ impl Table {
 
     fn insertion(&self, job: &NewJob) -> database::Statement {
         let text = format!(
-            "INSERT INTO jobs (id, kind, name, status, slot, subject, created, attempts)
-             VALUES ($1, $2, $3, 'CREATED', $4, $5, $6, 0) RETURNING {COLUMNS}"
+            "INSERT INTO jobs (id, owner, kind, name, status, slot, subject, created, attempts)
+             VALUES ($1, $2, $3, $4, 'CREATED', $5, $6, $7, 0) RETURNING {COLUMNS}"
         );
         let parameters = vec![
             Id::random().as_str().into(),
+            self.owner.as_str().into(),
             job.kind.name().into(),
             job.name.clone().into(),
             job.slot.clone().into(),
@@ -134,13 +142,13 @@ impl Table {
         rows.into_iter().next().map_or_else(|| Err(JobsError::NotFound(id.clone())), job)
     }
 
-    /// The live job of a slot.
+    /// The live job of a slot of this server's.
     ///
     /// # Errors
     /// Those of the database.
     pub fn live(&self, slot: &str) -> Result<Option<Job>, JobsError> {
-        let text = format!("SELECT {COLUMNS} FROM jobs WHERE slot = $1 AND {LIVE}");
-        first(vec![self.database.query(&text, vec![slot.into()])?])
+        let text = format!("SELECT {COLUMNS} FROM jobs WHERE owner = $1 AND slot = $2 AND {LIVE}");
+        first(vec![self.database.query(&text, vec![self.owner.as_str().into(), slot.into()])?])
     }
 
     /// # Errors
@@ -152,6 +160,9 @@ impl Table {
             parameters.push(value);
             conditions.push(format!("{condition} ${}", parameters.len()));
         };
+        if page.of == Whose::Own {
+            asked("owner =", self.owner.as_str().into());
+        }
         if let Some(kind) = page.kind {
             asked("kind =", kind.name().into());
         }
@@ -176,86 +187,54 @@ impl Table {
         self.database.query(&text, parameters)?.into_iter().map(job).collect()
     }
 
-    /// Kills a job that lives; the job as it is then. One that has ended stays as it is.
+    /// Kills a job that lives, whosever it is; the job as it is then. One that has ended stays as it is.
     ///
     /// # Errors
     /// [`JobsError::NotFound`].
     pub fn kill(&self, id: &Id) -> Result<Job, JobsError> {
         let text = format!(
-            "UPDATE jobs SET status = 'KILLED', ended = $1, owner = NULL, lease = NULL
-             WHERE id = $2 AND {LIVE} RETURNING {COLUMNS}"
+            "UPDATE jobs SET status = 'KILLED', ended = $1 WHERE id = $2 AND {LIVE} RETURNING {COLUMNS}"
         );
         let rows = self.database.query(&text, vec![now().into(), id.as_str().into()])?;
         rows.into_iter().next().map_or_else(|| self.get(id), job)
     }
 
-    /// Takes the oldest job of this kind that waits, or whose owner has gone.
+    /// Takes this server's oldest live job of the kind but for those that are `under_way` already.
     ///
     /// # Errors
     /// Those of the database.
-    pub(crate) fn claim(&self, kind: Kind, owner: &Id) -> Result<Option<Job>, JobsError> {
+    pub(crate) fn claim(&self, kind: Kind, under_way: &[Id]) -> Result<Option<Job>, JobsError> {
+        let mut parameters: Vec<Value> = vec![self.owner.as_str().into(), kind.name().into()];
+        parameters.extend(under_way.iter().map(|id| id.as_str().into()));
+        let others: String = (3..=parameters.len()).map(|number| format!(" AND id <> ${number}")).collect();
         let text = format!(
-            "UPDATE jobs SET status = 'RUNNING', owner = $1, lease = {{now}} + {LEASE}, attempts = attempts + 1
-             WHERE number = (SELECT number FROM jobs WHERE kind = $2 AND {LIVE} AND {FREE}
+            "UPDATE jobs SET status = 'RUNNING', attempts = attempts + 1
+             WHERE number = (SELECT number FROM jobs WHERE owner = $1 AND kind = $2 AND {LIVE}{others}
                              ORDER BY number LIMIT 1 {{skip_locked}}) RETURNING {COLUMNS}"
         );
-        let parameters = vec![owner.as_str().into(), kind.name().into()];
         let Some(job) = first(vec![self.database.query(&text, parameters)?])? else { return Ok(None) };
         if job.attempts > MAX_ATTEMPTS {
             let reason =
                 format!("it was begun {MAX_ATTEMPTS} times and got nowhere: its server ended each time");
-            self.end(&job.id, owner, Status::Failed, Some(&reason))?;
-            return self.claim(kind, owner);
+            self.end(&job.id, Status::Failed, Some(&reason))?;
+            return self.claim(kind, under_way);
         }
         Ok(Some(job))
     }
 
-    /// Frees the jobs of an owner who begins anew.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub(crate) fn release_all(&self, owner: &Id) -> Result<(), JobsError> {
-        let text = "UPDATE jobs SET owner = NULL, lease = NULL WHERE status = 'RUNNING' AND owner = $1";
-        self.database.query(text, vec![owner.as_str().into()]).map(drop)
-    }
-
-    /// Frees one job: somebody else may go on with it.
-    pub(crate) fn release(&self, id: &Id, owner: &Id) -> Result<(), JobsError> {
-        let text =
-            "UPDATE jobs SET owner = NULL, lease = NULL WHERE id = $1 AND owner = $2 AND status = 'RUNNING'";
-        self.database.query(text, vec![id.as_str().into(), owner.as_str().into()]).map(drop)
-    }
-
-    /// The jobs that are the owner's; `renew` says that they stay so.
-    pub(crate) fn owned(&self, owner: &Id, renew: bool) -> Result<Vec<Id>, JobsError> {
-        let text = if renew {
-            format!(
-                "UPDATE jobs SET lease = {{now}} + {LEASE} WHERE owner = $1 AND status = 'RUNNING' RETURNING id"
-            )
-        } else {
-            "SELECT id FROM jobs WHERE owner = $1 AND status = 'RUNNING'".to_owned()
-        };
-        let rows = self.database.query(&text, vec![owner.as_str().into()])?;
+    /// The jobs of this server that have begun and have not ended.
+    pub(crate) fn running(&self) -> Result<Vec<Id>, JobsError> {
+        let text = "SELECT id FROM jobs WHERE owner = $1 AND status = 'RUNNING'";
+        let rows = self.database.query(text, vec![self.owner.as_str().into()])?;
         rows.into_iter().map(|row| id(&mut Columns::of("job", row))).collect()
     }
 
-    /// Ends a job that is the owner's; whether it was.
-    pub(crate) fn end(
-        &self,
-        id: &Id,
-        owner: &Id,
-        status: Status,
-        error: Option<&str>,
-    ) -> Result<bool, JobsError> {
-        let text = "UPDATE jobs SET status = $1, ended = $2, error = $3, owner = NULL, lease = NULL
-                    WHERE id = $4 AND owner = $5 AND status = 'RUNNING' RETURNING id";
-        let parameters = vec![
-            status.name().into(),
-            now().into(),
-            error.map(clean).into(),
-            id.as_str().into(),
-            owner.as_str().into(),
-        ];
+    /// Ends a job that runs; whether it did.
+    pub(crate) fn end(&self, id: &Id, status: Status, error: Option<&str>) -> Result<bool, JobsError> {
+        let text = "UPDATE jobs SET status = $1, ended = $2, error = $3
+                    WHERE id = $4 AND status = 'RUNNING' RETURNING id";
+        let parameters =
+            vec![status.name().into(), now().into(), error.map(clean).into(), id.as_str().into()];
         Ok(!self.database.query(text, parameters)?.is_empty())
     }
 

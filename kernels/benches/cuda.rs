@@ -284,9 +284,7 @@ fn main() {
     match Device::choose(DeviceChoice::Auto).unwrap() {
         Device::Cpu { reason } => println!("no GPU: {}", reason.map_or_else(String::new, |r| r.to_string())),
         Device::Cuda(found) => {
-            // As the server takes it: `own` or nothing.
-            let own_gemm = std::env::var("CUDA_GEMM").is_ok_and(|whose| whose == "own");
-            let settings = CompileSettings { own_gemm, ..CompileSettings::default() };
+            let settings = CompileSettings::of_environment();
             let mut device = CudaBackend::new(NvidiaGpu::new(&found, &settings).unwrap());
             ceilings(&mut device, REAL);
             ops(&mut device, REAL);

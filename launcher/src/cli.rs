@@ -316,6 +316,10 @@ pub struct LowArgs {
     #[arg(long, env = "OLLAMA_MODELS")]
     pub ollama_models: Option<PathBuf>,
 
+    /// Folder with a model in Hugging Face's form, GGUF file, or folder of either, loaded when they are asked for; repeatable or separated by commas. Read in place and never written to.
+    #[arg(long, env, value_delimiter = ',')]
+    pub model_folder: Vec<PathBuf>,
+
     /// Jan's folder of models: read with its `model.json` files, put in order, and fetched into. Made where it is missing.
     #[arg(long, env)]
     pub jan_models: Option<PathBuf>,
@@ -328,13 +332,13 @@ pub struct LowArgs {
     #[arg(long, env = "OLLAMA_KEEP_ALIVE", default_value = "5m", allow_hyphen_values = true)]
     pub keep_alive: KeepAlive,
 
-    /// Most models in memory, the one of `--model-id` included. 0: as many as fit.
+    /// Most models in memory, beside the one of `--model-id`. 0: as many as fit.
     #[arg(long, env = "OLLAMA_MAX_LOADED_MODELS", default_value_t = 0)]
     pub max_loaded_models: usize,
 
-    /// Most requests that wait for models to be loaded; one more is refused.
+    /// Most requests that wait: for models to be loaded and, of those of Ollama's API, for one of `--max-concurrent-requests`; one more is refused.
     #[arg(long, env = "OLLAMA_MAX_QUEUE", default_value_t = 512)]
-    pub max_load_queue: usize,
+    pub max_queue: usize,
 
     /// Host (with port, where it is not the usual one) that models may be pulled from and pushed to; repeatable or separated by commas. Default: any.
     #[arg(long, env, value_delimiter = ',')]

@@ -73,11 +73,6 @@ impl Config {
         let adapters = adapters::sources(args.lora_adapters.as_deref().unwrap_or_default())?;
         let port = vertex::port(env)?.unwrap_or(args.port);
         let compute_type = env("COMPUTE_TYPE").filter(|text| !text.is_empty());
-        let residency = Residency {
-            keep_alive: args.keep_alive,
-            max_loaded: args.max_loaded_models,
-            max_queue: args.max_load_queue,
-        };
         let management = management::settings(&args, &hub, env)?;
         let registries = Registries {
             allowed: args.registry_host,
@@ -90,13 +85,19 @@ impl Config {
                 .unwrap_or_default(),
             certificates: args.registry_ca_file,
         };
+        let folders = model_folders(&args.model_folder)?;
         // What is downloaded through the management API can be served.
-        let folders = Folders {
+        let any = management.is_some()
+            || !folders.is_empty()
+            || [&args.model_store, &args.ollama_models, &args.jan_models].into_iter().any(Option::is_some);
+        let library = any.then(|| Library {
             store: args.model_store,
-            ollama: args.ollama_models,
+            ollama: args.ollama_models.into_iter().collect(),
             jan: args.jan_models,
-            hub_cache: management.as_ref().map(|_| hub.cache.clone()),
-        };
+            hub_caches: vec![hub.cache.clone()],
+            folders,
+            registries,
+        });
         let router = RouterConfig {
             model: ModelLocation::Embedded,
             model_id: args.model_id.clone().unwrap_or_else(|| DEMO_MODEL_NAME.to_owned()),
@@ -132,7 +133,12 @@ impl Config {
             grammar_whitespace: args.grammar_whitespace.into(),
             enable_prefill_logprobs: args.enable_prefill_logprobs,
             lora_adapters: Vec::new(),
-            library: library(folders, residency, registries),
+            library,
+            residency: Residency {
+                keep_alive: args.keep_alive,
+                max_loaded: args.max_loaded_models,
+                max_queue: args.max_queue,
+            },
             management,
             graceful_termination_seconds: args.graceful_termination_timeout,
             watchdog_seconds: args.watchdog_timeout,
@@ -144,20 +150,13 @@ impl Config {
     }
 }
 
-/// Folders of models.
-struct Folders {
-    store: Option<PathBuf>,
-    ollama: Option<PathBuf>,
-    jan: Option<PathBuf>,
-    hub_cache: Option<PathBuf>,
-}
-
-/// Where there is a folder of models, there are models beside the one of `--model-id`.
-fn library(folders: Folders, residency: Residency, registries: Registries) -> Option<Library> {
-    let Folders { store, ollama, jan, hub_cache } = folders;
-    let any = store.is_some() || ollama.is_some() || jan.is_some() || hub_cache.is_some();
-    let (ollama, hub_caches) = (ollama.into_iter().collect(), hub_cache.into_iter().collect());
-    any.then_some(Library { store, ollama, jan, hub_caches, residency, registries })
+/// As the file system calls them, so that each has a name.
+fn model_folders(typed: &[PathBuf]) -> Result<Vec<PathBuf>, LauncherError> {
+    let given = typed.iter().filter(|path| !path.as_os_str().is_empty());
+    let found = |path: &PathBuf| {
+        path.canonicalize().map_err(|source| LauncherError::ModelFolder { path: path.clone(), source })
+    };
+    given.map(found).collect()
 }
 
 /// What this build cannot do is refused by name rather than done differently.

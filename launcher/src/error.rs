@@ -26,6 +26,8 @@ pub enum LauncherError {
         path.display()
     )]
     WeightsOverride { path: PathBuf },
+    #[error("--model-folder {}: {source}; pass a folder or a .gguf file", path.display())]
+    ModelFolder { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Hub(#[from] weirgate_hub::HubError),
     #[error(

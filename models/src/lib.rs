@@ -22,7 +22,7 @@ pub use adapter::{Adapter, AdapterModule, AdapterSite, LayerAdapter, LowRank, ad
 pub use arch::{read_headless, read_spec};
 pub use encoder::{
     Classifier, EncoderLayer, EncoderSpec, EncoderTensors, LinearTensors, NormTensors, Pooling,
-    RelativeBiasSpec, SentenceConfig, is_encoder, read_encoder,
+    RelativeBiasSpec, SentenceConfig, is_cross_encoder, is_embedder, is_encoder, read_encoder,
 };
 pub use error::ModelError;
 pub use files::{Bytes, ModelFiles};

@@ -15,8 +15,8 @@ use crate::load::{Loaded, LoadedEngine};
 use crate::metrics::Metrics;
 use crate::residency::Model;
 use crate::service::{
-    AdapterError, Adapters, Dispatcher, Embedding, Engine, Grammars, Health, Service, Validator, Vocabulary,
-    WorkerPool,
+    AdapterError, Adapters, ChatTemplate, Dispatcher, Embedding, Engine, Grammars, Guard, Health, Service,
+    Validator, Vocabulary, WorkerPool,
 };
 use crate::sizing::{BLOCK_SIZE, Sizing};
 use crate::telemetry::Tracer;
@@ -34,7 +34,7 @@ pub(crate) struct Assembled {
 /// # Errors
 /// When the system cannot start a thread.
 pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assembled, RouterError> {
-    let Loaded { text, engine, sizing, pool_bytes, card } = loaded;
+    let Loaded { text, engine, sizing, place, pool_bytes, card } = loaded;
     let Started { engine, adapters, vocab_size, outputs } = start(config, engine, &sizing)?;
     let limits = &config.limits;
     let validator = Validator {
@@ -52,16 +52,27 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
     let tracer =
         config.traces.as_ref().map_or_else(Tracer::off, |traces| Tracer::start(traces, &config.model_id));
     let places = limits.max_concurrent_requests.min(Semaphore::MAX_PERMITS);
-    let forms = ModelForms::of(text.template.text());
+    // A template that was made for the model goes before what its checkpoint brings.
+    let own = card.layers.template.as_deref().filter(|text| !text.is_empty());
+    let checkpoints = text.template.text().to_owned();
+    let template = Arc::new(own.map_or(text.template, ChatTemplate::go));
+    let fills_in = template.asks_for("Suffix").then(|| template.clone());
+    let forms = ModelForms::of(&template, &checkpoints);
     tracing::debug!(
         format = forms.format.name(),
         reasoning = forms.reasoning.is_some(),
         "what the chat template tells"
     );
+    let vocabulary = Vocabulary::new(text.tokenizer.clone(), &text.eos_tokens);
+    let reasoning = forms.reasoning.map(|marks| [marks.open, marks.close]);
     let service = Service {
-        vocabulary: Vocabulary::new(text.tokenizer.clone(), &text.eos_tokens),
-        template: Arc::new(text.template),
-        completion_template: text.completion_template.map(Arc::new),
+        guard: Arc::new(Guard::new(
+            vocabulary.clone(),
+            reasoning.as_ref().map_or(&[][..], |marks| &marks[..]),
+        )),
+        vocabulary,
+        template,
+        completion_template: fills_in.or(text.completion_template.map(Arc::new)),
         grammars: Grammars::new(
             text.tokenizer.clone(),
             (config.grammar_backend, config.grammar_whitespace),
@@ -91,10 +102,12 @@ pub(crate) fn assemble(config: &RouterConfig, loaded: Loaded) -> Result<Assemble
         }
         service.adapters.load(&adapter.name, &adapter.path, false).map_err(named)?;
     }
-    let card = card.named(&config.model_id, service.template.text(), service.completion_template.is_some());
+    let fills_in = service.completion_template.is_some();
+    let card = card.named(&config.model_id, service.template.text(), &service.forms, fills_in);
     let settings = Arc::new(settings(config, &service.validator));
     let service = Arc::new(service);
-    Ok(Assembled { model: Model { service, settings, card: Arc::new(card), pool_bytes }, outputs })
+    let model = Model { service, settings, card: Arc::new(card), place, pool_bytes };
+    Ok(Assembled { model, outputs })
 }
 
 /// An engine that runs.
@@ -110,7 +123,7 @@ struct Started {
 fn start(config: &RouterConfig, engine: LoadedEngine, sizing: &Sizing) -> Result<Started, RouterError> {
     let size = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
     Ok(match engine {
-        LoadedEngine::Generator { executor, rope, spec } => {
+        LoadedEngine::Generator { executor, rope, spec, vectors } => {
             let settings = EngineConfig {
                 max_step_tokens: sizing.max_step_tokens,
                 max_seqs: sizing.max_seqs,
@@ -126,7 +139,7 @@ fn start(config: &RouterConfig, engine: LoadedEngine, sizing: &Sizing) -> Result
             let vocab_size = size(executor.limits().vocab_size);
             let (engine, outputs) = weirgate_engine::spawn(executor, settings)?;
             let adapters = Adapters::new(*spec, engine.clone());
-            Started { engine: Engine::Generator(engine), adapters, vocab_size, outputs }
+            Started { engine: Engine::Generator { engine, vectors }, adapters, vocab_size, outputs }
         }
         LoadedEngine::Embedder { embedder, profile } => {
             let vocab_size = size(embedder.limits().vocab_size);

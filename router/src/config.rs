@@ -65,6 +65,7 @@ pub struct RouterConfig {
     pub lora_adapters: Vec<LoraAdapter>,
     /// Models beside the one that is always there; `None`: there are no others.
     pub library: Option<Library>,
+    pub residency: Residency,
     /// `None`: nothing is kept of jobs and data sets, so there are none.
     pub management: Option<ManagementSettings>,
     /// After SIGTERM, in-flight requests get this long.
@@ -99,7 +100,8 @@ pub struct Library {
     pub jan: Option<PathBuf>,
     /// Caches of a model hub, read in place.
     pub hub_caches: Vec<PathBuf>,
-    pub residency: Residency,
+    /// Hugging Face folders, GGUF files, and folders of either, read in place.
+    pub folders: Vec<PathBuf>,
     pub registries: Registries,
 }
 

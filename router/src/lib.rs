@@ -48,7 +48,7 @@ use weirgate_store::{Credentials, RegistrySettings, Store, StoreSettings};
 use api::AppState;
 use assemble::Assembled;
 use management::Management;
-use residency::{Models, StoredModels};
+use residency::{Conditions, Models, StoredModels};
 use server::Server;
 use shutdown::Signals;
 
@@ -99,12 +99,12 @@ async fn serve(
     let Assembled { model, outputs } = assembled;
     let service = model.service.clone();
     let store = open_store(config)?;
-    let models = match (&store, &config.library) {
-        (Some(store), Some(library)) => {
+    let models = match &store {
+        Some(store) => {
             let stored = StoredModels::new(store.clone(), config.clone());
-            Models::with_library(model, Box::new(stored), library.residency)
+            Models::with_library(model, Box::new(stored), config.residency, Conditions::of(&config.engine))
         }
-        _ => Models::single(model),
+        None => Models::single(model, config.residency),
     };
     let management = start_management(config, &models, store.as_ref()).await?;
     let state = AppState { management: management.clone(), ..AppState::new(models.clone(), store) };
@@ -168,6 +168,7 @@ fn open_store(config: &RouterConfig) -> Result<Option<Arc<Store>>, RouterError> 
         ollama: library.ollama.clone(),
         own_jan: library.jan.clone(),
         hub_caches: library.hub_caches.clone(),
+        folders: library.folders.clone(),
         registry: registries(&library.registries),
         ..StoreSettings::default()
     };

@@ -19,10 +19,11 @@ use weirgate_types::TokenId;
 use crate::config::{ModelLocation, Quantize, RopeOverride, RouterConfig};
 use crate::device;
 use crate::error::RouterError;
-use crate::memory;
+use crate::memory::{self, Place};
 use crate::residency::Card;
-use crate::service::{ChatTemplate, EmbedProfile};
+use crate::service::{Beside, ChatTemplate, EmbedProfile};
 use crate::sizing::{self, BLOCK_SIZE, DeviceKind, Measured, Sizing};
+pub(crate) use embedder::beside;
 
 /// The text side of a model.
 pub(crate) struct TextModel {
@@ -40,7 +41,8 @@ pub(crate) struct Loaded {
     pub text: TextModel,
     pub engine: LoadedEngine,
     pub sizing: Sizing,
-    /// Of this machine's memory that the KV cache may take.
+    pub place: Place,
+    /// That the KV cache may take there.
     pub pool_bytes: u64,
     pub card: Card,
 }
@@ -48,7 +50,13 @@ pub(crate) struct Loaded {
 /// What a model does.
 pub(crate) enum LoadedEngine {
     /// It goes on from texts.
-    Generator { executor: Box<dyn Executor>, rope: RopeRule, spec: Box<ModelSpec> },
+    Generator {
+        executor: Box<dyn Executor>,
+        rope: RopeRule,
+        spec: Box<ModelSpec>,
+        /// Makes vectors, too.
+        vectors: Option<Beside>,
+    },
     /// It makes vectors or scores of them.
     Embedder { embedder: Box<dyn Embedder>, profile: EmbedProfile },
 }
@@ -150,13 +158,15 @@ pub(crate) fn load_files(
             on_gpu(config, device, &spec, tensors, &text)?
         }
     };
-    let pool_bytes = match device {
-        Device::Cpu { .. } => (sizing.blocks as u64).saturating_mul(sizing.block_bytes as u64),
-        Device::Cuda(_) => 0,
+    let place = match device {
+        Device::Cpu { .. } => Place::Host,
+        Device::Cuda(_) => Place::Gpu,
     };
+    let pool_bytes = (sizing.blocks as u64).saturating_mul(sizing.block_bytes as u64);
     let card = Card::describe(files, &spec, tensors);
-    let engine = LoadedEngine::Generator { executor, rope: RopeRule::of(&spec), spec: Box::new(spec) };
-    Ok(Loaded { text, engine, sizing, pool_bytes, card })
+    let engine =
+        LoadedEngine::Generator { executor, rope: RopeRule::of(&spec), spec: Box::new(spec), vectors: None };
+    Ok(Loaded { text, engine, sizing, place, pool_bytes, card })
 }
 
 /// Sizes come first: the weights will take what they take in the file.
@@ -225,7 +235,8 @@ fn on_gpu(
     let model = load_cuda(spec, tensors, &options, device, &cuda)?;
     tracing::info!("{}", model.description());
     let free_bytes = model.free_bytes(engine.cuda_memory_fraction)?;
-    let measured = measure(spec, kv_dtype, text, (DeviceKind::Cuda, Some(free_bytes)));
+    let own = measure(spec, kv_dtype, text, (DeviceKind::Cuda, Some(free_bytes)));
+    let measured = Measured { shared: config.library.is_some(), ..own };
     let sizing = Sizing::resolve(&config.limits, engine, measured)?;
     tracing::info!("{}", sizing.table(kv_dtype.name()));
     Ok((model.with_cache(sizing.blocks, sizing.max_total_tokens)?, sizing))
@@ -246,6 +257,7 @@ fn measure(
         model_tokens: model_tokens(spec, text),
         block_bytes: kv_block_bytes(spec, kv_dtype, BLOCK_SIZE),
         free_bytes,
+        shared: false,
         device,
         processors: std::thread::available_parallelism().map_or(1, usize::from),
     }

@@ -3,6 +3,57 @@
 use std::fs;
 use std::path::Path;
 
+use weirgate_engine::CudaDevice;
+
+/// Whose memory a model is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Host,
+    Gpu,
+}
+
+/// What is known of memory where models are loaded.
+pub(crate) trait Memory: Send + Sync {
+    /// Bytes that may still be taken; `None` where nobody knows.
+    fn free_bytes(&self) -> Option<u64>;
+
+    /// Bytes that are taken, by which loads are measured.
+    fn taken_bytes(&self) -> u64;
+}
+
+/// That of a GPU, of which this process may have a share.
+pub(crate) struct GpuMemory {
+    pub device: CudaDevice,
+    /// 0 to 1.
+    pub fraction: f32,
+}
+
+impl Memory for GpuMemory {
+    fn free_bytes(&self) -> Option<u64> {
+        let memory = self.device.memory_info().ok()?;
+        let allowed = (memory.total as f64 * f64::from(self.fraction)) as usize;
+        let used = memory.total.saturating_sub(memory.free);
+        Some(allowed.saturating_sub(used).min(memory.free) as u64)
+    }
+
+    fn taken_bytes(&self) -> u64 {
+        self.device.memory_info().map_or(0, |memory| memory.total.saturating_sub(memory.free) as u64)
+    }
+}
+
+/// That of this machine.
+pub(crate) struct Machine;
+
+impl Memory for Machine {
+    fn free_bytes(&self) -> Option<u64> {
+        free_bytes()
+    }
+
+    fn taken_bytes(&self) -> u64 {
+        own_bytes()
+    }
+}
+
 /// Bytes: what the machine has available, or what the control group leaves, whichever is less. `None` where neither
 /// can be read.
 pub(crate) fn free_bytes() -> Option<u64> {

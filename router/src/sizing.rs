@@ -33,6 +33,8 @@ pub(crate) struct Measured {
     pub block_bytes: usize,
     /// What the device has left beside the weights; `None` if unknown.
     pub free_bytes: Option<u64>,
+    /// Whether there is to be room for other models beside it.
+    pub shared: bool,
     pub device: DeviceKind,
     pub processors: usize,
 }
@@ -151,19 +153,21 @@ impl Sizing {
     }
 }
 
-/// On the CPU what all admitted requests use at their average length, but at least one request at full length, and no
-/// more than half the free memory and [`MAX_POOL_BYTES`] (or one request at full length, where that is more). On a GPU
-/// all that is free: what no request needs keeps prefixes.
+/// What all admitted requests use at their average length, but at least one request at full length, and no more than half
+/// the free memory; on the CPU no more than [`MAX_POOL_BYTES`], too (or one request at full length, where that is more).
+/// On a GPU that no other model is to share, all that is free: what no request needs keeps prefixes.
 fn blocks_from_memory(total_tokens: usize, requests: usize, measured: Measured) -> usize {
     let longest = total_tokens.div_ceil(BLOCK_SIZE);
     let Some(free) = measured.free_bytes else { return longest };
     let blocks =
         |bytes: u64| usize::try_from(bytes / measured.block_bytes.max(1) as u64).unwrap_or(usize::MAX);
-    if measured.device == DeviceKind::Cuda {
-        return blocks(free);
-    }
+    let most = match measured.device {
+        DeviceKind::Cuda if !measured.shared => return blocks(free),
+        DeviceKind::Cuda => usize::MAX,
+        DeviceKind::Cpu => blocks(MAX_POOL_BYTES),
+    };
     let useful = longest.saturating_mul(requests.max(1)) / LENGTH_RATIO;
-    useful.min(blocks(MAX_POOL_BYTES)).max(longest).min(blocks(free / 100 * MEMORY_PERCENT))
+    useful.min(most).max(longest).min(blocks(free / 100 * MEMORY_PERCENT))
 }
 
 #[cfg(test)]
@@ -211,6 +215,7 @@ mod tests {
         model_tokens: 100,
         block_bytes: 1000,
         free_bytes: Some(1_000_000),
+        shared: false,
         processors: 3,
         device: DeviceKind::Cpu,
     };
@@ -246,6 +251,17 @@ mod tests {
         assert_eq!((sizing.blocks, sizing.max_total_tokens, sizing.max_step_tokens), (70, 100, 4096));
         let short = Measured { free_bytes: Some(2_500), ..gpu };
         assert_eq!(Sizing::resolve(&limits(), &engine(), short).unwrap().max_total_tokens, 32);
+    }
+
+    #[test]
+    fn a_gpu_that_models_share_gives_each_what_its_requests_need_or_half() {
+        let shared = Measured { device: DeviceKind::Cuda, shared: true, ..MEASURED };
+        assert_eq!(Sizing::resolve(&limits(), &engine(), shared).unwrap().blocks, 14);
+        let tight = Measured { free_bytes: Some(20_000), ..shared };
+        assert_eq!(Sizing::resolve(&limits(), &engine(), tight).unwrap().blocks, 10);
+        // Where a CPU would have no use for it.
+        let vast = Measured { block_bytes: 1 << 30, free_bytes: Some(1 << 40), ..shared };
+        assert_eq!(Sizing::resolve(&limits(), &engine(), vast).unwrap().blocks, 14);
     }
 
     #[test]

@@ -254,6 +254,36 @@ impl Writing<'_> {
         blob.finish(expected)
     }
 
+    /// Makes the content of `layer`, which another store has at `path`, a blob of this one.
+    ///
+    /// # Errors
+    /// As for [`Writing::copy_in`].
+    pub fn bring(&self, path: &Path, layer: &Layer, limit: u64) -> Result<(), StoreError> {
+        let what = || format!("blob {}", layer.digest);
+        let root = &self.store.root;
+        let mut file = File::open(path).map_err(StoreError::io(what()))?;
+        // A second name for the same content costs no space; across file systems it has to be copied.
+        let linked = temporary_path(&root.blobs());
+        if fs::hard_link(path, &linked).is_err() {
+            self.copy_in(&mut file, Some(&layer.digest), limit)?;
+            return Ok(());
+        }
+        let named = digest_of(&mut file).and_then(|actual| {
+            if actual == layer.digest {
+                file.sync_all()?;
+                fs::rename(&linked, root.blob_path(&actual))?;
+                sync_folder(&root.blobs())?;
+            }
+            Ok(actual)
+        });
+        // To give a file the name that it has does nothing, so this one may be left.
+        let _ = fs::remove_file(&linked);
+        match named.map_err(StoreError::io(what()))? {
+            actual if actual == layer.digest => Ok(()),
+            actual => Err(StoreError::DigestMismatch { expected: layer.digest, actual }),
+        }
+    }
+
     /// Makes `name` mean the manifest `bytes`, whose blobs are here.
     ///
     /// # Errors
@@ -280,7 +310,7 @@ impl Writing<'_> {
             file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| place(&partial, &path));
         if let Err(error) = written {
             let _ = fs::remove_file(&partial);
-            return Err(StoreError::io(what())(error));
+            return Err(write_error(&root.manifests(), &what(), bytes.len() as u64)(error));
         }
         Ok(())
     }
@@ -288,6 +318,18 @@ impl Writing<'_> {
     /// Whether the layer's content is here, whole.
     pub fn has(&self, layer: &Layer) -> bool {
         self.store.root.blob(&layer.digest).is_some_and(|(_, size)| size == layer.size)
+    }
+}
+
+fn digest_of(source: &mut dyn Read) -> io::Result<Digest> {
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; BUFFER_BYTES]);
+    loop {
+        match source.read(&mut buffer) {
+            Ok(0) => return Ok(Digest::finish(hash)),
+            Ok(n) => hash.update(buffer.get(..n).unwrap_or_default()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -317,11 +359,16 @@ fn sync_up(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What no other file of this process is called, and no other process calls its own.
+fn temporary_path(folder: &Path) -> PathBuf {
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    folder.join(format!("{TEMPORARY}{}-{number}", std::process::id()))
+}
+
 /// A new file in `folder`.
 fn temporary(folder: &Path) -> io::Result<(PathBuf, File)> {
     loop {
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+        let path = temporary_path(folder);
         match OpenOptions::new().create_new(true).write(true).open(&path) {
             Ok(file) => return Ok((path, file)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

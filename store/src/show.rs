@@ -7,12 +7,14 @@ use serde_json::{Map, Value, json};
 use weirgate_models::{GgufTensorType, ModelFiles, read_spec};
 
 use crate::entry::{Details, Entry, Message, ModelSettings, Parameters};
-use crate::modelfile::{Command, Modelfile};
+use crate::modelfile::Command;
 use crate::template::Template;
 use crate::{Store, StoreError};
 
 /// Columns that an option's name takes in the text of all options.
 const NAME_COLUMNS: usize = 30;
+/// What ends the reasoning of models that reason, by their chat templates.
+const REASONING_ENDS: [&str; 2] = ["</think>", "<|END_THINKING|>"];
 /// Longer arrays of a file's metadata are shown as null, unless all is asked for.
 pub const SHORT_ARRAY: usize = 5;
 
@@ -62,7 +64,10 @@ impl Store {
         let own_template = files.as_ref().and_then(chat_template);
         let projector = settings.projectors.first().and_then(|path| weirgate_models::Gguf::open(path).ok());
         Ok(Show {
-            capabilities: capabilities(&settings, files.as_ref(), own_template.as_deref()),
+            capabilities: match self.is_embedder(entry) || files.as_ref().is_some_and(is_pooled) {
+                true => vec!["embedding"],
+                false => capabilities(&settings, files.as_ref(), own_template.as_deref()),
+            },
             template: settings.template.clone().or(own_template).unwrap_or_default(),
             details: entry.details.clone(),
             model_info: files.as_ref().map(|files| model_info(files, longest)).unwrap_or_default(),
@@ -105,10 +110,10 @@ fn modelfile(name: &str, settings: &ModelSettings) -> String {
     }
     commands.extend(settings.licenses.iter().cloned().map(Command::License));
     commands.extend(settings.messages.iter().cloned().map(Command::Message));
-    format!(
-        "# To build a model on this one, replace FROM by another model's name.\n\n{}",
-        Modelfile { commands }
-    )
+    // What cannot be said is said to be missing; the answer's other fields have it.
+    let line = |command: &Command| command.line().unwrap_or_else(|error| format!("# {error}"));
+    let lines: Vec<String> = commands.iter().map(line).collect();
+    format!("# To build a model on this one, replace FROM by another model's name.\n\n{}\n", lines.join("\n"))
 }
 
 /// Options by name; of several texts, each.
@@ -136,33 +141,44 @@ fn chat_template(files: &ModelFiles) -> Option<String> {
     if let Some(bytes) = read("chat_template.jinja") {
         return String::from_utf8(bytes.to_vec()).ok();
     }
-    let config: Value = serde_json::from_slice(&read("tokenizer_config.json")?).ok()?;
-    config.get("chat_template")?.as_str().map(str::to_owned)
+    tokenizer_config(files)?.get("chat_template")?.as_str().map(str::to_owned)
 }
 
+/// Whether the checkpoint says how it is asked for the text between two others.
+fn has_completion_template(files: &ModelFiles) -> bool {
+    tokenizer_config(files)
+        .is_some_and(|config| config.get("completion_template").is_some_and(Value::is_string))
+}
+
+fn tokenizer_config(files: &ModelFiles) -> Option<Value> {
+    serde_json::from_slice(&files.read("tokenizer_config.json").ok().flatten()?).ok()
+}
+
+/// GGUF files of encoders are none that are served, and say what they are all the same.
+fn is_pooled(files: &ModelFiles) -> bool {
+    files.gguf().is_some_and(|gguf| gguf.metadata().keys().any(|key| key.ends_with(".pooling_type")))
+}
+
+/// Of a model that goes on from texts.
 fn capabilities(
     settings: &ModelSettings,
     files: Option<&ModelFiles>,
     own_template: Option<&str>,
 ) -> Vec<&'static str> {
-    let embeds = files
-        .and_then(ModelFiles::gguf)
-        .is_some_and(|gguf| gguf.metadata().keys().any(|key| key.ends_with(".pooling_type")));
-    if embeds {
-        return vec!["embedding"];
-    }
-    let template = settings.template.as_deref().and_then(|text| Template::parse(text).ok());
-    let asks = |field: &str, word: &str| match &template {
-        Some(template) => template.mentions(field),
-        None => own_template.is_some_and(|text| text.contains(word)),
-    };
+    let go = settings.template.as_deref().filter(|text| !text.is_empty());
+    let template = go.and_then(|text| Template::parse(text).ok());
+    let asks = |field: &str| template.as_ref().is_some_and(|template| template.mentions(field));
+    // It is the weights that reason, whatever template is used.
+    let mut texts = go.into_iter().chain(own_template);
+    let reasons = texts.any(|text| REASONING_ENDS.iter().any(|mark| text.contains(mark)));
     let mut all = vec!["completion"];
     let vision = !settings.projectors.is_empty();
     for (has, name) in [
+        (settings.load.embedding == Some(true), "embedding"),
         (vision, "vision"),
-        (asks("Tools", "tools"), "tools"),
-        (asks("Suffix", "<fim_suffix>"), "insert"),
-        (asks("Thinking", "<think>") || asks("Think", "enable_thinking"), "thinking"),
+        (asks("Tools") || (go.is_none() && own_template.is_some_and(|text| text.contains("tools"))), "tools"),
+        (asks("Suffix") || files.is_some_and(has_completion_template), "insert"),
+        (asks("Thinking") || asks("Think") || reasons, "thinking"),
     ] {
         if has {
             all.push(name);

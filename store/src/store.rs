@@ -1,11 +1,12 @@
 //! All places with models as one list.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use weirgate_models::is_embedder;
 
 use crate::StoreError;
 use crate::entry::{Entry, ModelSettings};
@@ -147,6 +148,12 @@ impl Store {
         seen.collect::<Option<Vec<_>>>().is_some_and(|files| fingerprint(&files) == entry.digest)
     }
 
+    /// Whether vectors or scores of texts are what the model makes, and nothing else. What cannot be read makes none.
+    pub fn is_embedder(&self, entry: &Entry) -> bool {
+        let read = || entry.location.open().is_ok_and(|files| is_embedder(&files).unwrap_or(false));
+        self.scan.is_embedder(entry.digest, read)
+    }
+
     /// Whether there is a store of our own, that models can be made in.
     pub fn is_writable(&self) -> bool {
         self.own.is_some()
@@ -215,16 +222,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::ModelNotFound`]; [`StoreError::ReadOnly`] for one that is read in place.
     pub fn delete(&self, name: &str) -> Result<(), StoreError> {
-        let own = self
-            .own
-            .as_ref()
-            .filter(|own| name.parse().is_ok_and(|full: ModelName| own.root.spelled(&full).is_some()));
-        if let Some(own) = own {
-            return own.delete(&name.parse()?);
+        if let (Some(own), Ok(full)) = (&self.own, name.parse::<ModelName>()) {
+            match own.delete(&full) {
+                Err(StoreError::ModelNotFound(_)) => {}
+                other => return other,
+            }
         }
         let entry = self.find(name)?;
-        match (&self.own_jan, self.own_jan_folder(&entry)) {
-            (Some(own), Some(folder)) => own.delete(&folder),
+        if let (Some(own), Some(folder)) = (&self.own_jan, self.own_jan_folder(&entry)) {
+            return own.delete(&folder);
+        }
+        let is_own = |path: &Path| self.own.as_ref().is_some_and(|own| own.root.path == path);
+        match &entry.origin {
+            // Somebody made it since it was not there.
+            Origin::Manifest { root, .. } if is_own(root) => Err(StoreError::ModelNotFound(entry.name)),
             _ => Err(StoreError::ReadOnly(entry.name)),
         }
     }
@@ -268,14 +279,7 @@ impl Store {
         if writing.has(layer) {
             return Ok(());
         }
-        let (path, size) = root.blob(&layer.digest).ok_or(StoreError::BlobNotFound(layer.digest))?;
-        let what = || format!("blob {}", layer.digest);
-        // A second name for the same content costs no space; across file systems it has to be copied.
-        if size == layer.size && fs::hard_link(&path, writing.store.root.blob_path(&layer.digest)).is_ok() {
-            return Ok(());
-        }
-        let mut file = File::open(path).map_err(StoreError::io(what()))?;
-        writing.copy_in(&mut file, Some(&layer.digest), self.settings.max_blob_bytes)?;
-        Ok(())
+        let (path, _) = root.blob(&layer.digest).ok_or(StoreError::BlobNotFound(layer.digest))?;
+        writing.bring(&path, layer, self.settings.max_blob_bytes)
     }
 }

@@ -1,4 +1,4 @@
-//! A process that is killed while it writes, fifty times.
+//! Processes that write to one store: one that is killed, fifty times, and several at once.
 
 // Test code, though outside of what clippy takes for tests.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -16,6 +16,8 @@ use weirgate_store::{Base, CreateRequest, Location, Store, StoreError, Transfer}
 
 const FOLDER: &str = "WEIRGATE_CRASH_TEST_FOLDER";
 const REGISTRY: &str = "WEIRGATE_CRASH_TEST_REGISTRY";
+/// How many rounds the process makes; without it, as many as it can.
+const ROUNDS: &str = "WEIRGATE_CRASH_TEST_ROUNDS";
 const KILLS: u64 = 50;
 
 fn fine(result: Result<(), StoreError>) {
@@ -41,26 +43,43 @@ fn work(store: &Arc<Store>, registry: &str, round: u64) {
     }
 }
 
-/// Not a test of its own: what the killed process runs.
+/// Not a test of its own: what the processes run.
 #[test]
-#[ignore = "run by `killed_at_any_moment`"]
+#[ignore = "run by the others"]
 fn writer() {
     let (Ok(folder), Ok(registry)) = (std::env::var(FOLDER), std::env::var(REGISTRY)) else { return };
     let store = open(Path::new(&folder));
-    for round in 0.. {
+    let rounds = std::env::var(ROUNDS).map_or(u64::MAX, |rounds| rounds.parse().unwrap());
+    for round in 0..rounds {
         work(&store, &registry, round);
     }
 }
 
-fn start(folder: &Path, registry: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "writer"])
-        .env(FOLDER, folder)
-        .env(REGISTRY, registry)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+fn start(folder: &Path, registry: &str, rounds: Option<u64>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "writer"]).env(FOLDER, folder).env(REGISTRY, registry);
+    command.envs(rounds.map(|rounds| (ROUNDS, rounds.to_string())));
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn processes_that_share_a_store_do_not_disturb_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Hosted::new(vec![7; 400_000]);
+    let server =
+        Server::start(move |request| Reply { pause: Duration::from_millis(1), ..model.reply(request) });
+    let writers = [0; 3].map(|_| start(folder.path(), &server.model(), Some(40)));
+    for writer in writers {
+        let output = writer.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    check_integrity(folder.path());
+    let store = open(folder.path());
+    let left = blob_files(folder.path());
+    assert!(left.iter().all(|name| !name.starts_with('.') && !name.contains("-partial")), "{left:?}");
+    for entry in store.list() {
+        assert!(matches!(entry.location, Location::Gguf(_)), "{entry:?}");
+    }
 }
 
 #[test]
@@ -72,7 +91,7 @@ fn killed_at_any_moment() {
         Server::start(move |request| Reply { pause: Duration::from_millis(1), ..model.reply(request) });
     let (mut partial, mut temporary, mut listed) = (0, 0, 0);
     for kill in 0..KILLS {
-        let mut child = start(folder.path(), &server.model());
+        let mut child = start(folder.path(), &server.model(), None);
         std::thread::sleep(Duration::from_millis(20 + fastrand::u64(0..120)));
         assert!(child.try_wait().unwrap().is_none(), "the writer failed before kill {kill}");
         child.kill().unwrap();

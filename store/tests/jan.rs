@@ -243,7 +243,7 @@ fn a_document_has_defaults_and_is_part_of_the_model() {
     let expected = json!({
         "source_url": "https://x.example/tiny.gguf", "object": "model", "type": "model", "version": "1", "id": "tiny",
         "name": "tiny", "owned_by": "you", "created": document["created"], "description": "", "format": "ggufv3",
-        "settings": {}, "parameters": {}, "metadata": {},
+        "settings": {}, "parameters": {}, "metadata": {}, "assets": ["."],
     });
     assert_eq!(Value::Object(document.clone()), expected);
     assert!(document["created"].as_u64().unwrap() > 1_700_000_000);
@@ -283,6 +283,68 @@ fn deleting_takes_a_users_model_whole_and_of_others_the_files() {
     kept.write(".weirgate-leaving-1-0/a.gguf", "x");
     reopen(kept.folder.path());
     assert!(!kept.at(".weirgate-leaving-1-0").exists());
+}
+
+#[test]
+fn a_document_says_which_file_is_the_model() {
+    let kept = open();
+    let served = |id: &str| match kept.store.find(id).unwrap().location {
+        Location::Gguf(path) => path.file_name().unwrap().to_str().unwrap().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    fs::write(kept.folder.path().join("secret.gguf"), labelled_gguf("secret")).unwrap();
+    for (number, (document, file)) in [
+        (json!({"assets": ["b.gguf"]}), "b.gguf"),
+        (json!({"assets": ["file://.../b.gguf"]}), "b.gguf"),
+        // Beside what it is shown with.
+        (json!({"assets": ["mmproj.gguf", "b.gguf"]}), "b.gguf"),
+        // What was made of an address goes before it.
+        (json!({"source_url": "https://x.example/a.gguf", "assets": ["b.gguf"]}), "b.gguf"),
+        (json!({"source_url": "https://x.example/b.gguf"}), "b.gguf"),
+        (json!({"assets": ["."]}), "a.gguf"),
+        (json!({"assets": ["gone.gguf"]}), "a.gguf"),
+        (json!({"assets": ["../../secret.gguf", "file:///models/../../secret.gguf"]}), "a.gguf"),
+        (json!({"assets": "b.gguf"}), "a.gguf"),
+        (json!({}), "a.gguf"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("m{number}");
+        for file in ["a.gguf", "b.gguf", "mmproj.gguf"] {
+            kept.write(&format!("{id}/{file}"), labelled_gguf(file));
+        }
+        kept.write(&format!("{id}/model.json"), document.to_string());
+        assert_eq!(served(&id), file, "{document}");
+    }
+}
+
+#[test]
+fn a_model_is_as_old_as_its_folder_whatever_becomes_of_its_document() {
+    let kept = open();
+    kept.write("tiny/tiny.gguf", labelled_gguf("tiny"));
+    let document = |text: &str| kept.write("tiny/model.json", text);
+    let created = || {
+        let entry = kept.store.find("tiny").unwrap();
+        kept.store.jan_model(&entry).unwrap().unwrap()["created"].as_u64().unwrap()
+    };
+    document(r#"{"source_url": "https://x.example/a.gguf"}"#);
+    let before = created();
+    assert!(before > 1_700_000_000);
+    // Written to, and replaced, long before and after.
+    for (seconds, replaced) in [(1_000, false), (4_000_000_000, false), (1_000, true), (4_000_000_000, true)]
+    {
+        if replaced {
+            fs::remove_file(kept.at("tiny/model.json")).unwrap();
+        }
+        document(r#"{"source_url": "https://x.example/a.gguf", "settings": {"ctx_len": "64"}}"#);
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        let file = fs::File::options().write(true).open(kept.at("tiny/model.json")).unwrap();
+        file.set_modified(time).unwrap();
+        assert_eq!(created(), before, "{seconds} {replaced}");
+    }
+    document(r#"{"source_url": "https://x.example/a.gguf", "created": 1231231}"#);
+    assert_eq!(created(), 1_231_231);
 }
 
 fn described(kept: &Kept, id: &str, sources: Value) {

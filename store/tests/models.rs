@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use kit::{blob, blob_files, check_integrity, empty_gguf, labelled_gguf, lines, name, open, settings};
 use serde_json::{Value, json};
-use weirgate_models::{GgufValue, GgufWriter, open_tensors, read_spec};
+use weirgate_models::{GgufValue, GgufWriter, ModelFiles, open_tensors, read_spec, to_gguf};
 use weirgate_store::{
     Base, CreateRequest, Digest, Entry, Kind, Location, Modelfile, Store, StoreError, StoreSettings,
 };
@@ -214,6 +214,35 @@ fn adapters_and_image_encoders_have_layers_of_their_own() {
 }
 
 #[test]
+fn decoders_with_a_pooling_are_embedders() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["plain", "pooled"] {
+        demo_files(&path(name));
+    }
+    let modules = r#"[{"path": "", "type": "Transformer"}, {"path": "1_Pooling", "type": "Pooling"}]"#;
+    fs::write(path("pooled/modules.json"), modules).unwrap();
+    fs::create_dir(path("pooled/1_Pooling")).unwrap();
+    fs::write(path("pooled/1_Pooling/config.json"), r#"{"pooling_mode": "lasttoken"}"#).unwrap();
+    let files = ModelFiles::open(path("plain")).unwrap();
+    let (spec, tensors) = (read_spec(&files).unwrap(), open_tensors(&files).unwrap());
+    let mut writer = to_gguf(&spec, tensors.as_ref()).unwrap();
+    writer.set("llama.pooling_type", GgufValue::U32(3));
+    writer.write(&mut fs::File::create(path("vectors.gguf")).unwrap()).unwrap();
+    let settings = StoreSettings { folders: vec![folder.path().to_owned()], ..StoreSettings::default() };
+    let store = Store::open(settings).unwrap();
+    let embeds = |name: &str| {
+        let entry = store.find(name).unwrap();
+        let shown = store.show(&entry, false).unwrap().capabilities == ["embedding"];
+        assert_eq!(store.is_embedder(&entry), shown, "{name}");
+        shown
+    };
+    assert_eq!(["plain", "pooled", "vectors"].map(embeds), [false, true, true]);
+    fs::remove_file(path("pooled/modules.json")).unwrap();
+    assert!(!embeds("pooled"), "files that change are read again");
+}
+
+#[test]
 fn a_creation_can_be_stopped() {
     let folder = tempfile::tempdir().unwrap();
     demo_files(&folder.path().join("demo"));
@@ -266,6 +295,69 @@ fn copies_share_content_until_the_last_is_deleted() {
     assert_eq!(blob_files(folder.path()), Vec::<String>::new());
     // Folders of names that are gone are gone too.
     assert_eq!(fs::read_dir(folder.path().join("manifests")).unwrap().count(), 0);
+}
+
+/// A second name for the same file, where that can be; never for other content than the digest says.
+#[test]
+fn content_of_another_store_is_linked_once_it_was_verified() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (theirs, ours) = (folder.path().join("theirs"), folder.path().join("ours"));
+    let other = open(&theirs);
+    let (good, bad) = (blob(&other, &labelled_gguf("good")), blob(&other, &labelled_gguf("evil")));
+    from_modelfile(&other, "good", &format!("FROM @{good}")).unwrap();
+    from_modelfile(&other, "bad", &format!("FROM @{bad}")).unwrap();
+    fs::write(theirs.join("blobs").join(file(&bad.hex())), labelled_gguf("live")).unwrap();
+    let store = Store::open(StoreSettings { ollama: vec![theirs], ..settings(&ours) }).unwrap();
+    store.copy("good", &name("own")).unwrap();
+    let linked = fs::metadata(ours.join("blobs").join(file(&good.hex()))).unwrap();
+    assert_eq!(linked.nlink(), 2);
+    check_integrity(&ours);
+    let refused = store.copy("bad", &name("worse"));
+    assert!(
+        matches!(refused, Err(StoreError::DigestMismatch { expected, .. }) if expected == bad),
+        "{refused:?}"
+    );
+    let kept = blob_files(&ours);
+    assert!(kept.iter().all(|name| !name.starts_with('.') && !name.contains(&bad.hex())), "{kept:?}");
+    assert!(matches!(store.find("worse"), Err(StoreError::ModelNotFound(_))));
+}
+
+/// Archives are no models, and nothing is unpacked.
+#[test]
+fn archives_are_refused_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("store");
+    let store = open(&root);
+    // A stored member of three bytes, and the end of a directory that nobody reads.
+    let evil = b"../../evil";
+    let mut zip = b"PK\x03\x04\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\0\0\0\x03\0\0\0\x0a\0\0\0".to_vec();
+    zip.extend_from_slice(evil);
+    zip.extend_from_slice(b"abcPK\x05\x06");
+    zip.extend([0; 18]);
+    let mut tar = vec![0; 1536];
+    tar[..evil.len()].copy_from_slice(evil);
+    tar[124..136].copy_from_slice(b"00000000003\0");
+    tar[156] = b'0';
+    tar[257..263].copy_from_slice(b"ustar\0");
+    tar[512..515].copy_from_slice(b"abc");
+    for archive in [zip, tar] {
+        let digest = blob(&store, &archive);
+        let files = || {
+            let mut files = kit::files_below(folder.path());
+            files.sort();
+            files
+        };
+        let before = files();
+        for member in ["model.gguf", "model.safetensors", "model.zip"] {
+            let base = Base::Files(vec![(member.to_owned(), digest)]);
+            let refused = create(&store, &CreateRequest::new(name("m"), base));
+            assert!(matches!(refused, Err(StoreError::Invalid(_))), "{member}: {refused:?}");
+        }
+        let refused = from_modelfile(&store, "m", &format!("FROM @{digest}"));
+        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+        assert_eq!(files(), before);
+    }
 }
 
 #[test]

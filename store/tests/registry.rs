@@ -14,8 +14,8 @@ use std::time::Duration;
 use kit::fake::{Hosted, Registry as _, Reply, Request, Server};
 use kit::{blob_files, check_integrity, lines, open, settings};
 use weirgate_store::{
-    Credentials, Digest, Progress, RegistryError, RegistrySettings, Store, StoreError, StoreSettings,
-    Transfer,
+    Base, CreateRequest, Credentials, Digest, Progress, RegistryError, RegistrySettings, Store, StoreError,
+    StoreSettings, Transfer,
 };
 
 const INSECURE: Transfer = Transfer { insecure: true };
@@ -111,6 +111,79 @@ fn a_pull_goes_on_where_the_registry_died() {
     assert_eq!(fetched, 700_000 - 4 * 50_000);
     check_integrity(folder.path());
     assert_eq!(blob_files(folder.path()).len(), 3);
+}
+
+/// Connections that stay open and bring nothing are given up, and gone on with where they were.
+#[test]
+fn a_registry_that_stalls_is_given_up() {
+    const FOREVER: Duration = Duration::from_secs(3600);
+    let folder = tempfile::tempdir().unwrap();
+    let own = settings(folder.path());
+    let registry =
+        RegistrySettings { read_timeout: Duration::from_millis(200), tries: 2, ..own.registry.clone() };
+    let store = Arc::new(Store::open(StoreSettings { registry, ..own }).unwrap());
+    let (model, digest) = hosted();
+    let stalls = Arc::new(AtomicBool::new(true));
+    let served = AtomicUsize::new(0);
+    let (flag, wanted) = (Arc::clone(&stalls), digest.clone());
+    // Some stop within their answers, the others before they begin.
+    let server = Server::start(move |request| {
+        let reply = model.reply(request);
+        if !flag.load(Ordering::Relaxed) || !request.path.contains(&wanted) {
+            return reply;
+        }
+        if served.fetch_add(1, Ordering::Relaxed) >= 4 {
+            std::thread::sleep(FOREVER);
+        }
+        Reply { pause: FOREVER, ..reply }
+    });
+    let error = registry_error(pull(&store, &server.model()));
+    assert!(
+        matches!(error, RegistryError::GivenUp { digest: given } if given.to_string() == digest),
+        "{error:?}"
+    );
+    assert!(matches!(store.find(&server.model()), Err(StoreError::ModelNotFound(_))));
+    stalls.store(false, Ordering::Relaxed);
+    let before = server.requests_of(&digest).len();
+    pull(&store, &server.model()).unwrap();
+    let requests = server.requests_of(&digest);
+    let fetched: usize =
+        requests[before..].iter().map(|r| r.range().map_or(0, |(from, to)| to + 1 - from)).sum();
+    // A piece of an answer is 16 KiB.
+    assert_eq!(fetched, 700_000 - 4 * (16 << 10));
+    check_integrity(folder.path());
+}
+
+/// What the registry has in another repository is not sent again; where it does not give it, it is.
+#[test]
+fn content_of_another_repository_is_mounted() {
+    for mounts in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let (model, digest) = hosted();
+        let server = Server::start(move |request| match request.method.as_str() {
+            "GET" => model.reply(request),
+            "HEAD" => Reply::status(404),
+            "POST" if mounts && request.path.contains("mount=") => Reply::status(201),
+            "POST" | "PATCH" => Reply::status(202).with("Location", "/v2/n/copy/blobs/uploads/1"),
+            _ => Reply::status(201),
+        });
+        pull(&store, &server.model()).unwrap();
+        let copy = format!("{}/n/copy", server.address);
+        let base = Base::Model(server.model());
+        let request = CreateRequest::new(copy.parse().unwrap(), base);
+        lines(|report| store.create(&request, report)).unwrap();
+        lines(|report| store.push(&copy, INSECURE, report)).unwrap();
+        let asked = server.requests_of("mount=");
+        let weights = asked.iter().filter(|request| request.path.contains(&digest[7..]));
+        let from: Vec<bool> = weights.map(|request| request.path.contains("from=n%2Fm")).collect();
+        assert_eq!(from, [true], "{asked:?}");
+        // Told by the end of its upload.
+        let sent = server.requests_of("digest=");
+        let is_weights = |request: &&Request| request.path.contains(&digest[7..]);
+        assert_eq!(sent.iter().filter(is_weights).count(), usize::from(!mounts), "{sent:?}");
+        assert!(sent.iter().any(|request| !is_weights(&request)), "the config is a new one");
+    }
 }
 
 #[test]
@@ -261,7 +334,19 @@ fn credentials_go_to_no_foreign_realm_and_along_no_redirect() {
     let realm = format!("http://localhost:{}/token", foreign.address.port());
     let server = behind_token(Some(realm));
     let error = registry_error(pull(&with_credentials(folder.path(), &server), &server.model()));
-    assert!(matches!(&error, RegistryError::ForeignRealm { realm, .. } if realm == "localhost"), "{error:?}");
+    assert!(
+        matches!(&error, RegistryError::ForeignRealm { realm, .. } if realm.starts_with("http://localhost:")),
+        "{error:?}"
+    );
+    assert!(foreign.requests().is_empty());
+
+    // Another port of the same host is another origin.
+    let realm = format!("http://127.0.0.1:{}/token", foreign.address.port());
+    let server = behind_token(Some(realm.clone()));
+    let error = registry_error(pull(&with_credentials(folder.path(), &server), &server.model()));
+    let origin = realm.strip_suffix("/token").unwrap();
+    assert!(matches!(&error, RegistryError::ForeignRealm { realm, .. } if realm == origin), "{error:?}");
+    assert!(error.to_string().contains(&format!("http://{}", server.address)), "{error}");
     assert!(foreign.requests().is_empty());
 
     // Blobs lie elsewhere; they come from there without what the registry was told.

@@ -42,7 +42,7 @@ fn templates_do_what_they_do_in_go() {
 
 #[test]
 fn hostile_templates_end() {
-    let data = json!({ "L": vec!["x"; 1000], "T": "y".repeat(100_000) });
+    let data = json!({ "L": vec!["x"; 1000], "T": "y".repeat(100_000), "P": { "type": "any", "x": vec![0; 10_000] } });
     let nested = |depth: usize| "{{ if .L }}".repeat(depth) + &"{{ end }}".repeat(depth);
     let parens = |depth: usize| format!("{{{{ {}.T{} }}}}", "(".repeat(depth), ")".repeat(depth));
     let doubling =
@@ -63,13 +63,53 @@ fn hostile_templates_end() {
             TemplateError::TooMuchOutput,
         ),
         (doubling, TemplateError::TooMuchOutput),
+        ("{{ $b := 1 }}".repeat(2_000), TemplateError::TooManyVariables),
     ];
     for (text, expected) in cases {
         let start: String = text.chars().take(60).collect();
         assert_eq!(render(&text, &data), Err(expected), "{start}");
     }
+    // What reads or copies a lot at once is as many steps as it takes.
+    let looping = |action: &str| format!("{{{{ range .L }}}}{{{{ {action} }}}}{{{{ end }}}}");
+    let long = "y".repeat(100_000);
+    let many = "{{ $b := 1 }}".repeat(900);
+    for text in [
+        looping("$x := printf \"%.0s\" $.T"),
+        looping("$x := len (slice $.T 0 0)"),
+        looping("$x := eq $.T $.T"),
+        looping(&format!("$x := \"{long}\"")),
+        looping(&format!("$x := $.{long}")),
+        looping("$x := $.P.ToTypeScriptType"),
+        format!("{{{{ $a := 1 }}}}{many}{}", looping("$x := print $a $a $a $a")),
+        format!("{{{{ $a := 1 }}}}{many}{}", looping("$a = 2 }}{{ $a = 2 }}{{ $a = 2 }}{{ $a = 2")),
+    ] {
+        let start: String = text.chars().take(60).collect();
+        assert_eq!(render(&text, &data), Err(TemplateError::TooManySteps), "{start}");
+    }
     let wide = render("{{ printf \"%999999999d\" 1 }}", &data).unwrap();
     assert!(wide.len() < MAX_OUTPUT_BYTES, "{}", wide.len());
+}
+
+#[test]
+fn a_loop_that_is_left_costs_what_it_visited() {
+    let data = json!({ "L": vec![0; 300], "Long": vec![0; 200_000] });
+    let text = "{{ range .L }}{{ range $.L }}{{ range $.Long }}{{ break }}{{ end }}{{ end }}{{ end }}x";
+    let started = std::time::Instant::now();
+    assert_eq!(render(text, &data).unwrap(), "x");
+    // Copying the list each time takes minutes.
+    assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
+fn the_turns_of_a_chat_share_their_steps() {
+    let text = "{{ .Prompt }}".to_owned() + &"{{ printf \"%.0s\" .Prompt }}".repeat(1_000);
+    let template = Template::parse(&text).unwrap();
+    let said = "y".repeat(4_000);
+    let turns = |count: usize| -> Vec<(&str, &str)> {
+        [("user", said.as_str()), ("assistant", "a")].into_iter().cycle().take(2 * count).collect()
+    };
+    assert!(template.prompt(&conversation(&turns(2))).is_ok());
+    assert_eq!(template.prompt(&conversation(&turns(40))), Err(TemplateError::TooManySteps));
 }
 
 proptest::proptest! {
@@ -91,6 +131,41 @@ fn conversation(messages: &[(&str, &str)]) -> Conversation {
     let messages =
         messages.iter().map(|(role, content)| json!({ "role": role, "content": content })).collect();
     Conversation { messages, ..Conversation::default() }
+}
+
+#[derive(Deserialize)]
+struct Chats {
+    messages: Vec<Value>,
+    cases: Vec<Chat>,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    name: String,
+    template: String,
+    /// Where they are others than those of all.
+    messages: Option<Vec<Value>>,
+    think: Option<Value>,
+    fill: Option<(String, String)>,
+    expected: String,
+}
+
+/// The formats that Ollama's own templates are named by, and templates that ask for `.Thinking`, `.ToolName` and
+/// `.Suffix`. The expected texts are written by hand, by the documentation of text/template and of the models.
+#[test]
+fn chats_are_written_as_their_models_expect_them() {
+    let chats: Chats = serde_json::from_str(include_str!("goldens/chats.json")).unwrap();
+    assert_eq!(chats.cases.len(), 29);
+    for case in chats.cases {
+        let conversation = Conversation {
+            messages: case.messages.unwrap_or_else(|| chats.messages.clone()),
+            think: case.think,
+            fill: case.fill,
+            ..Conversation::default()
+        };
+        let text = Template::parse(&case.template).unwrap().prompt(&conversation).unwrap();
+        assert_eq!(text, case.expected, "{}", case.name);
+    }
 }
 
 const CHATML: &str = "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}{{ if .Prompt }}<|im_start|>user\n{{ .Prompt }}<|im_end|>\n{{ end }}<|im_start|>assistant\n{{ .Response }}<|im_end|>\n";

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Bytes of a body from one pause to the next.
 const PIECE: usize = 16 << 10;
 
-/// What a client asked. Its body, if it has one, is not read.
+/// What a client asked. Its body, if it has one, is read and forgotten.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub method: String,
@@ -111,11 +111,12 @@ impl Server {
 }
 
 fn read_request(stream: &TcpStream) -> Option<Request> {
-    let mut lines = BufReader::new(stream).lines();
+    let mut reader = BufReader::new(stream);
+    let mut lines = reader.by_ref().lines();
     let first = lines.next()?.ok()?;
     let mut words = first.split(' ');
     let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let headers = lines
+    let headers: BTreeMap<String, String> = lines
         .map_while(Result::ok)
         .take_while(|line| !line.is_empty())
         .filter_map(|line| {
@@ -123,6 +124,8 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
             Some((name.to_ascii_lowercase(), value.trim().to_owned()))
         })
         .collect();
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok()?;
     Some(Request { method, path, headers })
 }
 

@@ -50,7 +50,17 @@ fn dependencies_point_one_way() {
         ("weirgate-grammar", &["weirgate-router", "weirgate-kernels", "weirgate-models", "tokio", "axum"]),
         ("weirgate-router", &["weirgate-kernels", "cudarc", "candle"]),
         ("weirgate-benchmark", &["weirgate-router", "axum"]),
-        ("weirgate-jobs", &["weirgate-", "axum"]),
+        (
+            "weirgate-jobs",
+            &[
+                "weirgate-router",
+                "weirgate-engine",
+                "weirgate-kernels",
+                "weirgate-store",
+                "weirgate-hub",
+                "axum",
+            ],
+        ),
     ];
     for (package, banned) in forbidden {
         for dependency in &all[*package] {

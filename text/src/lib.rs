@@ -1,9 +1,12 @@
-//! The text side of a checkpoint: its tokenizer, its special tokens and its chat templates. No device, no requests.
+//! The text side of a checkpoint: its tokenizer, its special tokens and its chat templates; and the conversations that it is
+//! trained on. No device, no requests.
 
+mod dataset;
 mod settings;
 mod template;
 mod tokenizer;
 
+pub use dataset::{LineError, MAX_ERRORS, MAX_LINE, Record, RecordForm};
 pub use settings::TokenizerSettings;
 pub use template::{Conversation, Sources, TemplateError, Templates};
 pub use tokenizer::{eos_tokens, read_tokenizer};

@@ -23,10 +23,13 @@ sys.path.insert(0, str(ROOT / "integration-tests"))
 
 from harness import finetuning  # noqa: E402
 from harness.client import Client  # noqa: E402
+from harness.gguf_files import quantize, write_widened  # noqa: E402
 from harness.server import DEMO_MODEL, Server  # noqa: E402
 
 STEPS = 20
 LOSS_GOAL, LOGIT_GOAL = 0.01, 1e-3
+# Tokens after a prompt, and the likeliest at each, whose log-probabilities are compared.
+STEPS_ON, TOP = 8, 100
 RIGHT_GOAL, BASE_GOAL = 0.95, 0.05
 PAIRS = 200
 # Found by trying: 200 pairs by heart in minutes on one core.
@@ -132,11 +135,26 @@ def by_peft(base: Path, initial: Path, steps: list, settings: dict) -> list[floa
     return losses
 
 
+def base_of(name: str, more: dict, work: Path) -> tuple[str, Path]:
+    """What is trained on, and the same weights as a folder that transformers reads."""
+    if name in TINY:
+        return str(work / name), tiny(name, work / name)
+    kind = "Q4_K_M" if "quantized" in more else name.removesuffix(".gguf")
+    if name == "weirgate-demo" and "quantized" not in more:
+        return name, DEMO_MODEL
+    file = work / f"{kind}.gguf"
+    quantize(file, kind)
+    wide = write_widened(file, work / f"{kind}-wide")
+    return (name if "quantized" in more else str(file)), wide
+
+
 def parity(work: Path):
     """20 steps with the same data, order, initial adapter and hyper-parameters."""
     print("## Losses of 20 steps against peft and transformers\n")
     print("Four conversations a batch (or two packs), two batches a step, dropout 0; `worst` is the largest difference,")
-    print("relative. The tokens and the learned ones among them were compared with `apply_chat_template`, too.\n")
+    print("relative. The tokens and the learned ones among them were compared with `apply_chat_template`, too. What PEFT")
+    print("trains on beside a GGUF file is its weights in f32, as the `gguf` package reads them; beside `quantized`, those")
+    print("of the same file as `weirgate quantize` writes it.\n")
     print("| base | adapter | packing | first loss | last loss | worst | within 1 % |\n|---|---|---|---|---|---|---|")
     dataset = finetuning.write_dataset(work / "parity.jsonl", finetuning.pairs(48, seed=3))
     trained = {}
@@ -149,12 +167,13 @@ def parity(work: Path):
         ("llama", {"target_modules": "all-linear"}),
         ("qwen2", {}),
         ("qwen3", {"target_modules": ["q_proj", "down_proj"], "rslora": True}),
+        ("F16.gguf", {}),
+        ("Q8_0.gguf", {"target_modules": "all-linear"}),
+        ("weirgate-demo", {"quantized": True, "target_modules": "all-linear"}),
     ):
-        base = DEMO_MODEL if name == "weirgate-demo" else work / name
-        if name in TINY:
-            tiny(name, base)
+        own, base = base_of(name, more, work)
         folder = work / f"{name}-{len(trained)}"
-        job = finetuning.write_job(folder, dataset, base=name if base == DEMO_MODEL else str(base), **(PARITY | more))
+        job = finetuning.write_job(folder, dataset, base=own, **(PARITY | more))
         ours = list(finetuning.losses(finetuning.train(job, 600)).values())
         steps = batches(job)
         check_tokens(steps, dataset)
@@ -172,9 +191,10 @@ def parity(work: Path):
 @torch.inference_mode()
 def logits(trained: dict[Path, Path], work: Path):
     print("\n## The trained adapters in peft and in the server\n")
-    print("Log-probabilities of a prompt's tokens by the server with the adapter, and by PEFT with the same folder,")
-    print("both in f32.\n")
-    print("| adapter | tokens | largest difference | within 1e-3 | adapter moves them by |\n|---|---|---|---|---|")
+    print("Log-probabilities by the server with the adapter, and by PEFT with the same folder, both in f32: of a prompt's")
+    print(f"tokens, and of the {TOP} likeliest tokens at each place after it.\n")
+    print("| adapter | of the prompt | largest difference | after it | largest difference | within 1e-3 |", end="")
+    print(" adapter moves them by |\n|---|---|---|---|---|---|---|")
     tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_MODEL)
     text = "<|start|>user\n" + finetuning.pairs(2, seed=3)[0][0] + "<|end|>\n<|start|>assistant\nIt is red with a fox."
     ids = torch.tensor([tokenizer(text, add_special_tokens=False).input_ids])
@@ -191,18 +211,37 @@ def logits(trained: dict[Path, Path], work: Path):
             return found.gather(1, ids[0, 1:, None])[:, 0].tolist()
 
         plain = scores(model)
-        expected = scores(peft.PeftModel.from_pretrained(model, folder / "adapter").eval())
-        server = Server(folder / "log", "--model-id", str(wide), env={"LORA_ADAPTERS": f"own={folder / 'adapter'}"})
+        adapted = peft.PeftModel.from_pretrained(model, folder / "adapter").eval()
+        expected = scores(adapted)
+        env = {"LORA_ADAPTERS": f"own={folder / 'adapter'}", "MAX_TOP_N_TOKENS": str(TOP)}
+        server = Server(folder / "log", "--model-id", str(wide), env=env)
         server.start()
-        parameters = {"max_new_tokens": 1, "details": True, "decoder_input_details": True, "adapter_id": "own"}
+        parameters = {
+            "max_new_tokens": STEPS_ON,
+            "top_n_tokens": TOP,
+            "details": True,
+            "decoder_input_details": True,
+            "adapter_id": "own",
+        }
         answer = Client(server.port).post_ok("/generate", {"inputs": text, "parameters": parameters})
         server.stop()
-        got = [token["logprob"] for token in answer["details"]["prefill"]][1:]
-        assert [token["id"] for token in answer["details"]["prefill"]] == ids[0].tolist()
+        details = answer["details"]
+        got = [token["logprob"] for token in details["prefill"]][1:]
+        assert [token["id"] for token in details["prefill"]] == ids[0].tolist()
         worst = max(abs(own - other) for own, other in zip(got, expected, strict=True))
         moved = max(abs(own - other) for own, other in zip(plain, expected, strict=True))
-        met = goal(worst <= LOGIT_GOAL, f"logits of {folder.name}")
-        print(f"| {folder.name} | {len(got)} | {worst:.1e} | {met} | {moved:.2f} |")
+        # The same continuation, whole.
+        said = [token["id"] for token in details["tokens"]]
+        whole = torch.cat([ids, torch.tensor([said[:-1]], dtype=ids.dtype)], 1)
+        after = torch.log_softmax(adapted(whole).logits[0, ids.shape[1] - 1 :].double(), -1)
+        tops = details["top_tokens"]
+        assert len(tops) == len(after) == len(said) and all(len(top) >= TOP for top in tops)
+        pairs = [(token["logprob"], float(row[token["id"]])) for row, top in zip(after, tops) for token in top]
+        likeliest = [{token["id"] for token in top} >= {int(row.argmax())} for row, top in zip(after, tops)]
+        assert all(likeliest), "the likeliest token is another"
+        worst_after = max(abs(own - other) for own, other in pairs)
+        met = goal(max(worst, worst_after) <= LOGIT_GOAL, f"logits of {folder.name}")
+        print(f"| {folder.name} | {len(got)} | {worst:.1e} | {len(pairs)} | {worst_after:.1e} | {met} | {moved:.2f} |")
 
 
 def by_heart(work: Path):

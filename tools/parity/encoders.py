@@ -1,5 +1,5 @@
-"""Tiny random encoders: their configurations, and weights from the portable generator.
-`testkit/src/encoder.rs` makes the same in Rust from what `make_encoder_goldens.py` writes."""
+"""Tiny random encoders, and a decoder that makes vectors: their configurations, and weights from the portable generator.
+`testkit/src/encoder.rs` makes the same encoders in Rust from what `make_encoder_goldens.py` writes."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ import numpy as np
 import generator
 
 FOLDER = generator.CHECKPOINTS / "encoders"
-TOKENIZER = FOLDER / "tokenizer.json"
+# By `make_tokenizers.py`.
+TOKENIZER, UNIGRAM, BYTE_LEVEL = FOLDER / "tokenizer.json", FOLDER / "unigram.json", FOLDER / "byte-level.json"
 SEED = 2000
 SIZES = {"vocab_size": 160, "max_position_embeddings": 64}
 SMALL = {**SIZES, "hidden_size": 36, "intermediate_size": 50, "num_attention_heads": 3, "num_hidden_layers": 2}
@@ -18,6 +19,8 @@ MODERN = {**SMALL, "num_hidden_layers": 4, "local_attention": 8, "pad_token_id":
           "cls_token_id": 2, "sep_token_id": 3}
 DISTIL = {**SIZES, "dim": 36, "hidden_dim": 50, "n_heads": 3, "n_layers": 2}
 ONE_LABEL = {"num_labels": 1}
+DECODER = {"vocab_size": 288, "max_position_embeddings": 64, "hidden_size": 36, "intermediate_size": 50,
+           "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 2}
 
 # Name -> (transformers' class, configuration).
 ENCODERS = {
@@ -35,6 +38,23 @@ ENCODERS = {
     "modernbert": ("ModernBertModel", MODERN),
     "modernbert-ranker": ("ModernBertForSequenceClassification", {**MODERN, **ONE_LABEL, "classifier_pooling": "mean"}),
     "nomic": ("NomicBertModel", {**SMALL, "pad_token_id": 0}),
+}
+DECODERS = {"qwen2-embedder": ("Qwen2Model", DECODER)}
+
+BERTS = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+# Name -> (tokenizer, special tokens, inputs); of the others, BERT's.
+TEXTS = {
+    "xlm-roberta": (
+        UNIGRAM,
+        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
+         "cls_token": "<s>", "mask_token": "<mask>"},
+        ["input_ids", "attention_mask"],
+    ),
+    "qwen2-embedder": (
+        BYTE_LEVEL,
+        {"eos_token": "<|end|>", "pad_token": "<|pad|>"},
+        ["input_ids", "attention_mask"],
+    ),
 }
 
 
@@ -87,11 +107,12 @@ def write(name, folder: Path):
 def write_sentence_model(name, folder: Path, pooling="mean", **prompts):
     """The same with the tokenizer, and the files that sentence-transformers reads."""
     write(name, folder)
-    (folder / "tokenizer.json").write_bytes(TOKENIZER.read_bytes())
-    special = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
-               "mask_token": "[MASK]"}
+    tokenizer, special, inputs = TEXTS.get(
+        name, (TOKENIZER, BERTS, ["input_ids", "token_type_ids", "attention_mask"])
+    )
+    (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     settings = {**special, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64,
-                "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+                "model_input_names": inputs}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     if pooling is None:
         return

@@ -9,41 +9,21 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import encoders
 import generator
+import make_tokenizers
 
 ROOT = generator.CHECKPOINTS.parents[1]
 GOLDENS = ROOT / "engine" / "tests" / "goldens" / "encoders.json"
 TEXTS = ROOT / "integration-tests" / "embeddings" / "goldens.json"
 # Lengths of the prompts; the last is as long as every model allows.
 LENGTHS = [1, 2, 17, 41, 62]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-WORDS = ["the", "cat", "sat", "on", "mat", "a", "of", "and", "model", "server", "##ing", "##ed", "##s", "question"]
-
-
-def make_tokenizer():
-    """BERT's pipeline over a vocabulary of letters and a few words."""
-    pieces = SPECIAL + list(LETTERS) + [f"##{letter}" for letter in LETTERS] + list("?!.,-'") + WORDS
-    vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    assert len(vocab) <= encoders.SIZES["vocab_size"]
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
-    )
-    tokenizer.add_special_tokens(SPECIAL)
-    encoders.TOKENIZER.write_text(tokenizer.to_str() + "\n")
 
 
 def define(name, number):
     """Configuration, seed and shapes, as transformers saves them."""
-    architecture, settings = encoders.ENCODERS[name]
+    architecture, settings = (encoders.ENCODERS | encoders.DECODERS)[name]
     cls = getattr(transformers, architecture)
     with tempfile.TemporaryDirectory() as folder:
         cls(cls.config_class(**settings)).save_pretrained(folder)
@@ -108,6 +88,8 @@ SENTENCES = [
     "x",
 ]
 QUERY = "a question of the cat?"
+# For the tokenizers that tell case, spaces and ligatures apart.
+OTHERS = [*SENTENCES, "ﬁne  Ｔext\u3000here…", " leading  and trailing ", "The model's 27 questions?"]
 
 
 def texts():
@@ -121,6 +103,16 @@ def texts():
             made[pooling] = [rounded(vector) for vector in model.encode(SENTENCES)]
             if pooling == "mean":
                 made["prompted"] = [rounded(vector) for vector in model.encode(SENTENCES, prompt_name="query")]
+        made["others"] = OTHERS
+        for name, pooling in (("xlm-roberta", "mean"), ("qwen2-embedder", "last")):
+            path = Path(folder) / name
+            encoders.write_sentence_model(name, path, pooling, query="a model of: ")
+            model = SentenceTransformer(str(path), device="cpu")
+            made[name] = {
+                "ids": [model.tokenizer(text, truncation=True, max_length=40)["input_ids"] for text in OTHERS],
+                "plain": [rounded(vector) for vector in model.encode(OTHERS)],
+                "prompted": [rounded(vector) for vector in model.encode(OTHERS, prompt_name="query")],
+            }
         path = Path(folder) / "ranker"
         encoders.write_sentence_model("bert-ranker", path, None)
         ranker = CrossEncoder(str(path), device="cpu", max_length=64)
@@ -136,8 +128,8 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     generator.self_check()
-    make_tokenizer()
-    for number, name in enumerate(encoders.ENCODERS):
+    make_tokenizers.main()
+    for number, name in enumerate([*encoders.ENCODERS, *encoders.DECODERS]):
         define(name, number)
     lines = [f"{json.dumps(name)}: {json.dumps(states(name))}" for name in encoders.ENCODERS]
     GOLDENS.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -28,7 +28,7 @@ impl DatabaseUrl {
     /// [`JobsError::Url`], [`JobsError::Tls`].
     pub(super) fn parse(&self) -> Result<Address, JobsError> {
         let DatabaseUrl(text) = self;
-        let wrong = || JobsError::Url(text.clone());
+        let wrong = || JobsError::Url(without_secrets(text));
         let (base, query) = text.rsplit_once('?').unwrap_or((text.as_str(), ""));
         let mut authorities = None;
         // The driver knows neither of these.
@@ -54,6 +54,14 @@ impl DatabaseUrl {
         let authorities = authorities.map(|path| decoded(path).map(PathBuf::from).ok_or_else(wrong));
         Ok(Address { config, encrypted, authorities: authorities.transpose()? })
     }
+}
+
+/// An address, or what was meant to be one, without password and parameters.
+fn without_secrets(text: &str) -> String {
+    let before = |text: &str, ends: &[char]| text.split(ends).next().unwrap_or_default().to_owned();
+    let Some((user, host)) = text.rsplit_once('@') else { return before(text, &['?']) };
+    let (scheme, user) = user.split_once("//").unwrap_or(("", user));
+    format!("{scheme}//{}:…@{}", before(user, &[':', '?']), before(host, &['?']))
 }
 
 /// Text whose bytes may be written as `%2F`.
@@ -115,5 +123,19 @@ mod tests {
             assert_eq!(said, expected, "{query}");
         }
         assert!(matches!("mysql://host".parse::<DatabaseUrl>(), Err(JobsError::Url(_))));
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_without_its_secrets() {
+        for (text, told) in [
+            ("mysql://me:secret@host/jobs", "mysql://me:…@host/jobs"),
+            ("postgres://me:se@cr:et@host/jobs?sslmode=often", "postgres://me:…@host/jobs"),
+            ("postgres://host/jobs?password=secret&sslmode=often", "postgres://host/jobs"),
+            ("postgres://me:se?cret@host/jobs?sslmode=often", "postgres://me:…@host/jobs"),
+            ("me:secret@host", "//me:…@host"),
+        ] {
+            let error = text.parse::<DatabaseUrl>().err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(error.split('"').nth(1), Some(told), "{text}");
+        }
     }
 }

@@ -1,6 +1,5 @@
-//! Two databases behind one trait. Statements are written once: `$1`… are parameters, `{now}` is microseconds since 1970
-//! by the database's clock, `{number}` is a column that counts up, `{skip_locked}` passes over rows that somebody else
-//! is about to take.
+//! Two databases behind one trait. Statements are written once: `$1`… are parameters, `{number}` is a column that counts
+//! up, `{skip_locked}` passes over rows that somebody else is about to change.
 
 mod address;
 mod postgres;
@@ -33,7 +32,6 @@ pub(crate) struct Statement {
 
 /// What differs between databases.
 pub(crate) struct Dialect {
-    now: &'static str,
     number: &'static str,
     skip_locked: &'static str,
 }
@@ -52,9 +50,8 @@ pub(crate) trait Database: Send + Sync {
 impl dyn Database + '_ {
     /// A statement in this database's words.
     pub fn statement(&self, text: &str, parameters: Vec<Value>) -> Statement {
-        let Dialect { now, number, skip_locked } = self.dialect();
-        let text =
-            text.replace("{now}", now).replace("{number}", number).replace("{skip_locked}", skip_locked);
+        let Dialect { number, skip_locked } = self.dialect();
+        let text = text.replace("{number}", number).replace("{skip_locked}", skip_locked);
         Statement { text, parameters }
     }
 

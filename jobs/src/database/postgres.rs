@@ -14,15 +14,11 @@ use super::tls::Tls;
 use super::{Database, DatabaseUrl, Dialect, Row, Statement, Value};
 use crate::error::JobsError;
 
-const DIALECT: Dialect = Dialect {
-    now: "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)",
-    number: "BIGSERIAL PRIMARY KEY",
-    skip_locked: "FOR UPDATE SKIP LOCKED",
-};
+const DIALECT: Dialect = Dialect { number: "BIGSERIAL PRIMARY KEY", skip_locked: "FOR UPDATE SKIP LOCKED" };
 /// Servers that start at the same time make the tables one after the other.
 const SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(7310579016234)";
 
-/// A server that does not answer for so long has gone; the leases of the jobs under way last longer.
+/// A server that does not answer for so long has gone.
 const SILENCE: Duration = Duration::from_secs(5);
 
 type Answer = Result<Vec<Vec<Row>>, JobsError>;

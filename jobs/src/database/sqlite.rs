@@ -10,11 +10,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use super::{Database, Dialect, Row, Statement, Value};
 use crate::error::JobsError;
 
-const DIALECT: Dialect = Dialect {
-    now: "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
-    number: "INTEGER PRIMARY KEY AUTOINCREMENT",
-    skip_locked: "",
-};
+const DIALECT: Dialect = Dialect { number: "INTEGER PRIMARY KEY AUTOINCREMENT", skip_locked: "" };
 const BUSY: Duration = Duration::from_secs(10);
 
 pub(super) struct Sqlite {

@@ -1,21 +1,7 @@
 //! Whether a file is what a training can learn from: one conversation a line.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
-
-/// Errors that are told of one file.
-const MAX_ERRORS: usize = 20;
-/// Bytes of a line.
-const MAX_LINE: usize = 16 << 20;
-
-/// What is wrong with one line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {message}")]
-pub struct LineError {
-    /// From 1.
-    pub line: u64,
-    pub message: String,
-}
+use weirgate_text::{LineError, MAX_ERRORS, MAX_LINE, Record, RecordForm};
 
 /// How the conversations are written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -40,7 +26,7 @@ pub(crate) struct Counts {
     pub responses: u64,
 }
 
-/// Reads a file piece by piece.
+/// Reads a file piece by piece, by the rules of [`Record`].
 #[derive(Default)]
 pub(crate) struct Lines {
     line: Vec<u8>,
@@ -79,61 +65,34 @@ impl Lines {
 
     fn end_line(&mut self) {
         self.number += 1;
-        let line = std::mem::take(&mut self.line);
-        let checked = if std::mem::take(&mut self.too_long) {
-            Err(format!("it is longer than {MAX_LINE} bytes"))
-        } else if line.iter().all(u8::is_ascii_whitespace) {
-            Ok(())
-        } else {
-            self.check(&line)
+        let checked = match std::mem::take(&mut self.too_long) {
+            true => {
+                let message = format!("is longer than {MAX_LINE} bytes");
+                Err(LineError { line: self.number, message })
+            }
+            false => Record::read(self.number, &self.line),
         };
-        self.line = line;
         self.line.clear();
-        if let Err(message) = checked
-            && self.errors.len() < MAX_ERRORS
-        {
-            self.errors.push(LineError { line: self.number, message });
+        match checked {
+            Ok(record) => record.iter().for_each(|record| self.count(record)),
+            Err(error) if self.errors.len() < MAX_ERRORS => self.errors.push(error),
+            Err(_) => {}
         }
     }
 
-    fn check(&mut self, line: &[u8]) -> Result<(), String> {
-        if self.number == 1 && line.starts_with(b"\xef\xbb\xbf") {
-            return Err("it begins with a byte order mark; save the file as UTF-8 without one".to_owned());
-        }
-        let value: Value = serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
-        let record = value.as_object().ok_or("not an object")?;
-        let (form, key) = match (record.get("messages"), record.get("conversations")) {
-            (Some(_), None) => (Form::Messages, "messages"),
-            (None, Some(_)) => (Form::Conversations, "conversations"),
-            (Some(_), Some(_)) => return Err("it has both `messages` and `conversations`".to_owned()),
-            (None, None) => return Err("it has neither `messages` nor `conversations`".to_owned()),
+    fn count(&mut self, record: &Record) {
+        let form = match record.form {
+            RecordForm::Messages => Form::Messages,
+            RecordForm::Conversations => Form::Conversations,
         };
-        let messages = record.get(key).and_then(Value::as_array);
-        let messages = messages.ok_or_else(|| format!("`{key}` is not an array"))?;
-        let (mut prompts, mut responses) = (0, 0);
-        for (at, message) in messages.iter().enumerate() {
-            let checked = match form {
-                Form::Conversations => turn(message),
-                _ => self::message(message),
-            };
-            match checked.map_err(|reason| format!("{key}[{at}]: {reason}"))? {
-                Role::User => prompts += 1,
-                Role::Assistant => responses += 1,
-                Role::Other => {}
-            }
-        }
-        if responses == 0 {
-            return Err(format!("`{key}` has no answer of the assistant's, so there is nothing to learn"));
-        }
         self.conversations += 1;
-        self.prompts += prompts;
-        self.responses += responses;
+        self.prompts += record.count("user");
+        self.responses += record.count("assistant");
         self.form = match self.form {
             None => Some(form),
             Some(known) if known == form => Some(form),
             Some(_) => Some(Form::Mixed),
         };
-        Ok(())
     }
 
     /// What was in it.
@@ -156,58 +115,6 @@ impl Lines {
             }
             _ => Err(self.errors),
         }
-    }
-}
-
-enum Role {
-    User,
-    Assistant,
-    Other,
-}
-
-/// OpenAI's form; `bot` is another word for the assistant.
-fn message(message: &Value) -> Result<Role, String> {
-    let message = message.as_object().ok_or("not an object")?;
-    let role = match text(message, "role")? {
-        "user" => Role::User,
-        "assistant" | "bot" => Role::Assistant,
-        "system" | "tool" => Role::Other,
-        other => {
-            let other: String = other.chars().take(40).collect();
-            return Err(format!("the role {other:?} is none of system, user, assistant, bot, tool"));
-        }
-    };
-    let calls = message.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty());
-    match message.get("content") {
-        None | Some(Value::Null) if calls => {}
-        _ => drop(text(message, "content")?),
-    }
-    Ok(role)
-}
-
-/// The form of ShareGPT's data sets.
-fn turn(turn: &Value) -> Result<Role, String> {
-    let turn = turn.as_object().ok_or("not an object")?;
-    let role = match text(turn, "from")? {
-        "human" | "user" => Role::User,
-        "gpt" | "assistant" | "bot" => Role::Assistant,
-        "system" | "tool" => Role::Other,
-        other => {
-            let other: String = other.chars().take(40).collect();
-            return Err(format!(
-                "`from` {other:?} is none of system, human, user, gpt, assistant, bot, tool"
-            ));
-        }
-    };
-    text(turn, "value")?;
-    Ok(role)
-}
-
-fn text<'v>(object: &'v Map<String, Value>, key: &str) -> Result<&'v str, String> {
-    match object.get(key) {
-        Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(format!("`{key}` is not a string")),
-        None => Err(format!("`{key}` is missing")),
     }
 }
 
@@ -250,25 +157,15 @@ mod tests {
 
     #[test]
     fn errors_say_where_and_what() {
+        // All that the worker refuses, and why, is tested with the rules (`weirgate_text::Record`).
         for (line, reason) in [
-            ("{", "not JSON"),
-            ("[]", "not an object"),
-            ("{}", "neither"),
-            (r#"{"messages":[],"conversations":[]}"#, "both"),
-            (r#"{"messages":{}}"#, "`messages` is not an array"),
-            (r#"{"messages":[]}"#, "no answer"),
-            (r#"{"messages":[{"role":"user","content":"q"}]}"#, "no answer"),
-            (r#"{"messages":["q"]}"#, "messages[0]: not an object"),
-            (r#"{"messages":[{"content":"q"}]}"#, "messages[0]: `role` is missing"),
-            (r#"{"messages":[{"role":"robot","content":"q"}]}"#, "\"robot\" is none of"),
-            (r#"{"messages":[{"role":"user"}]}"#, "`content` is missing"),
-            (r#"{"messages":[{"role":"assistant","content":null}]}"#, "`content` is not a string"),
-            (r#"{"messages":[{"role":"user","content":["q"]}]}"#, "`content` is not a string"),
+            ("{", "is not JSON"),
+            (r#"{"messages":[{"role":"user","content":"q"}]}"#, "nothing to learn"),
+            (r#"{"messages":[{"role":"assistant","content":"a"}]}"#, "begins with the assistant"),
             (
-                r#"{"conversations":[{"from":"human","value":1}]}"#,
-                "conversations[0]: `value` is not a string",
+                r#"{"messages":[{"role":"user","content":"q"},{"role":"bot","content":"a"}],"tools":{}}"#,
+                "`tools` is {}",
             ),
-            (r#"{"conversations":[{"from":"x","value":"q"}]}"#, "none of system, human"),
         ] {
             let errors = read(format!("{GOOD}\n{line}\n{GOOD}").as_bytes(), 64).unwrap_err();
             assert_eq!(errors.len(), 1, "{line}: {errors:?}");
@@ -277,9 +174,17 @@ mod tests {
         }
         assert!(read(b"", 1).unwrap_err()[0].message.contains("no conversation"));
         assert!(read(b"\n \n", 1).unwrap_err()[0].message.contains("no conversation"));
-        let marked = format!("\u{feff}{GOOD}");
-        assert!(read(marked.as_bytes(), 8).unwrap_err()[0].message.contains("byte order mark"));
-        assert!(read(b"\"\xff\"", 8).unwrap_err()[0].message.contains("not JSON"));
+    }
+
+    #[test]
+    fn what_the_worker_takes_is_taken() {
+        for line in [
+            r#"{"messages":[{"role":"user","content":[{"type":"text","text":"q"}]},{"role":"model","content":"a"}]}"#,
+            r#"{"messages":[{"role":"human","content":"q"},{"role":"gpt","content":"a"}],"tools":[]}"#,
+        ] {
+            let counts = read(line.as_bytes(), 64).unwrap();
+            assert_eq!((counts.conversations, counts.prompts, counts.responses), (1, 1, 1), "{line}");
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Data sets in folders of this machine.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::{CONTENT, DatasetError, Files, write_error};
+use super::{CONTENT, DatasetError, Files, METADATA, write_error};
 use crate::error::JobsError;
 use crate::id::Id;
 
@@ -21,10 +21,17 @@ impl Local {
 }
 
 impl Files for Local {
-    fn keep(&self, id: &Id, folder: &Path) -> Result<(), DatasetError> {
-        fs::rename(folder, self.folder(id)).map_err(write_error)?;
-        // The name lasts only once its folder is on the disk, too.
-        File::open(&self.0).and_then(|folder| folder.sync_all()).map_err(write_error)
+    fn keep(&self, id: &Id, incoming: &Path) -> Result<(), DatasetError> {
+        let folder = self.folder(id);
+        fs::create_dir(&folder).map_err(write_error)?;
+        for file in [CONTENT, METADATA] {
+            fs::rename(incoming.join(file), folder.join(file)).map_err(write_error)?;
+        }
+        // Names last only once their folders are on the disk, too.
+        for folder in [&folder, &self.0] {
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(write_error)?;
+        }
+        Ok(())
     }
 
     fn open(&self, id: &Id) -> Result<Box<dyn Read + Send>, DatasetError> {
@@ -32,22 +39,14 @@ impl Files for Local {
         Ok(Box::new(file))
     }
 
-    fn on_disk(&self, id: &Id, _: &Path) -> Result<PathBuf, DatasetError> {
+    fn on_disk(&self, id: &Id, _: &Path, _: &dyn Fn() -> bool) -> Result<PathBuf, DatasetError> {
         Ok(self.folder(id).join(CONTENT))
     }
 
-    fn remove(&self, id: &Id) -> Result<(), DatasetError> {
-        fs::remove_dir_all(self.folder(id)).map_err(write_error)
-    }
-
-    fn retain(&self, ids: &[Id]) -> Result<(), DatasetError> {
-        let entries = fs::read_dir(&self.0).map_err(JobsError::io("the data sets"))?;
-        for entry in entries.flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse::<Id>().ok());
-            if id.is_some_and(|id| !ids.contains(&id)) {
-                fs::remove_dir_all(entry.path()).map_err(write_error)?;
-            }
+    fn remove(&self, id: &Id, _: &Path) -> Result<(), DatasetError> {
+        match fs::remove_dir_all(self.folder(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(error)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

@@ -17,11 +17,12 @@ use crate::error::JobsError;
 use crate::folder::StateFolder;
 use crate::id::Id;
 use crate::table::Table;
+pub use lines::Form;
 use lines::{Counts, Lines};
-pub use lines::{Form, LineError};
 use local::Local;
 use s3::S3;
 pub use s3::S3Settings;
+use weirgate_text::LineError;
 
 /// The file of a data set's content, beside `METADATA`.
 const CONTENT: &str = "data.jsonl";
@@ -70,46 +71,51 @@ pub enum DatasetError {
 
 /// Where files of data sets are kept, each under its id. Calls block.
 trait Files: Send + Sync {
-    /// Keeps the files of `folder`, which go from there; `METADATA` comes last.
-    fn keep(&self, id: &Id, folder: &Path) -> Result<(), DatasetError>;
+    /// Keeps the files of the folder `incoming`; `METADATA` comes last. What [`Files::remove`] needs to know is left in the
+    /// folder as long as it may be needed.
+    fn keep(&self, id: &Id, incoming: &Path) -> Result<(), DatasetError>;
     /// Reads a file.
     fn open(&self, id: &Id) -> Result<Box<dyn Read + Send>, DatasetError>;
-    /// The path of the content on this machine, which may be put into `folder`.
-    fn on_disk(&self, id: &Id, folder: &Path) -> Result<PathBuf, DatasetError>;
-    fn remove(&self, id: &Id) -> Result<(), DatasetError>;
-    /// Removes what is of none of these data sets, as far as it is known to be this server's.
-    fn retain(&self, ids: &[Id]) -> Result<(), DatasetError>;
+    /// The path of the content on this machine, which may be put into the folder `fetched` as long as `go_on` says so.
+    fn on_disk(&self, id: &Id, fetched: &Path, go_on: &dyn Fn() -> bool) -> Result<PathBuf, DatasetError>;
+    /// Removes what [`Files::keep`] did with the folder `incoming`, however far it came.
+    fn remove(&self, id: &Id, incoming: &Path) -> Result<(), DatasetError>;
 }
 
 /// All data sets.
 pub struct Datasets {
     table: Arc<Table>,
-    files: Box<dyn Files>,
-    /// Uploads that are not complete.
+    files: Arc<dyn Files>,
+    /// Whose disk they are put on; `None`: a bucket.
+    owner: Option<Id>,
+    /// Uploads that are not complete: a folder for each, from before anything is kept of it until it is listed.
     incoming: PathBuf,
 }
 
 impl Datasets {
-    /// Clears away what uploads left that broke off with the server.
+    /// Begins to clear away what uploads left that broke off with the server.
     ///
     /// # Errors
     /// Folders that cannot be made, a bucket's settings that make no sense.
     pub fn open(folder: &StateFolder, table: Arc<Table>, place: &Place) -> Result<Self, DatasetError> {
-        let files: Box<dyn Files> = match place {
-            Place::Local => Box::new(Local::new(folder.subfolder("datasets")?)),
-            Place::S3(settings) => Box::new(S3::new(settings)?),
+        let (files, owner): (Arc<dyn Files>, _) = match place {
+            Place::Local => {
+                (Arc::new(Local::new(folder.subfolder("datasets")?)), Some(folder.owner().clone()))
+            }
+            Place::S3(settings) => (Arc::new(S3::new(settings)?), None),
         };
         let incoming = folder.subfolder("incoming")?;
         let left = fs::read_dir(&incoming).map_err(JobsError::io("the folder of uploads"))?;
-        for entry in left.flatten() {
-            fs::remove_dir_all(entry.path()).map_err(JobsError::io("an upload that broke off"))?;
+        let left: Vec<PathBuf> = left.flatten().map(|entry| entry.path()).collect();
+        if !left.is_empty() {
+            // A bucket may not answer, which is no reason to wait.
+            let (table, files) = (table.clone(), files.clone());
+            let clear =
+                move || left.into_iter().for_each(|path| clear(&table, files.as_ref(), Incoming(path)));
+            let thread = std::thread::Builder::new().name("uploads".to_owned()).spawn(clear);
+            thread.map_err(JobsError::io("the thread of uploads"))?;
         }
-        // Files come before their row, so those without are of uploads that broke off; unless others add rows, too.
-        if !table.is_shared() {
-            let known: Vec<Id> = table.datasets()?.into_iter().map(|dataset| dataset.id).collect();
-            files.retain(&known)?;
-        }
-        Ok(Self { table, files, incoming })
+        Ok(Self { table, files, owner, incoming })
     }
 
     /// Takes a file in. Nothing is kept of one that is not valid, or that does not come whole.
@@ -128,20 +134,23 @@ impl Datasets {
         let created = Utc::now();
         let metadata = metadata(&id, new, (counts, bytes), &created.to_rfc3339());
         write(&folder.0.join(METADATA), metadata.to_string().as_bytes())?;
-        self.files.keep(&id, &folder.0)?;
         let row = DatasetRow {
             id: id.clone(),
+            owner: self.owner.clone(),
             name: new.name.clone(),
             description: new.description.clone(),
             created,
             metadata,
         };
-        self.table.add_dataset(&row).inspect_err(|_| {
-            if let Err(error) = self.files.remove(&id) {
-                tracing::warn!(%error, "files of a data set that is none are left");
+        let kept = self.files.keep(&id, &folder.0);
+        match kept.and_then(|()| Ok(self.table.add_dataset(&row)?)) {
+            Ok(()) => Ok(row),
+            Err(error) => {
+                // A database whose answer was lost may have it all the same.
+                clear(&self.table, self.files.as_ref(), folder);
+                Err(error)
             }
-        })?;
-        Ok(row)
+        }
     }
 
     /// The file as it was uploaded.
@@ -152,12 +161,32 @@ impl Datasets {
         self.files.open(id)
     }
 
-    /// The path of the file, which may be put into `folder` for it.
+    /// The path of the file, which may be put into the folder `fetched` for it, as long as `go_on` says so.
     ///
     /// # Errors
     /// [`DatasetError`].
-    pub fn on_disk(&self, id: &Id, folder: &Path) -> Result<PathBuf, DatasetError> {
-        self.files.on_disk(id, folder)
+    pub fn on_disk(
+        &self,
+        id: &Id,
+        fetched: &Path,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<PathBuf, DatasetError> {
+        self.files.on_disk(id, fetched, go_on)
+    }
+}
+
+/// Clears away what an upload left, unless it is listed.
+fn clear(table: &Table, files: &dyn Files, left: Incoming) {
+    let id = left.0.file_name().and_then(|name| name.to_str()?.parse::<Id>().ok());
+    let Some(id) = id else { return };
+    let removed = match table.dataset(&id) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => files.remove(&id, &left.0),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = removed {
+        tracing::warn!(%error, "what an upload left will be removed at the next start");
+        left.stay();
     }
 }
 
@@ -168,6 +197,15 @@ impl Incoming {
     fn new(path: PathBuf) -> Result<Self, DatasetError> {
         fs::create_dir(&path).map_err(write_error)?;
         Ok(Self(path))
+    }
+
+    /// Leaves the folder to the next start, without what takes room.
+    fn stay(self) {
+        for file in [CONTENT, METADATA] {
+            // It may have been kept.
+            let _ = fs::remove_file(self.0.join(file));
+        }
+        std::mem::forget(self);
     }
 }
 

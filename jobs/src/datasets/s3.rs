@@ -5,7 +5,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::future::Future;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
@@ -21,15 +21,19 @@ use object_store::client::{
     ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
     HttpResponse, HttpResponseBody, HttpService,
 };
+use object_store::multipart::MultipartStore;
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt, PutPayload, RetryConfig};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
-use super::{CONTENT, DatasetError, Files, METADATA, write_error};
+use super::{BUFFER_BYTES, CONTENT, DatasetError, Files, METADATA, write, write_error};
 use crate::error::JobsError;
 use crate::id::Id;
 
+/// The file of an upload's folder that names the upload in parts under way. One whose name was never heard, since the server
+/// was killed before the bucket's answer, is for the bucket's own rules.
+const UNFINISHED: &str = "unfinished";
 /// Of an upload in parts; the least that S3 takes is 5 MiB.
 const PART_BYTES: usize = 8 << 20;
 const CONNECT: Duration = Duration::from_secs(10);
@@ -96,35 +100,35 @@ impl S3 {
         self.runtime.as_ref().ok_or_else(ended)?.block_on(work)
     }
 
-    async fn put(&self, key: &Key, path: &Path) -> Result<(), DatasetError> {
+    /// Puts the file at `path`. The name of an upload in parts is in the file `unfinished` as long as the upload is.
+    async fn put(&self, key: &Key, path: &Path, unfinished: &Path) -> Result<(), DatasetError> {
         let mut file = File::open(path).map_err(write_error)?;
         let mut part = read_part(&mut file)?;
         if part.len() < PART_BYTES {
             return self.store.put(key, part.into()).await.map(drop).map_err(bucket);
         }
-        let mut upload = self.store.put_multipart(key).await.map_err(bucket)?;
-        let sent = async {
-            while !part.is_empty() {
-                upload.put_part(PutPayload::from_bytes(part)).await.map_err(bucket)?;
-                part = read_part(&mut file)?;
-            }
-            upload.complete().await.map(drop).map_err(bucket)
-        };
-        let sent: Result<(), DatasetError> = sent.await;
-        if sent.is_err()
-            && let Err(error) = upload.abort().await
-        {
-            tracing::warn!(%error, "parts of an upload are left in the bucket");
+        let upload = self.store.create_multipart(key).await.map_err(bucket)?;
+        if let Err(error) = write(unfinished, upload.as_bytes()) {
+            gone(self.store.abort_multipart(key, &upload).await)?;
+            return Err(error);
         }
-        sent
+        let mut parts = Vec::new();
+        while !part.is_empty() {
+            let sent = self.store.put_part(key, &upload, parts.len(), PutPayload::from_bytes(part)).await;
+            parts.push(sent.map_err(bucket)?);
+            part = read_part(&mut file)?;
+        }
+        self.store.complete_multipart(key, &upload, parts).await.map_err(bucket)?;
+        fs::remove_file(unfinished).map_err(write_error)
     }
 
-    async fn delete(&self, id: &Id) -> Result<(), DatasetError> {
+    async fn delete(&self, id: &Id, unfinished: &Path) -> Result<(), DatasetError> {
+        let upload = fs::read_to_string(unfinished).unwrap_or_default();
+        if !upload.is_empty() {
+            gone(self.store.abort_multipart(&self.key(id, CONTENT), &upload).await)?;
+        }
         for file in [METADATA, CONTENT] {
-            match self.store.delete(&self.key(id, file)).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(bucket(error)),
-            }
+            gone(self.store.delete(&self.key(id, file)).await)?;
         }
         Ok(())
     }
@@ -140,19 +144,12 @@ impl Drop for S3 {
 }
 
 impl Files for S3 {
-    fn keep(&self, id: &Id, folder: &Path) -> Result<(), DatasetError> {
+    fn keep(&self, id: &Id, incoming: &Path) -> Result<(), DatasetError> {
         self.wait(async {
-            let kept = async {
-                self.put(&self.key(id, CONTENT), &folder.join(CONTENT)).await?;
-                self.put(&self.key(id, METADATA), &folder.join(METADATA)).await
-            };
-            let kept = kept.await;
-            if kept.is_err()
-                && let Err(error) = self.delete(id).await
-            {
-                tracing::warn!(%error, "a part of a data set is left in the bucket");
+            for file in [CONTENT, METADATA] {
+                self.put(&self.key(id, file), &incoming.join(file), &incoming.join(UNFINISHED)).await?;
             }
-            kept
+            Ok(())
         })
     }
 
@@ -163,23 +160,38 @@ impl Files for S3 {
         Ok(Box::new(Object { stream: found.into_stream(), runtime, piece: Bytes::new() }))
     }
 
-    fn on_disk(&self, id: &Id, folder: &Path) -> Result<PathBuf, DatasetError> {
-        let (path, partial) = (folder.join(CONTENT), folder.join("data.partial"));
+    fn on_disk(&self, id: &Id, fetched: &Path, go_on: &dyn Fn() -> bool) -> Result<PathBuf, DatasetError> {
+        let (path, partial) = (fetched.join(CONTENT), fetched.join("partial"));
         if !path.is_file() {
+            fs::create_dir_all(fetched).map_err(write_error)?;
             let mut file = File::create(&partial).map_err(write_error)?;
-            io::copy(&mut self.open(id)?, &mut file).map_err(write_error)?;
+            let mut source = self.open(id)?;
+            let mut buffer = vec![0; BUFFER_BYTES];
+            loop {
+                if !go_on() {
+                    return Err(write_error(io::ErrorKind::Interrupted.into()));
+                }
+                let n = source.read(&mut buffer).map_err(|error| DatasetError::Bucket(error.to_string()))?;
+                if n == 0 {
+                    break;
+                }
+                file.write_all(buffer.get(..n).unwrap_or_default()).map_err(write_error)?;
+            }
             fs::rename(partial, &path).map_err(write_error)?;
         }
         Ok(path)
     }
 
-    fn remove(&self, id: &Id) -> Result<(), DatasetError> {
-        self.wait(self.delete(id))
+    fn remove(&self, id: &Id, incoming: &Path) -> Result<(), DatasetError> {
+        self.wait(self.delete(id, &incoming.join(UNFINISHED)))
     }
+}
 
-    /// What lies in a bucket may be another server's.
-    fn retain(&self, _: &[Id]) -> Result<(), DatasetError> {
-        Ok(())
+/// What is not there need not be removed.
+fn gone(removed: object_store::Result<()>) -> Result<(), DatasetError> {
+    match removed {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(bucket(error)),
     }
 }
 

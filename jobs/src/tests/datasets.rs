@@ -2,6 +2,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Setup, on_both};
 use crate::{DatasetError, Datasets, Id, NewDataset, Place, StateFolder, Table};
@@ -42,7 +43,7 @@ fn a_data_set_comes_back_as_it_was(setup: &Setup) {
     let mut read = String::new();
     datasets.read(&row.id).unwrap().read_to_string(&mut read).unwrap();
     assert_eq!(read, content);
-    let path = datasets.on_disk(&row.id, Path::new("/nowhere")).unwrap();
+    let path = datasets.on_disk(&row.id, Path::new("/nowhere"), &|| true).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), content);
     let metadata = fs::read_to_string(path.with_file_name("metadata.json")).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&metadata).unwrap(), row.metadata);
@@ -91,20 +92,35 @@ fn what_a_crash_leaves_is_cleared_away(setup: &Setup) {
     let (folder, table) = setup.server("a");
     let datasets = open(&folder, &table);
     let kept = datasets.add(&file("f"), &mut LINE.as_bytes()).unwrap().id;
+    assert_eq!(files(&setup.folder.path().join("a")), [kept.to_string()]);
     drop(datasets);
     let path = setup.folder.path().join("a");
-    // An upload under way, and one whose files were complete before it was listed.
-    fs::create_dir(path.join("incoming/x")).unwrap();
-    fs::write(path.join("incoming/x/data.jsonl"), LINE).unwrap();
+    let put = |folder: &str, name: &str| {
+        fs::create_dir_all(path.join(folder).join(name)).unwrap();
+        fs::write(path.join(folder).join(name).join("data.jsonl"), LINE).unwrap();
+    };
+    // An upload under way, one that was kept but not listed, and one that was listed.
+    put("incoming", Id::random().as_str());
     let unlisted = Id::random();
-    fs::create_dir(path.join("datasets").join(unlisted.as_str())).unwrap();
+    put("datasets", unlisted.as_str());
+    fs::create_dir(path.join("incoming").join(unlisted.as_str())).unwrap();
+    fs::create_dir(path.join("incoming").join(kept.as_str())).unwrap();
+    put("incoming", "x");
+    // Of an upload that this server does not know, as of another database.
+    let unknown = Id::random();
+    put("datasets", unknown.as_str());
     let datasets = open(&folder, &table);
-    let mut left = files(&path);
-    left.sort();
-    let mut expected = vec![kept.to_string()];
-    // What others list may come in between, so nothing is removed where there are others.
-    expected.extend(setup.url.is_some().then(|| unlisted.to_string()));
+    let mut expected = [kept.to_string(), unknown.to_string()];
     expected.sort();
-    assert_eq!(left, expected);
+    let begun = Instant::now();
+    loop {
+        let mut left = files(&path);
+        left.sort();
+        if left == expected {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{left:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     assert!(datasets.read(&kept).is_ok());
 }

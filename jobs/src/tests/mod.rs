@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{DatabaseUrl, Id, Job, Kind, NewJob, StateFolder, Table};
+use crate::{DatabaseUrl, Job, Kind, NewJob, StateFolder, Table};
 
 /// One database for one test.
 struct Setup {
@@ -33,6 +33,13 @@ impl Setup {
         let folder = StateFolder::open(&self.folder.path().join(name)).unwrap();
         let table = Table::open(&folder, self.url.as_ref()).unwrap();
         (folder, Arc::new(table))
+    }
+
+    /// The table of the server `a` as the server `name` sees it.
+    fn beside(&self, name: &str) -> Arc<Table> {
+        let folder = StateFolder::open(&self.folder.path().join(name)).unwrap();
+        let file = self.folder.path().join("a/jobs.sqlite");
+        Arc::new(Table::open_at(self.url.as_ref(), &file, folder.owner()).unwrap())
     }
 }
 
@@ -59,8 +66,4 @@ fn in_slot(slot: &str, name: &str) -> NewJob {
 
 fn names(jobs: &[Job]) -> Vec<&str> {
     jobs.iter().map(|job| job.name.as_str()).collect()
-}
-
-fn owner() -> Id {
-    Id::random()
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Setup, new, on_both, owner};
+use super::{Setup, new, on_both};
 use crate::{Context, Id, Job, Kind, Page, Runner, Status, Stopped, Table, Work, WorkError};
 
 on_both!(
@@ -12,10 +12,11 @@ on_both!(
     a_killed_job_stops,
     a_job_that_was_killed_during_an_outage_stops,
     what_is_done_outlasts_an_outage_of_the_database,
-    a_job_is_not_begun_twice_however_long_it_takes,
+    a_job_that_is_under_way_is_not_begun_again,
     what_fails_says_why_and_others_go_on,
     a_server_that_ends_goes_on_at_its_next_start,
     a_server_that_was_killed_goes_on_at_its_next_start,
+    what_a_server_left_waits_for_it,
     kinds_have_their_places,
 );
 
@@ -79,9 +80,9 @@ impl Work for Scripted {
     }
 }
 
-fn start(table: &Arc<Table>, owner: &Id, places: usize, record: &Arc<Record>) -> Runner {
+fn start(table: &Arc<Table>, places: usize, record: &Arc<Record>) -> Runner {
     let work = Scripted { kind: Kind::Download, places, record: record.clone() };
-    Runner::start(table.clone(), owner.clone(), vec![Box::new(work)]).unwrap()
+    Runner::start(table.clone(), vec![Box::new(work)]).unwrap()
 }
 
 #[track_caller]
@@ -97,17 +98,26 @@ fn status(table: &Table, id: &Id) -> Status {
     table.get(id).unwrap().status
 }
 
+/// A job that has begun.
+#[track_caller]
+fn begin(name: &str, table: &Table, runner: &Runner, record: &Record) -> Id {
+    let id = table.insert(&new(Kind::Download, name)).unwrap().id;
+    runner.nudge();
+    wait_for("running", || record.begun.lock().unwrap().contains_key(&id));
+    id
+}
+
 fn every_job_is_done_once(setup: &Setup) {
     let record = Arc::new(Record::default());
     let servers = if setup.url.is_some() { 3 } else { 1 };
     let servers: Vec<_> = (0..servers).map(|n| setup.server(&n.to_string())).collect();
-    let runners: Vec<_> =
-        servers.iter().map(|(folder, table)| start(table, folder.owner(), 2, &record)).collect();
+    let runners: Vec<_> = servers.iter().map(|(_, table)| start(table, 2, &record)).collect();
     let table = &servers[0].1;
     let jobs: Vec<Id> = (0..60)
         .map(|n| {
-            let job = table.insert(&new(Kind::Download, "slow")).unwrap();
-            runners[n % runners.len()].nudge();
+            let server = n % runners.len();
+            let job = servers[server].1.insert(&new(Kind::Download, "slow")).unwrap();
+            runners[server].nudge();
             job.id
         })
         .collect();
@@ -125,8 +135,8 @@ fn every_job_is_done_once(setup: &Setup) {
 
 fn a_killed_job_stops(setup: &Setup) {
     let record = Arc::new(Record::default());
-    let (folder, table) = setup.server("a");
-    let runner = start(&table, folder.owner(), 1, &record);
+    let (_folder, table) = setup.server("a");
+    let runner = start(&table, 1, &record);
     let [long, waits] = ["long", "long"].map(|name| table.insert(&new(Kind::Download, name)).unwrap().id);
     runner.nudge();
     wait_for("running", || status(&table, &long) == Status::Running);
@@ -155,11 +165,9 @@ fn rename(table: &Table, from: &str, to: &str) {
 
 fn a_job_that_was_killed_during_an_outage_stops(setup: &Setup) {
     let record = Arc::new(Record::default());
-    let (folder, table) = setup.server("a");
-    let runner = start(&table, folder.owner(), 1, &record);
-    let long = table.insert(&new(Kind::Download, "long")).unwrap().id;
-    runner.nudge();
-    wait_for("running", || record.begun.lock().unwrap().contains_key(&long));
+    let (_folder, table) = setup.server("a");
+    let runner = start(&table, 1, &record);
+    let long = begin("long", &table, &runner, &record);
     table.kill(&long).unwrap();
     rename(&table, "jobs", "away");
     runner.nudge();
@@ -173,20 +181,14 @@ fn a_job_that_was_killed_during_an_outage_stops(setup: &Setup) {
 
 fn what_is_done_outlasts_an_outage_of_the_database(setup: &Setup) {
     let record = Arc::new(Record::default());
-    let (folder, table) = setup.server("a");
-    let runner = start(&table, folder.owner(), 1, &record);
+    let (_folder, table) = setup.server("a");
+    let runner = start(&table, 1, &record);
     rename(&table, "adapters", "away");
-    let begun = || {
-        let id = table.insert(&new(Kind::Download, "insist")).unwrap().id;
-        runner.nudge();
-        wait_for("running", || record.begun.lock().unwrap().contains_key(&id));
-        id
-    };
-    let killed = begun();
+    let killed = begin("insist", &table, &runner, &record);
     table.kill(&killed).unwrap();
     runner.nudge();
     wait_for("stopped", || record.running.lock().unwrap().is_empty());
-    let done = begun();
+    let done = begin("insist", &table, &runner, &record);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(status(&table, &done), Status::Running);
     rename(&table, "away", "adapters");
@@ -195,15 +197,11 @@ fn what_is_done_outlasts_an_outage_of_the_database(setup: &Setup) {
     runner.shut_down(Duration::from_secs(5));
 }
 
-fn a_job_is_not_begun_twice_however_long_it_takes(setup: &Setup) {
+fn a_job_that_is_under_way_is_not_begun_again(setup: &Setup) {
     let record = Arc::new(Record::default());
-    let (folder, table) = setup.server("a");
-    let runner = start(&table, folder.owner(), 2, &record);
-    let long = table.insert(&new(Kind::Download, "long")).unwrap().id;
-    runner.nudge();
-    wait_for("running", || record.begun.lock().unwrap().contains_key(&long));
-    // So long that its lease is over.
-    table.database.query("UPDATE jobs SET lease = lease - 60000000", Vec::new()).unwrap();
+    let (_folder, table) = setup.server("a");
+    let runner = start(&table, 2, &record);
+    let long = begin("long", &table, &runner, &record);
     let short = table.insert(&new(Kind::Download, "short")).unwrap().id;
     runner.nudge();
     wait_for("the other one", || status(&table, &short) == Status::Finished);
@@ -216,8 +214,8 @@ fn a_job_is_not_begun_twice_however_long_it_takes(setup: &Setup) {
 
 fn what_fails_says_why_and_others_go_on(setup: &Setup) {
     let record = Arc::new(Record::default());
-    let (folder, table) = setup.server("a");
-    let runner = start(&table, folder.owner(), 1, &record);
+    let (_folder, table) = setup.server("a");
+    let runner = start(&table, 1, &record);
     let [fail, panic, short] =
         ["fail", "panic", "short"].map(|name| table.insert(&new(Kind::Download, name)).unwrap().id);
     runner.nudge();
@@ -234,15 +232,13 @@ fn what_fails_says_why_and_others_go_on(setup: &Setup) {
 
 fn a_server_that_ends_goes_on_at_its_next_start(setup: &Setup) {
     let record = Arc::new(Record::default());
-    let (folder, table) = setup.server("a");
-    let runner = start(&table, folder.owner(), 1, &record);
-    let long = table.insert(&new(Kind::Download, "long")).unwrap().id;
-    runner.nudge();
-    wait_for("running", || record.begun.lock().unwrap().contains_key(&long));
+    let (_folder, table) = setup.server("a");
+    let runner = start(&table, 1, &record);
+    let long = begin("long", &table, &runner, &record);
     runner.shut_down(Duration::from_secs(5));
-    assert_eq!(*record.stopped.lock().unwrap(), [(long.clone(), Stopped::Elsewhere)]);
+    assert_eq!(*record.stopped.lock().unwrap(), [(long.clone(), Stopped::ServerEnds)]);
     assert_eq!(status(&table, &long), Status::Running);
-    let runner = start(&table, folder.owner(), 1, &record);
+    let runner = start(&table, 1, &record);
     wait_for("running again", || record.begun.lock().unwrap()[&long] == 2);
     table.kill(&long).unwrap();
     runner.shut_down(Duration::from_secs(5));
@@ -250,11 +246,11 @@ fn a_server_that_ends_goes_on_at_its_next_start(setup: &Setup) {
 
 fn a_server_that_was_killed_goes_on_at_its_next_start(setup: &Setup) {
     let record = Arc::new(Record::default());
-    let (folder, table) = setup.server("a");
+    let (_folder, table) = setup.server("a");
     let [begun, waits] = ["short", "short"].map(|name| table.insert(&new(Kind::Download, name)).unwrap().id);
     // All that a killed server leaves is what the table says.
-    assert_eq!(table.claim(Kind::Download, folder.owner()).unwrap().unwrap().id, begun);
-    let runner = start(&table, folder.owner(), 1, &record);
+    assert_eq!(table.claim(Kind::Download, &[]).unwrap().unwrap().id, begun);
+    let runner = start(&table, 1, &record);
     wait_for("both", || [&begun, &waits].iter().all(|id| status(&table, id) == Status::Finished));
     runner.shut_down(Duration::from_secs(5));
     assert_eq!(record.begun.lock().unwrap()[&begun], 1);
@@ -262,8 +258,8 @@ fn a_server_that_was_killed_goes_on_at_its_next_start(setup: &Setup) {
 
 fn kinds_have_their_places(setup: &Setup) {
     let record = Arc::new(Record::default());
-    let (folder, table) = setup.server("a");
-    let runner = start(&table, folder.owner(), 2, &record);
+    let (_folder, table) = setup.server("a");
+    let runner = start(&table, 2, &record);
     for _ in 0..10 {
         table.insert(&new(Kind::Download, "slow")).unwrap();
     }
@@ -275,20 +271,21 @@ fn kinds_have_their_places(setup: &Setup) {
     assert_eq!(status(&table, &other), Status::Created);
 }
 
-/// Only of a shared database can a job be lost to another server.
-#[test]
-fn a_job_that_another_server_took_is_stopped() {
-    let setup = Setup::postgres();
+fn what_a_server_left_waits_for_it(setup: &Setup) {
     let record = Arc::new(Record::default());
-    let (folder, table) = setup.server("a");
-    let runner = start(&table, folder.owner(), 1, &record);
-    let long = table.insert(&new(Kind::Download, "long")).unwrap().id;
+    let (_folder, table) = setup.server("a");
+    let [begun, waits] = ["short", "short"].map(|name| table.insert(&new(Kind::Download, name)).unwrap().id);
+    assert_eq!(table.claim(Kind::Download, &[]).unwrap().unwrap().id, begun);
+    let other = setup.beside("b");
+    let theirs = other.insert(&new(Kind::Download, "short")).unwrap().id;
+    let runner = start(&other, 2, &record);
+    wait_for("their own", || status(&other, &theirs) == Status::Finished);
     runner.nudge();
-    wait_for("running", || record.begun.lock().unwrap().contains_key(&long));
-    let thief = owner();
-    table.database.query("UPDATE jobs SET owner = $1", vec![thief.as_str().into()]).unwrap();
-    wait_for("stopped", || !record.stopped.lock().unwrap().is_empty());
-    assert_eq!(*record.stopped.lock().unwrap(), [(long.clone(), Stopped::Elsewhere)]);
+    std::thread::sleep(Duration::from_millis(500));
     runner.shut_down(Duration::from_secs(5));
-    assert!(table.end(&long, &thief, Status::Finished, None).unwrap(), "it is still theirs");
+    assert_eq!((status(&table, &begun), status(&table, &waits)), (Status::Running, Status::Created));
+    let runner = start(&table, 2, &record);
+    wait_for("both", || [&begun, &waits].iter().all(|id| status(&table, id) == Status::Finished));
+    runner.shut_down(Duration::from_secs(5));
+    assert!(record.begun.lock().unwrap().values().all(|times| *times == 1));
 }

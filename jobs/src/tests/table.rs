@@ -1,21 +1,21 @@
 use serde_json::json;
 
-use super::{Setup, in_slot, names, new, on_both, owner};
-use crate::database::Value;
-use crate::{Adapter, Id, JobsError, Kind, Order, Page, Status, Table};
+use super::{Setup, in_slot, names, new, on_both};
+use crate::{Adapter, DatasetRow, Id, JobsError, Kind, Order, Page, Status, Table, Whose};
 
 on_both!(
     a_job_is_as_it_was_inserted,
     a_slot_has_one_live_job,
     a_replaced_job_is_killed_by_the_same_step,
     only_live_jobs_are_killed,
-    a_claimed_job_is_nobody_elses,
-    jobs_of_those_who_have_gone_are_free_again,
+    a_job_is_claimed_once,
+    a_job_is_its_servers_alone,
     a_job_that_gets_nowhere_is_given_up,
     lists_are_cut_and_turned,
     a_hundred_thousand_jobs_are_listed_in_pages,
     logs_are_kept_in_their_order,
     adapters_have_one_name_each,
+    each_server_sees_what_it_can_open,
 );
 
 fn a_job_is_as_it_was_inserted(setup: &Setup) {
@@ -68,82 +68,74 @@ fn a_replaced_job_is_killed_by_the_same_step(setup: &Setup) {
 
 fn only_live_jobs_are_killed(setup: &Setup) {
     let (_folder, table) = setup.server("a");
-    let me = owner();
     table.insert(&new(Kind::Train, "ends")).unwrap();
-    let job = table.claim(Kind::Train, &me).unwrap().unwrap();
-    assert!(table.end(&job.id, &me, Status::Finished, None).unwrap());
+    let job = table.claim(Kind::Train, &[]).unwrap().unwrap();
+    assert!(table.end(&job.id, Status::Finished, None).unwrap());
     assert_eq!(table.kill(&job.id).unwrap().status, Status::Finished);
-    assert!(!table.end(&job.id, &me, Status::Failed, Some("again")).unwrap());
+    assert!(!table.end(&job.id, Status::Failed, Some("again")).unwrap());
     let waits = table.insert(&new(Kind::Train, "waits")).unwrap();
     let killed = table.kill(&waits.id).unwrap();
     assert_eq!(killed.status, Status::Killed);
     assert!(killed.ended.is_some());
-    assert_eq!(table.claim(Kind::Train, &me).unwrap(), None);
+    assert_eq!(table.claim(Kind::Train, &[]).unwrap(), None);
     assert!(matches!(table.kill(&Id::random()), Err(JobsError::NotFound(_))));
 }
 
-fn a_claimed_job_is_nobody_elses(setup: &Setup) {
+fn a_job_is_claimed_once(setup: &Setup) {
     let (_folder, table) = setup.server("a");
-    for n in 0..40 {
-        table.insert(&new(Kind::Download, &n.to_string())).unwrap();
-    }
+    let jobs = [0, 1, 2].map(|n| table.insert(&new(Kind::Download, &n.to_string())).unwrap().id);
     table.insert(&new(Kind::Train, "of another kind")).unwrap();
-    let claimed = std::thread::scope(|scope| {
-        let claim = |table: &Table| {
-            let me = owner();
-            std::iter::from_fn(|| table.claim(Kind::Download, &me).unwrap())
-                .map(|job| job.id)
-                .collect::<Vec<_>>()
-        };
-        let threads: Vec<_> = (0..4)
-            .map(|n| {
-                let setup = &setup;
-                let table = &table;
-                scope.spawn(move || {
-                    // Of PostgreSQL each has a connection of its own, as servers have.
-                    if setup.url.is_some() {
-                        claim(&setup.server(&format!("other{n}")).1)
-                    } else {
-                        claim(table)
-                    }
-                })
-            })
-            .collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
-    });
-    let distinct: std::collections::HashSet<_> = claimed.iter().collect();
-    assert_eq!((claimed.len(), distinct.len()), (40, 40));
+    let mut under_way: Vec<Id> = Vec::new();
+    for id in &jobs {
+        let job = table.claim(Kind::Download, &under_way).unwrap().unwrap();
+        assert_eq!((&job.id, job.status, job.attempts), (id, Status::Running, 1));
+        under_way.push(job.id);
+    }
+    assert_eq!(table.claim(Kind::Download, &under_way).unwrap(), None);
+    assert_eq!(table.running().unwrap().len(), 3);
+    // A server that begins anew is at none of them.
+    let again = table.claim(Kind::Download, &[]).unwrap().unwrap();
+    assert_eq!((&again.id, again.attempts), (&jobs[0], 2));
 }
 
-fn jobs_of_those_who_have_gone_are_free_again(setup: &Setup) {
+fn a_job_is_its_servers_alone(setup: &Setup) {
     let (_folder, table) = setup.server("a");
-    let (gone, other) = (owner(), owner());
-    let job = table.insert(&new(Kind::Train, "t")).unwrap();
-    assert_eq!(table.claim(Kind::Train, &gone).unwrap().unwrap().attempts, 1);
-    assert_eq!(table.claim(Kind::Train, &other).unwrap(), None, "its lease runs");
-    // The lease runs out.
-    let expire = "UPDATE jobs SET lease = lease - 60000000";
-    table.database.query(expire, Vec::new()).unwrap();
-    let again = table.claim(Kind::Train, &other).unwrap().unwrap();
-    assert_eq!((again.id.clone(), again.attempts), (job.id.clone(), 2));
-    assert!(!table.end(&job.id, &gone, Status::Finished, None).unwrap(), "it is no longer theirs");
-    // Leases of a database of one's own are not renewed.
-    table.database.query(expire, Vec::new()).unwrap();
-    assert_eq!(table.claim(Kind::Train, &other).unwrap(), None, "it is at it already");
-    // A server that begins anew has its own at once.
-    table.release_all(&other).unwrap();
-    assert_eq!(table.get(&job.id).unwrap().status, Status::Running);
-    assert_eq!(table.claim(Kind::Train, &gone).unwrap().unwrap().id, job.id);
+    let other = setup.beside("b");
+    let waits = table.insert(&in_slot("deployment", "of a")).unwrap();
+    let theirs = other.insert(&in_slot("deployment", "of b")).unwrap();
+    assert_eq!(other.live("deployment").unwrap().unwrap().id, theirs.id, "each has slots of its own");
+    assert_eq!(other.claim(Kind::Deploy, &[]).unwrap().unwrap().id, theirs.id);
+    assert_eq!(
+        other.claim(Kind::Deploy, std::slice::from_ref(&theirs.id)).unwrap(),
+        None,
+        "it waits for its own server"
+    );
+    let mine = table.claim(Kind::Deploy, &[]).unwrap().unwrap();
+    assert_eq!(mine.id, waits.id);
+    // Its server ends; whoever else looks finds nothing, however long it is away.
+    assert_eq!(other.claim(Kind::Deploy, std::slice::from_ref(&theirs.id)).unwrap(), None);
+    assert_eq!(other.running().unwrap(), std::slice::from_ref(&theirs.id));
+    let replaced = other.replace(&in_slot("deployment", "the next of b")).unwrap();
+    assert_eq!(table.get(&mine.id).unwrap().status, Status::Running);
+    // All see all of them, and may kill them.
+    let everybodys = ["of a", "of b", "the next of b"];
+    for table in [&table, &other] {
+        assert_eq!(names(&table.list(&Page::default()).unwrap()), everybodys);
+    }
+    let own = Page { of: Whose::Own, kind: Some(Kind::Deploy), ..Page::default() };
+    assert_eq!(names(&table.list(&own).unwrap()), ["of a"]);
+    assert_eq!(names(&other.list(&own).unwrap()), ["of b", "the next of b"]);
+    assert_eq!(table.kill(&replaced.id).unwrap().status, Status::Killed);
+    // Back again, it goes on.
+    assert_eq!(table.claim(Kind::Deploy, &[]).unwrap().unwrap().id, waits.id);
 }
 
 fn a_job_that_gets_nowhere_is_given_up(setup: &Setup) {
     let (_folder, table) = setup.server("a");
-    let me = owner();
     let job = table.insert(&new(Kind::Deploy, "ends its server")).unwrap();
     let mut begun = 0;
-    while table.claim(Kind::Deploy, &me).unwrap().is_some() {
+    while table.claim(Kind::Deploy, &[]).unwrap().is_some() {
         begun += 1;
-        table.release_all(&me).unwrap();
         if begun == 10 {
             table.progress(&job.id, &json!({"bytes": 1})).unwrap();
         }
@@ -179,10 +171,10 @@ fn lists_are_cut_and_turned(setup: &Setup) {
 fn a_hundred_thousand_jobs_are_listed_in_pages(setup: &Setup) {
     let (_folder, table) = setup.server("a");
     let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
-        INSERT INTO jobs (id, kind, name, status, subject, created, attempts)
-        SELECT '00000000-0000-4000-8000-' || substr('000000000000' || i, length('' || i) + 1), 'download', 'J' || i,
+        INSERT INTO jobs (id, owner, kind, name, status, subject, created, attempts)
+        SELECT '00000000-0000-4000-8000-' || substr('000000000000' || i, length('' || i) + 1), $1, 'download', 'J' || i,
                CASE WHEN i % 1000 = 0 THEN 'FAILED' ELSE 'FINISHED' END, '{}', 0, 1 FROM n";
-    table.database.query(many, Vec::new()).unwrap();
+    table.database.query(many, vec![table.owner.as_str().into()]).unwrap();
     assert_eq!(table.list(&Page::default()).unwrap().len(), 100_000);
     let (mut seen, mut after) = (0, None);
     loop {
@@ -195,18 +187,25 @@ fn a_hundred_thousand_jobs_are_listed_in_pages(setup: &Setup) {
     assert_eq!(seen, 100_000);
     let failed = Page { status: Some(Status::Failed), ..Page::default() };
     assert_eq!(table.list(&failed).unwrap().len(), 100);
-    // Whoever looks for work does not look through all that has ended.
-    if setup.url.is_none() {
-        for query in
-            ["kind = 'download' AND status IN ('CREATED', 'RUNNING')", "status = 'FAILED'", "number > 90000"]
-        {
-            let plan =
-                format!("EXPLAIN QUERY PLAN SELECT id FROM jobs WHERE {query} ORDER BY number LIMIT 1");
-            let plan = table.database.query(&plan, Vec::new()).unwrap();
-            let uses =
-                |row: &Vec<Value>| matches!(row.last(), Some(Value::Text(text)) if text.contains("SEARCH"));
-            assert!(plan.iter().any(uses), "{query}: {plan:?}");
+    // Whoever looks for work or for a part does not look through all that has ended.
+    let (explain, searches) = match setup.url {
+        None => ("EXPLAIN QUERY PLAN", "SEARCH"),
+        Some(_) => {
+            table.database.query("ANALYZE jobs", Vec::new()).unwrap();
+            ("EXPLAIN", "Index")
         }
+    };
+    for query in [
+        "owner = 'a' AND kind = 'download' AND status IN ('CREATED', 'RUNNING')",
+        "owner = 'a' AND slot = 's' AND status IN ('CREATED', 'RUNNING')",
+        "owner = 'a' AND status = 'RUNNING'",
+        "owner = 'a' AND kind = 'train'",
+        "status = 'FAILED'",
+        "number > 90000",
+    ] {
+        let plan = format!("{explain} SELECT id FROM jobs WHERE {query} ORDER BY number LIMIT 1");
+        let plan = format!("{:?}", table.database.query(&plan, Vec::new()).unwrap());
+        assert!(plan.contains(searches) && !plan.contains("Seq Scan"), "{query}: {plan}");
     }
 }
 
@@ -238,7 +237,53 @@ fn adapters_have_one_name_each(setup: &Setup) {
     table.add_adapter(&adapter("My Adapter", &job)).unwrap();
     assert!(matches!(table.add_adapter(&adapter("My Adapter", &Id::random())), Err(JobsError::Conflict)));
     let known = table.adapter("My Adapter").unwrap().unwrap();
-    assert_eq!((known.base.as_str(), known.job), ("org/m", job));
+    assert_eq!((known.base.as_str(), &known.job), ("org/m", &job));
     assert_eq!(table.adapter("my adapter").unwrap(), None);
     assert_eq!(table.adapters().unwrap().len(), 1);
+    // Removed, by the training that it is of, it leaves its name to others.
+    let other = Id::random();
+    table.add_adapter(&adapter("Another", &other)).unwrap();
+    table.remove_adapter(&known.job).unwrap();
+    table.remove_adapter(&known.job).unwrap();
+    let left = table.adapters().unwrap();
+    assert_eq!(left.iter().map(|adapter| adapter.name.as_str()).collect::<Vec<_>>(), ["Another"]);
+    table.add_adapter(&adapter("My Adapter", &Id::random())).unwrap();
+}
+
+fn each_server_sees_what_it_can_open(setup: &Setup) {
+    let (_folder, table) = setup.server("a");
+    let other = setup.beside("b");
+    let adapter = |table: &Table, name: &str| Adapter {
+        name: name.into(),
+        base: "org/m".into(),
+        job: Id::random(),
+        path: format!("/{}/{name}", table.owner).into(),
+        created: chrono::Utc::now(),
+    };
+    for table in [&table, &other] {
+        table.add_adapter(&adapter(table, "support")).unwrap();
+    }
+    table.add_adapter(&adapter(&table, "of a")).unwrap();
+    let called =
+        |table: &Table| table.adapters().unwrap().into_iter().map(|known| known.name).collect::<Vec<_>>();
+    assert_eq!(called(&table), ["support", "of a"]);
+    assert_eq!(called(&other), ["support"]);
+    for table in [&table, &other] {
+        let known = table.adapter("support").unwrap().unwrap();
+        assert_eq!(known.path, std::path::PathBuf::from(format!("/{}/support", table.owner)));
+    }
+    assert_eq!(other.adapter("of a").unwrap(), None);
+    // On the disk of one, and in a bucket.
+    let [local, everybodys] = [Some(table.owner.clone()), None].map(|owner| {
+        let (id, name, created) = (Id::random(), "f".to_owned(), chrono::Utc::now());
+        let row = DatasetRow { id, owner, name, description: None, created, metadata: json!({}) };
+        table.add_dataset(&row).unwrap();
+        row.id
+    });
+    let listed = |table: &Table| table.datasets().unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>();
+    assert_eq!(listed(&table), [local.clone(), everybodys.clone()]);
+    assert_eq!(listed(&other), std::slice::from_ref(&everybodys));
+    assert_eq!(other.dataset(&local).unwrap(), None);
+    assert_eq!(table.dataset(&local).unwrap().unwrap().owner, Some(table.owner.clone()));
+    assert_eq!(other.dataset(&everybodys).unwrap().unwrap().owner, None);
 }

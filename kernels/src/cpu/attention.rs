@@ -100,6 +100,7 @@ pub(crate) fn attention(
     let heads = HeadCounts { q: params.heads, kv: shape.kv_heads };
     check_room(OP, "elements of qkv", product(&[tokens, qkv_width(heads, shape.head_dim)]), qkv.len())?;
     check_room(OP, "elements of out", product(&[tokens, params.heads, shape.head_dim]), out.len())?;
+    check_room(OP, "threads", pool.threads(), scratch.len())?;
     let layout = KvLayout::new(shape);
     let job = Attention { out: Shards::new(out), qkv, step, params, shape, layout, layer };
     let group = params.heads / shape.kv_heads;

@@ -48,9 +48,14 @@ unsafe impl<T: Sync> Sync for Memory<T> {}
 impl<T: Plain> Memory<T> {
     /// Memory for `len` elements; `what` names it in the error.
     pub(crate) fn zeroed(what: &'static str, len: usize) -> Result<Self, KernelError> {
+        Self::zeroed_in(what, len, HUGE_PAGE)
+    }
+
+    /// As [`Memory::zeroed`], in huge pages where it is of so many bytes at least.
+    fn zeroed_in(what: &'static str, len: usize, huge_from: usize) -> Result<Self, KernelError> {
         let bytes = len.saturating_mul(size_of::<T>());
         let out_of_memory = || KernelError::OutOfMemory { what, bytes };
-        let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { LINE };
+        let align = if bytes >= huge_from { HUGE_PAGE } else { LINE };
         // The allocator is asked for no alignment of its own: only then does it take large blocks zeroed from the
         // kernel instead of touching every page before the huge-page advice below.
         let size = bytes.checked_add(align).ok_or_else(out_of_memory)?;
@@ -125,7 +130,8 @@ pub struct CpuBuf(Memory<f32>);
 
 impl CpuBuf {
     pub(crate) fn zeroed(len: usize) -> Result<Self, KernelError> {
-        Memory::zeroed("activations", len).map(Self)
+        // Seldom used to the last row: a huge page would be there as a whole for its first few.
+        Memory::zeroed_in("activations", len, 8 * HUGE_PAGE).map(Self)
     }
 }
 

@@ -73,6 +73,16 @@ pub struct CpuBackend {
     drawn: Vec<Sampled>,
 }
 
+/// One scratch for each participant of a pool, like those that another pool's participants have.
+fn for_each<T>(pool: &Pool, known: &[Mutex<T>], alike: impl Fn(&T) -> Result<T>) -> Result<Vec<Mutex<T>>>
+where
+    T: Default,
+{
+    let known = known.first().map(|scratch| scratch.lock().unwrap_or_else(PoisonError::into_inner));
+    let one = || known.as_deref().map_or_else(|| Ok(T::default()), &alike);
+    (0..pool.threads()).map(|_| one().map(Mutex::new)).collect()
+}
+
 impl CpuBackend {
     /// A device that computes with `threads` threads, the caller's included (at least that one), and the best
     /// instruction set of this processor. Where the system gives fewer threads, it makes do with those; results do not
@@ -84,9 +94,9 @@ impl CpuBackend {
     /// As [`CpuBackend::new`], with `isa`, or the best one where this processor lacks it.
     pub fn with_isa(threads: usize, isa: Isa) -> Self {
         let pool = Pool::new(threads);
-        let scratch = (0..pool.threads()).map(|_| Mutex::new(Scratch::default())).collect();
-        let encoder_scratch = (0..pool.threads()).map(|_| Mutex::new(EncoderScratch::default())).collect();
-        let sample_scratch = (0..pool.threads()).map(|_| Mutex::new(SampleScratch::default())).collect();
+        let scratch = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        let encoder_scratch = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        let sample_scratch = (0..pool.threads()).map(|_| Mutex::default()).collect();
         let activations = Activations::default();
         let lowered = Lowered::default();
         let isa = Dispatch::new(isa);
@@ -114,13 +124,9 @@ impl Backend for CpuBackend {
 
     fn use_threads(&mut self, threads: usize) -> Result<()> {
         let pool = Pool::new(threads);
-        let known =
-            self.scratch.first().map(|scratch| scratch.lock().unwrap_or_else(PoisonError::into_inner));
-        let alike = || known.as_deref().map_or_else(|| Ok(Scratch::default()), Scratch::alike);
-        let scratch = (0..pool.threads()).map(|_| alike().map(Mutex::new)).collect::<Result<_>>()?;
-        drop(known);
-        self.scratch = scratch;
-        self.sample_scratch = (0..pool.threads()).map(|_| Mutex::new(SampleScratch::default())).collect();
+        self.scratch = for_each(&pool, &self.scratch, Scratch::alike)?;
+        self.encoder_scratch = for_each(&pool, &self.encoder_scratch, EncoderScratch::alike)?;
+        self.sample_scratch = for_each(&pool, &self.sample_scratch, |_| Ok(SampleScratch::default()))?;
         self.pool = pool;
         Ok(())
     }
@@ -267,6 +273,7 @@ impl Backend for CpuBackend {
         if vocab == 0 {
             return Err(shape_error(OP, "vocab", 0, 1));
         }
+        check_room(OP, "threads", self.pool.threads(), self.sample_scratch.len())?;
         let start = self.drawn.len();
         self.drawn.resize_with(start + rows.len(), Sampled::default);
         let drawn = Mutex::new(&mut self.drawn[start..]);

@@ -4,12 +4,13 @@
 use weirgate_kernels::KernelError;
 use weirgate_kernels::cuda::{Emulator, Gpu, GpuMemory, Kernel, KernelArgs, Launch};
 
+/// What `add` takes.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct AddArgs {
-    acc: u64,
-    x: u64,
-    len: u64,
+pub struct AddArgs {
+    pub acc: u64,
+    pub x: u64,
+    pub len: u64,
 }
 
 // SAFETY: what `add` declares.

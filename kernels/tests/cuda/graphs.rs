@@ -1,21 +1,11 @@
 //! Recorded launches: what the emulation makes of them, and how the device uses them.
 #![allow(unsafe_code)]
 
-use weirgate_kernels::cuda::{CudaBackend, Emulator, Gpu, GpuMemory, Kernel, KernelArgs, Launch, Watched};
+use weirgate_kernels::cuda::{CudaBackend, Emulator, Gpu, GpuMemory, Kernel, Launch, Watched};
 use weirgate_kernels::{Backend, DType, KernelError, NO_ADAPTER, StepInputs, WeightView};
 
 use crate::common::values;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct AddArgs {
-    acc: u64,
-    x: u64,
-    len: u64,
-}
-
-// SAFETY: what `add` declares.
-unsafe impl KernelArgs for AddArgs {}
+use crate::emulation::AddArgs;
 
 fn add<G: Gpu>(gpu: &G, acc: &G::Memory, x: &G::Memory) {
     let args = AddArgs { acc: acc.address(), x: x.address(), len: 3 };

@@ -29,8 +29,8 @@ mod stored;
 
 use std::sync::{LazyLock, Mutex};
 
-use weirgate_kernels::cuda::CudaBackend;
 use weirgate_kernels::cuda::driver::{CompileSettings, Device, DeviceChoice, NvidiaGpu};
+use weirgate_kernels::cuda::{CudaBackend, Gpu};
 
 type TestGpu = NvidiaGpu;
 
@@ -43,11 +43,19 @@ fn gpu() -> TestGpu {
 
 fn open() -> NvidiaGpu {
     let Device::Cuda(found) = Device::choose(DeviceChoice::Cuda(0)).unwrap() else { panic!("no GPU") };
-    // As the server takes it: `own` or nothing.
-    let own_gemm = std::env::var("CUDA_GEMM").is_ok_and(|whose| whose == "own");
-    NvidiaGpu::new(&found, &CompileSettings { own_gemm, ..CompileSettings::default() }).unwrap()
+    NvidiaGpu::new(&found, &CompileSettings::of_environment()).unwrap()
 }
 
 fn device() -> CudaBackend<TestGpu> {
     CudaBackend::new(gpu())
+}
+
+/// Who only asks gets the answer of who uses it.
+#[test]
+fn a_device_tells_what_it_has_free() {
+    let Device::Cuda(found) = Device::choose(DeviceChoice::Cuda(0)).unwrap() else { panic!("no GPU") };
+    let (asked, used) = (found.memory_info().unwrap(), gpu().memory_info().unwrap());
+    assert_eq!(asked.total, used.total);
+    // Other tests take and give back at the same time.
+    assert!(asked.free > 0 && asked.free <= asked.total, "{asked:?}");
 }

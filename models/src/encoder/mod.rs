@@ -62,6 +62,23 @@ pub fn is_encoder(files: &ModelFiles) -> Result<bool, ModelError> {
     })
 }
 
+/// Whether vectors or scores of texts are what the checkpoint makes: an encoder, or a decoder that comes with a pooling.
+///
+/// # Errors
+/// A malformed file.
+pub fn is_embedder(files: &ModelFiles) -> Result<bool, ModelError> {
+    Ok(is_encoder(files)? || SentenceConfig::read(files)?.is_some())
+}
+
+/// Whether `config.json` names an encoder that makes scores of pairs of texts, and no vectors.
+///
+/// # Errors
+/// A malformed file.
+pub fn is_cross_encoder(files: &ModelFiles) -> Result<bool, ModelError> {
+    let Some(config) = Config::read(files, "config.json")? else { return Ok(false) };
+    Ok(reader(&config)?.is_some_and(|(name, _)| name.ends_with("ForSequenceClassification")))
+}
+
 /// Reads `config.json` of an encoder. Its tensors decide between the names that one architecture goes by.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use super::spec::Pooling;
 use crate::arch::base::MAX_POSITIONS;
 use crate::config::Config;
 use crate::files::file_error;
-use crate::{ModelError, ModelFiles};
+use crate::{GgufMetadata, ModelError, ModelFiles};
 
 const MODULES: &str = "modules.json";
 const PROMPTS: &str = "config_sentence_transformers.json";
@@ -36,11 +36,18 @@ pub struct SentenceConfig {
 }
 
 impl SentenceConfig {
-    /// Reads `modules.json` and the files that it leads to; `None` where there is none.
+    fn plain(pooling: Pooling) -> Self {
+        Self { pooling, max_tokens: None, prompts: BTreeMap::new(), default_prompt: None }
+    }
+
+    /// Reads `modules.json` and the files that it leads to, or a GGUF file's pooling; `None` where there is none.
     ///
     /// # Errors
     /// A malformed file, or a module or a pooling that is not supported; names the file and the key.
     pub fn read(files: &ModelFiles) -> Result<Option<Self>, ModelError> {
+        if let Some(gguf) = files.gguf() {
+            return Ok(gguf_pooling(gguf.metadata())?.map(Self::plain));
+        }
         let Some(bytes) = files.read(MODULES)? else { return Ok(None) };
         let error = |message: String| file_error(files.label_of(MODULES), message);
         let modules: Vec<Value> = serde_json::from_slice(&bytes)
@@ -67,6 +74,21 @@ impl SentenceConfig {
             prompts,
             default_prompt,
         }))
+    }
+}
+
+/// `<architecture>.pooling_type`, by llama.cpp's numbers. 0 is none, and 4 a reranker's head, which is not read.
+fn gguf_pooling(metadata: &GgufMetadata) -> Result<Option<Pooling>, ModelError> {
+    let Some(architecture) = metadata.text("general.architecture")? else { return Ok(None) };
+    let key = format!("{architecture}.pooling_type");
+    match metadata.size(&key)? {
+        None | Some(0 | 4) => Ok(None),
+        Some(1) => Ok(Some(Pooling::Mean)),
+        Some(2) => Ok(Some(Pooling::Cls)),
+        Some(3) => Ok(Some(Pooling::Last)),
+        Some(other) => {
+            Err(metadata.wrong(&key, &format!("is {other}; 1 (mean), 2 (first) and 3 (last) are supported")))
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{DType, RopeScaling, TensorView};
+use crate::{DType, Gguf, GgufValue, GgufWriter, RopeScaling, TensorView};
 
 /// Tensors by name alone.
 struct Named(HashSet<&'static str>);
@@ -209,6 +209,33 @@ fn sentence_transformers_files_are_read() {
     assert_eq!(config.default_prompt.as_deref(), Some("query"));
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(SentenceConfig::read(&ModelFiles::open(folder.path()).unwrap()).unwrap(), None);
+}
+
+/// A GGUF file of nothing but these keys.
+fn gguf(keys: &[(&str, GgufValue)]) -> ModelFiles {
+    let mut writer = GgufWriter::new();
+    keys.iter().for_each(|(key, value)| writer.set(*key, value.clone()));
+    let mut bytes = Vec::new();
+    writer.write(&mut bytes).unwrap();
+    Gguf::from_bytes("t.gguf", bytes).unwrap().into()
+}
+
+#[test]
+fn a_gguf_file_says_its_pooling_by_number() {
+    let read = |number| {
+        let architecture = ("general.architecture", GgufValue::String("qwen3".into()));
+        let files = gguf(&[architecture, ("qwen3.pooling_type", GgufValue::U32(number))]);
+        SentenceConfig::read(&files).map(|config| config.map(|config| config.pooling))
+    };
+    for (number, want) in
+        [(0, None), (1, Some(Pooling::Mean)), (2, Some(Pooling::Cls)), (3, Some(Pooling::Last)), (4, None)]
+    {
+        assert_eq!(read(number).unwrap(), want, "{number}");
+    }
+    let error = read(5).unwrap_err().to_string();
+    assert!(error.contains("qwen3.pooling_type") && error.contains("is 5;"), "{error}");
+    let plain = gguf(&[("general.architecture", GgufValue::String("qwen3".into()))]);
+    assert_eq!(SentenceConfig::read(&plain).unwrap(), None);
 }
 
 #[test]

@@ -1,5 +1,7 @@
-//! Loading what makes vectors of texts: encoders, cross-encoders, and decoders that were trained to. All of it is
-//! computed on the CPU.
+//! Loading what makes vectors of texts: encoders, cross-encoders, and decoders that were trained to, or that are to beside
+//! going on from texts. All of it is computed on the CPU.
+
+use std::sync::Arc;
 
 use weirgate_engine::{EmbedOptions, Embedder, load_cpu_decoder_embedder, load_cpu_encoder};
 use weirgate_models::{ModelFiles, Pooling, SentenceConfig, is_encoder, read_encoder, read_headless};
@@ -8,8 +10,9 @@ use weirgate_text::TextError;
 use super::{Loaded, LoadedEngine, Pace, read_text_model};
 use crate::config::RouterConfig;
 use crate::error::RouterError;
+use crate::memory::{self, Place};
 use crate::residency::Card;
-use crate::service::{EmbedProfile, Scores};
+use crate::service::{Beside, EmbedProfile, Failure, Scores, ServiceError, Unstarted};
 use crate::sizing::{DeviceKind, Sizing};
 
 /// Tokens in a step: enough for the products to run at full speed, and a short query waits for no more than that.
@@ -47,7 +50,8 @@ pub(super) fn load(
     let sentence = SentenceConfig::read(files)?;
     let tensors = pace.open(files)?;
     let allowed = sentence.as_ref().and_then(|sentence| sentence.max_tokens).or(text.max_length);
-    let allowed = config.limits.max_input_tokens.or(allowed).unwrap_or(usize::MAX);
+    let allowed = config.limits.max_input_tokens.or(allowed);
+    let allowed = allowed.into_iter().chain(config.limits.max_context).min().unwrap_or(usize::MAX);
     let pooling = sentence.as_ref().map(|sentence| sentence.pooling);
     let (embedder, card, scores): (Box<dyn Embedder>, Card, Option<Scores>) = match kind {
         Kind::Encoder => {
@@ -87,7 +91,31 @@ pub(super) fn load(
         None => Default::default(),
     };
     let profile = EmbedProfile { prompts, default_prompt, scores };
-    Ok(Loaded { text, engine: LoadedEngine::Embedder { embedder, profile }, sizing, pool_bytes: 0, card })
+    let engine = LoadedEngine::Embedder { embedder, profile };
+    Ok(Loaded { text, engine, sizing, place: Place::Host, pool_bytes: 0, card })
+}
+
+/// A decoder's vectors beside its texts. Without a pooling of its own, that of a text is its last token's, as llama.cpp's
+/// server had it when Jan's `embedding` came up.
+pub(crate) fn beside(config: Arc<RouterConfig>, files: ModelFiles) -> Beside {
+    let model = config.model_id.clone();
+    let failed = move |error: RouterError| {
+        tracing::error!(model, %error, "a model could not be loaded for embeddings");
+        ServiceError::from(Failure::Engine)
+    };
+    Beside::new(move || {
+        let needed = Pace::Quiet.open(&files).map_err(|error| failed(error.into()))?.total_bytes();
+        if memory::free_bytes().is_some_and(|free| free < needed) {
+            return Err(ServiceError::Unavailable("too little memory to load the model for embeddings, too"));
+        }
+        let loaded = load(&config, &files, &Kind::Decoder, Pace::Quiet).map_err(&failed)?;
+        match loaded.engine {
+            LoadedEngine::Embedder { embedder, profile } => {
+                Ok(Unstarted { embedder, profile, threads: loaded.sizing.threads })
+            }
+            LoadedEngine::Generator { .. } => Err(Failure::Engine.into()),
+        }
+    })
 }
 
 fn threads(config: &RouterConfig) -> usize {

@@ -1,6 +1,7 @@
 //! Models, data sets, trainings and the deployment as long work that outlives the process: what `/api/v1` manages.
 
 mod deploy;
+mod discard;
 mod download;
 mod error;
 mod figures;
@@ -18,7 +19,7 @@ use serde_json::{Map, Value, json};
 use weirgate_hub::{HubSettings, ModelId};
 use weirgate_jobs::{
     DatabaseUrl, DatasetError, DatasetRow, Datasets, Id, Job, JobsError, Kind, LogLine, NewDataset, NewJob,
-    Page, Place, Runner, StateFolder, Table, Work,
+    Page, Place, Runner, StateFolder, Table, Whose, Work,
 };
 use weirgate_store::Store;
 
@@ -34,11 +35,13 @@ use names::Names;
 use train::Training;
 pub(crate) use train::TrainingSubject;
 
-/// There is one deployment.
+/// A server has one deployment.
 const DEPLOYMENT: &str = "deployment";
 const MAX_NAME: usize = 200;
 /// The folder of what trainings leave, in that of the state.
 const ADAPTERS: &str = "adapters";
+/// And that of what they need meanwhile.
+const TRAININGS: &str = "trainings";
 /// What trainings get to write a checkpoint when the server ends.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -68,6 +71,8 @@ pub(crate) struct Management {
     models: Arc<Models>,
     store: Arc<Store>,
     figures: Arc<Figures>,
+    /// Held by who has a deployment begin, or sees to it that none does.
+    deploying: Mutex<()>,
 }
 
 impl Management {
@@ -84,6 +89,7 @@ impl Management {
         let folder = StateFolder::open(&settings.folder)?;
         let table = Arc::new(Table::open(&folder, settings.database.as_ref())?);
         let datasets = Arc::new(Datasets::open(&folder, table.clone(), &settings.datasets)?);
+        discard::finish(&folder, &table)?;
         let figures = Arc::new(Figures::default());
         let names = Arc::new(Names::new(models.clone(), store.clone()));
         names.refresh();
@@ -92,7 +98,7 @@ impl Management {
             models: models.clone(),
             store: store.clone(),
             datasets: datasets.clone(),
-            trainings: folder.subfolder("trainings")?,
+            trainings: folder.subfolder(TRAININGS)?,
             adapters: folder.subfolder(ADAPTERS)?,
             memory: settings.training_memory,
             figures: figures.clone(),
@@ -102,9 +108,20 @@ impl Management {
             Box::new(Deploying { names, table: table.clone(), runtime: tokio::runtime::Handle::current() }),
             Box::new(training),
         ];
-        let runner = Runner::start(table.clone(), folder.owner().clone(), work)?;
+        let runner = Runner::start(table.clone(), work)?;
         let dataset_limit = settings.dataset_limit;
-        Ok(Arc::new(Self { folder, table, datasets, dataset_limit, runner, models, store, figures }))
+        let deploying = Mutex::default();
+        Ok(Arc::new(Self {
+            folder,
+            table,
+            datasets,
+            dataset_limit,
+            runner,
+            models,
+            store,
+            figures,
+            deploying,
+        }))
     }
 
     /// Leaves what is under way to be gone on with at the next start. Blocks.
@@ -157,6 +174,7 @@ impl Management {
 
     /// Has a model and adapters of its be served, in place of those that were.
     pub fn deploy(&self, model: &str, adapters: &[String]) -> Result<Job, ManagementError> {
+        let _deploying = lock(&self.deploying);
         let offers = self.offers()?;
         let known = |name: &str, adapter: bool| {
             let named = |offer: &&Offer| offer.is_called(name) && offer.base.is_some() == adapter;
@@ -191,20 +209,20 @@ impl Management {
         Ok(job)
     }
 
-    /// What is deployed, or is about to be.
+    /// What this server has deployed, or is about to.
     pub fn deployment(&self) -> Result<Option<(Deployment, Job)>, ManagementError> {
         let live = self.table.live(DEPLOYMENT)?;
         Ok(live.map(|job| (Deployment::of(&job), job)))
     }
 
-    /// The last deployment, however it went.
+    /// This server's last deployment, however it went.
     pub fn last_deployment(&self) -> Result<Option<(Deployment, Job)>, ManagementError> {
         Ok(self.last(Kind::Deploy)?.map(|job| (Deployment::of(&job), job)))
     }
 
     fn last(&self, kind: Kind) -> Result<Option<Job>, ManagementError> {
         let order = weirgate_jobs::Order::NewestFirst;
-        let page = Page { kind: Some(kind), limit: Some(1), order, ..Page::default() };
+        let page = Page { kind: Some(kind), of: Whose::Own, limit: Some(1), order, ..Page::default() };
         Ok(self.table.list(&page)?.into_iter().next())
     }
 
@@ -256,19 +274,21 @@ impl Management {
                 format!("must have 1 to {MAX_NAME} bytes, no comma, no control characters, no tag `latest`");
             return Err(ManagementError::invalid("name", reason));
         }
-        let reserved =
-            [names::MODEL, names::EMBEDDING, "tgi"].iter().any(|own| own.eq_ignore_ascii_case(name));
+        let reserved = [names::MODEL, names::EMBEDDING, names::RANKING, "tgi"]
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(name));
         if reserved || offers.iter().any(|offer| offer.is_called(name)) {
             return Err(ManagementError::Taken(format!("there is a model or an adapter {name:?} already")));
         }
         Ok(())
     }
 
-    /// The training under way, or else the last one.
+    /// This server's training under way, or else its last one.
     pub fn training(&self) -> Result<Option<(TrainingSubject, Job)>, ManagementError> {
         let running = Page {
             kind: Some(Kind::Train),
             status: Some(weirgate_jobs::Status::Running),
+            of: Whose::Own,
             limit: Some(1),
             ..Page::default()
         };

@@ -2,7 +2,6 @@
 
 use weirgate_store::Location;
 
-use super::names::is_embedder;
 use super::{Management, ManagementError};
 use crate::residency::{Card, tagged};
 
@@ -30,6 +29,10 @@ impl Offer {
         let trainable = !card.capabilities.contains(&"embedding");
         Self { name: card.name.clone(), base: None, trainable }
     }
+
+    pub fn adapter(name: String, base: String) -> Self {
+        Self { name, base: Some(base), trainable: false }
+    }
 }
 
 impl Management {
@@ -40,7 +43,7 @@ impl Management {
         let usable = stored.filter(|entry| !matches!(entry.location, Location::Unsupported(_)));
         let others = usable.filter(|entry| !own.card.is_called(&entry.name));
         let others = others.map(|entry| {
-            let trainable = !is_embedder(&entry.location);
+            let trainable = !self.store.is_embedder(&entry);
             Offer { name: entry.name, base: None, trainable }
         });
         let mut offers: Vec<Offer> = std::iter::once(Offer::model(&own.card)).chain(others).collect();
@@ -49,13 +52,8 @@ impl Management {
         let given = own.service.adapters.list().into_iter().map(|(name, _)| name);
         let given = given.filter(|name| !trained.iter().any(|adapter| adapter.name == *name));
         let base = own.card.name.clone();
-        offers.extend(given.map(|name| Offer { name, base: Some(base.clone()), trainable: false }));
-        let adapters = trained.into_iter();
-        offers.extend(adapters.map(|adapter| Offer {
-            name: adapter.name,
-            base: Some(adapter.base),
-            trainable: false,
-        }));
+        offers.extend(given.map(|name| Offer::adapter(name, base.clone())));
+        offers.extend(trained.into_iter().map(|adapter| Offer::adapter(adapter.name, adapter.base)));
         Ok(offers)
     }
 }

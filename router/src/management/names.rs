@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use weirgate_models::is_encoder;
-use weirgate_store::{Location, Store};
+use weirgate_models::is_cross_encoder;
+use weirgate_store::{Entry, Store};
 
 use super::{Deployment, lock};
 use crate::residency::{Alias, Models};
@@ -13,6 +13,15 @@ use crate::residency::{Alias, Models};
 pub(super) const MODEL: &str = "Compressa-LLM";
 /// How they call the one that makes embeddings.
 pub(super) const EMBEDDING: &str = "Compressa-Embedding";
+/// How they call the one that ranks texts.
+pub(super) const RANKING: &str = "Compressa-ReRank";
+
+/// What an encoder makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoder {
+    Vectors,
+    Scores,
+}
 
 /// Tells the models by which names they are asked for.
 pub(super) struct Names {
@@ -37,34 +46,37 @@ impl Names {
         let deployment = lock(&self.deployment);
         let own = self.models.pinned().card.name.clone();
         let model = deployment.as_ref().map_or(own, |deployment| deployment.model_id.clone());
-        let embedder = self.embedder(&model).unwrap_or_else(|| model.clone());
+        let encoder = |wanted| self.encoder(&model, wanted).unwrap_or_else(|| model.clone());
         let plain = |name: &str, model: String| (name.to_lowercase(), Alias { model, adapter: None });
         let adapters = deployment.iter().flat_map(|deployment| &deployment.adapter_ids);
         let adapters = adapters
             .map(|name| (name.to_lowercase(), Alias { model: model.clone(), adapter: Some(name.clone()) }));
-        let names = [plain(MODEL, model.clone()), plain(EMBEDDING, embedder)];
-        self.models.set_aliases(names.into_iter().chain(adapters).collect::<HashMap<_, _>>());
+        let encoders = [(EMBEDDING, Encoder::Vectors), (RANKING, Encoder::Scores)];
+        let encoders = encoders.map(|(name, wanted)| plain(name, encoder(wanted)));
+        let names = std::iter::once(plain(MODEL, model.clone())).chain(encoders);
+        self.models.set_aliases(names.chain(adapters).collect::<HashMap<_, _>>());
     }
 
-    /// The deployed model, if embeddings are what it makes; else the one that the server was started for; else one of the
+    /// The deployed model, if `wanted` is what it makes; else the one that the server was started for; else one of the
     /// others.
-    fn embedder(&self, model: &str) -> Option<String> {
+    fn encoder(&self, model: &str, wanted: Encoder) -> Option<String> {
         let own = self.models.pinned();
-        let is_own = own.card.is_called(model);
-        if !is_own && self.store.find(model).is_ok_and(|entry| is_embedder(&entry.location)) {
+        if !own.card.is_called(model) && self.store.find(model).is_ok_and(|entry| self.makes(&entry, wanted))
+        {
             return Some(model.to_owned());
         }
-        if own.card.capabilities.contains(&"embedding") {
+        let own_makes = match wanted {
+            Encoder::Vectors => own.card.capabilities.contains(&"embedding"),
+            Encoder::Scores => own.service.engine.ranker().is_ok(),
+        };
+        if own_makes {
             return Some(own.card.name.clone());
         }
-        self.store.list().into_iter().find(|entry| is_embedder(&entry.location)).map(|entry| entry.name)
+        self.store.list().into_iter().find(|entry| self.makes(entry, wanted)).map(|entry| entry.name)
     }
-}
 
-/// Whether there is an encoder. GGUF files hold none that are served.
-pub(super) fn is_embedder(location: &Location) -> bool {
-    match location {
-        Location::Folder(_) => location.open().is_ok_and(|files| is_encoder(&files).unwrap_or(false)),
-        Location::Gguf(_) | Location::Unsupported(_) => false,
+    fn makes(&self, entry: &Entry, wanted: Encoder) -> bool {
+        let scores = || entry.location.open().is_ok_and(|files| is_cross_encoder(&files).unwrap_or(false));
+        self.store.is_embedder(entry) && scores() == (wanted == Encoder::Scores)
     }
 }

@@ -62,6 +62,11 @@ impl Folder {
     fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
     }
+
+    /// Of a data set that lies elsewhere.
+    fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
 }
 
 impl Work for Training {
@@ -80,7 +85,7 @@ impl Work for Training {
         let done = self.train(job, &subject, &folder, context);
         self.figures.set(None);
         // Checkpoints are for who goes on.
-        if !matches!((&done, context.is_stopped()), (Err(_), Some(Stopped::Elsewhere))) {
+        if !matches!((&done, context.is_stopped()), (Err(_), Some(Stopped::ServerEnds))) {
             clear(&folder, done.is_err());
         }
         done
@@ -104,8 +109,9 @@ impl Training {
         fs::create_dir_all(folder.checkpoints()).map_err(io("the training's folder"))?;
         let dataset: Id =
             subject.dataset_id.parse().map_err(|_| WorkError::Failed("no such data set".to_owned()))?;
-        let dataset =
-            self.datasets.on_disk(&dataset, &folder.path).map_err(|e| WorkError::Failed(e.to_string()))?;
+        let go_on = || context.is_stopped().is_none();
+        let dataset = self.datasets.on_disk(&dataset, &folder.data(), &go_on);
+        let dataset = dataset.map_err(|error| WorkError::Failed(error.to_string()))?;
         let request = json!({
             "base_model": self.base(&subject.model_id)?,
             "dataset": dataset,
@@ -122,7 +128,7 @@ impl Training {
         fs::write(&path, request.to_string()).map_err(io("the training's description"))?;
         let worker = Worker::start(&path).map_err(io("the training's process"))?;
         let told = |event: &Event| self.told(&subject.name, event, context);
-        match worker.watch(context, told)? {
+        match worker.watch(context, self.memory, told)? {
             Outcome::Finished => self.register(job, subject, folder, context),
             Outcome::Stopped => Err(WorkError::Stopped),
         }
@@ -196,8 +202,10 @@ fn clear(folder: &Folder, failed: bool) {
         }
     };
     gone(folder.checkpoints());
-    gone(folder.path.join("data.jsonl"));
+    gone(folder.data());
     if failed {
         gone(folder.output.clone());
+        // Where the worker was ended while it wrote it.
+        gone(folder.output.with_extension("partial"));
     }
 }

@@ -11,17 +11,20 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use weirgate_jobs::{Context, WorkError};
+use weirgate_jobs::{Context, Stopped, WorkError};
 
 /// The program, beside this one.
 const PROGRAM: &str = "weirgate-finetune";
 /// How often it is looked whether the job was stopped.
 const LOOK: Duration = Duration::from_millis(100);
-/// A worker that was asked to stop gets so long for its checkpoint.
+/// A worker whose server ends gets so long for its checkpoint. Nobody goes on with one that was interrupted, so that is
+/// killed at once, whatever it is at.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Between lines of progress in the log.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 const MAX_LINE: u64 = 64 << 10;
+/// What a program says whose allocator was refused memory.
+const NO_MEMORY: &str = "memory allocation of";
 /// A process that was killed gets so long to be gone.
 const DYING: Duration = Duration::from_secs(10);
 
@@ -83,25 +86,37 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Passes on what it tells until it ends; asks it to stop when the job is.
+    /// Passes on what it tells until it ends; ends it when the job is stopped. `memory`: bytes that it may allocate.
     ///
     /// # Errors
     /// [`WorkError::Failed`] with what the worker said last.
-    pub fn watch(mut self, context: &Context, told: impl Fn(&Event)) -> Result<Outcome, WorkError> {
+    pub fn watch(
+        mut self,
+        context: &Context,
+        memory: Option<u64>,
+        told: impl Fn(&Event),
+    ) -> Result<Outcome, WorkError> {
         let mut log = Log { logged: None, told };
         let (mut asked, mut end, mut last_error) = (None::<Instant>, None, String::new());
+        let mut lacks_memory = false;
         loop {
-            if context.is_stopped().is_some() && asked.is_none() {
-                asked = Some(Instant::now());
-                self.signal(Signal::TERM);
-            }
-            if asked.is_some_and(|asked| asked.elapsed() > PATIENCE) {
-                self.signal(Signal::KILL);
+            match (context.is_stopped(), asked) {
+                (Some(Stopped::ServerEnds), None) => {
+                    asked = Some(Instant::now());
+                    self.signal(Signal::TERM);
+                }
+                (Some(Stopped::Killed), None) => {
+                    asked = Some(Instant::now());
+                    self.signal(Signal::KILL);
+                }
+                (Some(_), Some(asked)) if asked.elapsed() > PATIENCE => self.signal(Signal::KILL),
+                _ => {}
             }
             match self.lines.recv_timeout(LOOK) {
                 Ok(Line::Out(text)) => end = log.event(&text).or(end),
                 Ok(Line::Error(text)) => {
                     (log.told)(&Event::Line(text.clone()));
+                    lacks_memory |= text.contains(NO_MEMORY);
                     last_error = text;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -113,7 +128,13 @@ impl Worker {
             Some(End::Finished) if status.success() => Ok(Outcome::Finished),
             _ if asked.is_some() => Ok(Outcome::Stopped),
             Some(End::Failed(message)) => Err(WorkError::Failed(message)),
-            _ => Err(WorkError::Failed(format!("the training's process {}", ending(status, &last_error)))),
+            _ => {
+                let how = match memory {
+                    Some(limit) if lacks_memory => too_large(limit),
+                    _ => ending(status, &last_error),
+                };
+                Err(WorkError::Failed(format!("the training's process {how}")))
+            }
         }
     }
 
@@ -191,6 +212,13 @@ impl<F: Fn(&Event)> Log<F> {
     }
 }
 
+fn too_large(limit: u64) -> String {
+    format!(
+        "needs more than the {limit} bytes of --training-memory; a smaller `batch_size` or `max_length`, \
+         `gradient_checkpointing` or `quantized` need less"
+    )
+}
+
 fn ending(status: ExitStatus, last_error: &str) -> String {
     let how = match (status.code(), status.signal()) {
         (_, Some(9)) => "was killed; it may have taken more memory than there is".to_owned(),
@@ -239,10 +267,14 @@ fn end_stale(job: &Path, kill: impl Fn(Pid) -> rustix::io::Result<()>) -> io::Re
 mod tests {
     use super::*;
 
-    /// What an earlier server left at the training `job`.
+    /// What an earlier server left at the training `job`. It runs: before its first instruction, a process may have no
+    /// command line yet.
     fn left(job: &Path) -> Child {
         let mut command = Command::new("sh");
-        command.args(["-c", "read line", "worker", "--job"]).arg(job).stdin(Stdio::piped()).spawn().unwrap()
+        command.args(["-c", "echo; read line", "worker", "--job"]).arg(job);
+        let mut worker = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        worker.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        worker
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use weirgate_engine::EngineStats;
 use weirgate_types::{SeqUpdate, StepOutputs};
 
+pub(crate) use render::render_loading;
 use series::{Counter, Histogram};
 
 /// What is asked of a model at the moment its metrics are asked for.

@@ -9,6 +9,19 @@ use super::{FailureKind, Metrics, Outcome, PerMethod, Reading};
 
 const METHODS: [(bool, &str); 2] = [(true, "method=\"prefill\""), (false, "method=\"decode\"")];
 
+/// How far loads are, of models by their names; nothing where there are none.
+pub(crate) fn render_loading(loading: &[(String, f64)]) -> String {
+    let mut out = Exposition::default();
+    let name = "weirgate_model_load_progress";
+    if !loading.is_empty() {
+        out.family(name, "gauge", "What part of a model that is being loaded has come, 0 to 1.");
+    }
+    for (model, part) in loading {
+        out.value(name, &format!("model=\"{}\"", escape(model)), part);
+    }
+    out.into_text()
+}
+
 /// Why a sequence joined running ones. TGI's other two reasons are about waiting for a batch, which nobody does here.
 const CONCAT_REASONS: [&str; 3] = ["backpressure", "chunking", "wait_exceeded"];
 

@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 
 use super::Key;
-use crate::memory;
+use crate::memory::Memory;
 
 /// Between what a measurement may say of a model and the size of its files: beyond it, something else has moved.
 const PLAUSIBLE: (f64, f64) = (0.1, 4.0);
 
 /// What loads have shown.
-#[derive(Debug)]
 pub(super) struct Budget {
+    memory: Box<dyn Memory>,
     /// Of this process before the first load, with what the model that is always there will still take.
     base: u64,
     /// Bytes that a model's weights took.
@@ -31,8 +31,14 @@ pub(super) struct Footprint {
 
 impl Budget {
     /// `pool`: bytes of the KV pool of the model that is always there.
-    pub fn new(pool: u64) -> Self {
-        Self { base: memory::own_bytes().saturating_add(pool), measured: HashMap::new(), ratio: 1.0 }
+    pub fn new(memory: Box<dyn Memory>, pool: u64) -> Self {
+        let base = memory.taken_bytes().saturating_add(pool);
+        Self { memory, base, measured: HashMap::new(), ratio: 1.0 }
+    }
+
+    /// Bytes that are taken.
+    pub fn taken(&self) -> u64 {
+        self.memory.taken_bytes()
     }
 
     /// What the weights of a model will take whose files have `bytes`.
@@ -41,8 +47,13 @@ impl Budget {
         self.measured.get(key).copied().unwrap_or_else(guess)
     }
 
-    /// Takes note that a load grew this process by `grown` bytes. Returns what the weights take.
-    pub fn learn(&mut self, key: &Key, bytes: u64, grown: u64) -> u64 {
+    /// Takes note of what a load took, before which `before` were taken. Returns what the weights take.
+    pub fn measure(&mut self, key: &Key, bytes: u64, before: u64) -> u64 {
+        let grown = self.taken().saturating_sub(before);
+        self.learn(key, bytes, grown)
+    }
+
+    fn learn(&mut self, key: &Key, bytes: u64, grown: u64) -> u64 {
         let ratio = grown as f64 / bytes.max(1) as f64;
         if bytes == 0 || !(PLAUSIBLE.0..=PLAUSIBLE.1).contains(&ratio) {
             return self.expected(key, bytes);
@@ -55,16 +66,14 @@ impl Budget {
         grown
     }
 
-    /// What the models that are loaded have not taken yet of what they may.
-    pub fn promised(&self, loaded: impl Iterator<Item = Footprint>) -> u64 {
-        self.promised_at(memory::own_bytes(), loaded)
-    }
-
-    fn promised_at(&self, now: u64, loaded: impl Iterator<Item = Footprint>) -> u64 {
+    /// Bytes for models that are not there yet: what is free, less what those that are loaded have not taken yet of what
+    /// they may. `None` where nobody knows.
+    pub fn free(&self, loaded: impl Iterator<Item = Footprint>) -> Option<u64> {
         let total = loaded.fold(self.base, |sum, footprint| {
             sum.saturating_add(footprint.weights).saturating_add(footprint.pool)
         });
-        total.saturating_sub(now)
+        let promised = total.saturating_sub(self.taken());
+        self.memory.free_bytes().map(|free| free.saturating_sub(promised))
     }
 }
 
@@ -76,8 +85,21 @@ mod tests {
         (name.to_owned(), String::new())
     }
 
+    /// Of a process that has taken so many bytes, where 10,000 are free.
+    struct Taken(u64);
+
+    impl Memory for Taken {
+        fn free_bytes(&self) -> Option<u64> {
+            Some(10_000)
+        }
+
+        fn taken_bytes(&self) -> u64 {
+            self.0
+        }
+    }
+
     fn budget() -> Budget {
-        Budget { base: 1000, measured: HashMap::new(), ratio: 1.0 }
+        Budget { base: 1000, ..Budget::new(Box::new(Taken(0)), 0) }
     }
 
     #[test]
@@ -107,8 +129,11 @@ mod tests {
     #[test]
     fn empty_pools_are_promised() {
         let loaded = [Footprint { weights: 100, pool: 50 }, Footprint { weights: 10, pool: 5 }];
-        assert_eq!(budget().promised_at(1110, loaded.into_iter()), 55);
-        assert_eq!(budget().promised_at(1165, loaded.into_iter()), 0);
-        assert_eq!(budget().promised_at(5000, loaded.into_iter()), 0, "more than was expected");
+        let free = |taken| {
+            let budget = Budget { memory: Box::new(Taken(taken)), ..budget() };
+            budget.free(loaded.into_iter())
+        };
+        assert_eq!((free(1110), free(1165)), (Some(9_945), Some(10_000)));
+        assert_eq!(free(5000), Some(10_000), "more than was expected");
     }
 }

@@ -30,6 +30,10 @@ pub(crate) struct Card {
     pub format: String,
     /// The architecture, as GGUF names it.
     pub family: String,
+    /// Of the weights and of what was made for them.
+    pub families: Vec<String>,
+    /// The model that this one was made of; empty where it was made of files.
+    pub parent: String,
     /// As `7.2B`.
     pub parameter_size: String,
     pub quantization: String,
@@ -109,14 +113,14 @@ impl Card {
             bytes: tensors.total_bytes(),
             modified: modified(files),
             info: info(&family, parameters, sizes),
+            families: vec![family.clone()],
             family,
             ..Self::default()
         }
     }
 
     /// With its name and digest, unless it has them, and with what its chat template tells.
-    pub fn named(self, id: &str, template: &str, fills_in: bool) -> Self {
-        let forms = ModelForms::of(template);
+    pub fn named(self, id: &str, template: &str, forms: &ModelForms, fills_in: bool) -> Self {
         let known = !self.digest.is_empty();
         let capabilities = [
             (true, "completion"),
@@ -236,9 +240,11 @@ fn info(family: &str, parameters: u64, sizes: &[(&str, usize)]) -> Map<String, V
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::ChatTemplate;
 
     fn called(id: &str) -> Card {
-        Card::default().named(id, "", false)
+        let forms = ModelForms::of(&ChatTemplate::texts(), "");
+        Card::default().named(id, "", &forms, false)
     }
 
     #[test]
@@ -287,7 +293,9 @@ mod tests {
     #[test]
     fn capabilities_are_what_the_templates_tell() {
         assert_eq!(called("m").capabilities, ["completion"]);
-        let all = Card::default().named("m", "{{ '<think>' }}</think>{{ tools }}", true);
+        let text = "{{ '<think>' }}</think>{{ tools }}";
+        let forms = ModelForms::of(&ChatTemplate::texts(), text);
+        let all = Card::default().named("m", text, &forms, true);
         assert_eq!(all.capabilities, ["completion", "tools", "insert", "thinking"]);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Map;
+use weirgate_engine::Device;
 use weirgate_models::{Gguf, ModelFiles};
 use weirgate_store::{Entry, Kind, LoadSettings, Location, PromptPieces, Show, Store, StoreError};
 
@@ -11,9 +12,10 @@ use super::{AcquireError, Card, Layers};
 use crate::assemble::{Assembled, assemble};
 use crate::config::{DeviceSetting, EngineSettings, Limits, RouterConfig};
 use crate::error::RouterError;
-use crate::load::{Loaded, Pace};
+use crate::load::{Loaded, LoadedEngine, Pace};
+use crate::memory::Place;
 use crate::service::ChatTemplate;
-use crate::{EXIT_STALLED, background, load, watchdog};
+use crate::{EXIT_STALLED, background, device, load, watchdog};
 
 /// Models by name. Calls block.
 pub(crate) trait Library: Send + Sync {
@@ -34,6 +36,9 @@ pub(crate) trait Library: Send + Sync {
     /// # Errors
     /// What is wrong with the model.
     fn show(&self, card: &Card, verbose: bool) -> Result<Show, AcquireError>;
+
+    /// Whose memory the model of a card takes.
+    fn place(&self, card: &Card) -> Place;
 
     /// Loads the model of a card that [`Library::find`] gave. Nothing runs before the outputs are read.
     ///
@@ -78,6 +83,8 @@ impl StoredModels {
             name: entry.name.clone(),
             format: details.format.clone(),
             family: details.family.clone(),
+            families: details.families.clone(),
+            parent: details.parent_model.clone(),
             parameter_size: details.parameter_size.clone(),
             quantization: details.quantization_level.clone(),
             bytes: entry.size,
@@ -126,6 +133,15 @@ impl Library for StoredModels {
         self.store.show(&entry, verbose).map_err(failure)
     }
 
+    fn place(&self, card: &Card) -> Place {
+        let Ok(Device::Cuda(_)) = device::choose(&self.config.engine) else { return Place::Host };
+        let settings = self.store.find(&card.name).and_then(|entry| self.store.settings(&entry));
+        match settings.map(|settings| settings.load.gpu_layers) {
+            Ok(Some(0)) => Place::Host,
+            _ => Place::Gpu,
+        }
+    }
+
     fn load(&self, card: &Card) -> Result<Assembled, AcquireError> {
         let entry = self.store.find(&card.name).map_err(failure)?;
         let files = match &entry.location {
@@ -140,7 +156,13 @@ impl Library for StoredModels {
         let files = files.map_err(|error| failed(error.to_string()))?;
         let settings = self.store.settings(&entry).map_err(failure)?;
         let config = Arc::new(own_config(&self.config, card, &settings.load));
-        let mut loaded = load_in_background(&config, files).map_err(|error| failed(error.to_string()))?;
+        let mut loaded =
+            load_in_background(&config, files.clone()).map_err(|error| failed(error.to_string()))?;
+        if let LoadedEngine::Generator { vectors, .. } = &mut loaded.engine
+            && settings.load.embedding == Some(true)
+        {
+            *vectors = Some(load::beside(config.clone(), files));
+        }
         let capabilities = loaded.card.capabilities;
         loaded.card =
             Card { template: loaded.card.template, info: loaded.card.info, capabilities, ..card.clone() };
@@ -165,6 +187,7 @@ impl Library for StoredModels {
 /// The server's configuration as a model wants it. What is said of lengths and files is said of the model that the
 /// server was started for.
 fn own_config(config: &RouterConfig, card: &Card, load: &LoadSettings) -> RouterConfig {
+    // Whether it embeds is no matter of the configuration.
     let LoadSettings { context, gpu_layers, parallel, threads, continuous, embedding: _ } = *load;
     let limits = Limits {
         max_input_tokens: None,

@@ -3,19 +3,23 @@
 //! One model is there from the start and stays: the one the server was started for. Those of the library are loaded when
 //! they are asked for, one at a time, and requests for the same model wait for the same load. A model stays for its
 //! keep-alive after its last request; where memory or the number of models is short, the idle one that was used longest
-//! ago makes room. Nobody who asks for a model that is loaded waits for any of this.
+//! ago makes room. Nobody who asks for a model that is loaded waits for any of this, unless all are in use all the time
+//! and it is that model's turn to make room ([`Turns`]).
 
 mod aliases;
 mod budget;
 mod card;
+mod conditions;
 mod keep_alive;
 mod library;
+mod loading;
+mod queue;
 mod resident;
+mod room;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -24,31 +28,30 @@ pub(crate) use aliases::Alias;
 use aliases::Aliases;
 use budget::Budget;
 pub(crate) use card::{Card, Layers, tagged};
+pub(crate) use conditions::Conditions;
 pub use keep_alive::KeepAlive;
 pub(crate) use library::{Library, StoredModels};
+pub(crate) use queue::Queue;
 use resident::Resident;
 pub(crate) use resident::{Lease, Model, Pin};
+pub(crate) use room::Turns;
 
 use weirgate_store::Show;
 
-use crate::assemble::Assembled;
-use crate::memory;
+use crate::memory::Place;
 use crate::service::Service;
 
 /// How often it is looked for the end of a request whose model should leave or make room: it is not told.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Where all models are in use for so long, the one that was loaded first takes no new requests until it has made room.
-const TURN: Duration = Duration::from_secs(1);
-
-/// How many models may be there, and for how long.
+/// How many models may be there and for how long, and how many requests may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Residency {
     /// Where a request does not say.
     pub keep_alive: KeepAlive,
-    /// Models in memory; 0: as many as fit.
+    /// Models in memory beside the one that the server was started for; 0: as many as fit.
     pub max_loaded: usize,
-    /// Requests that may wait for models.
+    /// Requests that may wait: for models and, of Ollama's clients, for places.
     pub max_queue: usize,
 }
 
@@ -69,8 +72,8 @@ pub(crate) enum Presence {
 pub(crate) enum AcquireError {
     #[error("not found")]
     NotFound,
-    /// Too many requests wait for models.
-    #[error("too many requests wait for models")]
+    /// Too many requests wait.
+    #[error("too many requests wait")]
     Busy,
     #[error("model requires more memory ({needed} bytes) than is available ({free} bytes)")]
     Memory { needed: u64, free: u64 },
@@ -85,14 +88,17 @@ pub(crate) struct Models {
     library: Option<Box<dyn Library>>,
     aliases: Aliases,
     residency: Residency,
+    turns: Turns,
     table: Mutex<HashMap<Key, Slot>>,
-    /// Requests that wait for a model.
-    waiting: AtomicUsize,
-    /// Names of models that were stopped, and not loaded since.
+    queue: Queue,
+    /// Names of models that were stopped, and whose load has not begun since.
     stopped: Mutex<HashSet<String>>,
     /// Held by the load under way.
     turn: tokio::sync::Mutex<()>,
+    /// The model whose files are being read, and the bytes that were taken before.
+    begun: Mutex<Option<(Key, Place, u64)>>,
     budget: Mutex<Budget>,
+    gpu_budget: Option<Mutex<Budget>>,
     /// Told whenever a model comes, a user leaves, or a keep-alive changes.
     changed: watch::Sender<()>,
 }
@@ -103,8 +109,25 @@ type Key = (String, String);
 type Outcome = Option<Result<(), AcquireError>>;
 
 enum Slot {
-    Loading(watch::Receiver<Outcome>),
+    Loading(Loading),
     Ready(Arc<Resident>),
+}
+
+/// A load under way.
+struct Loading {
+    outcome: watch::Receiver<Outcome>,
+    /// As whoever spoke last wants it.
+    stay: Stay,
+    /// Of its files.
+    bytes: u64,
+}
+
+/// How long a model is to stay.
+#[derive(Debug, Clone, Copy)]
+struct Stay {
+    keep: KeepAlive,
+    /// Until it is stopped, whatever requests say.
+    started: bool,
 }
 
 /// What a request finds.
@@ -115,43 +138,53 @@ enum Found {
     Leaving,
 }
 
-/// Counts a request among those that wait.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 impl Models {
     /// A server of one model.
-    pub fn single(model: Model) -> Arc<Self> {
-        let residency = Residency { keep_alive: KeepAlive::Forever, max_loaded: 0, max_queue: 0 };
-        Arc::new(Self::new(model, None, residency))
+    pub fn single(model: Model, residency: Residency) -> Arc<Self> {
+        Arc::new(Self::new(model, None, residency, Conditions::default()))
     }
 
     /// A server of one model and a library. Starts to look for models whose time is over.
-    pub fn with_library(model: Model, library: Box<dyn Library>, residency: Residency) -> Arc<Self> {
-        let models = Arc::new(Self::new(model, Some(library), residency));
+    pub fn with_library(
+        model: Model,
+        library: Box<dyn Library>,
+        residency: Residency,
+        conditions: Conditions,
+    ) -> Arc<Self> {
+        let models = Arc::new(Self::new(model, Some(library), residency, conditions));
         tokio::spawn(expire(Arc::downgrade(&models), models.changed.subscribe()));
         models
     }
 
-    fn new(model: Model, library: Option<Box<dyn Library>>, residency: Residency) -> Self {
+    fn new(
+        model: Model,
+        library: Option<Box<dyn Library>>,
+        residency: Residency,
+        Conditions { memory, gpu, turns }: Conditions,
+    ) -> Self {
         let (changed, _) = watch::channel(());
+        // A GPU's is taken when it is made.
+        let pool = if model.place == Place::Host { model.pool_bytes } else { 0 };
         Self {
-            budget: Mutex::new(Budget::new(model.pool_bytes)),
-            pinned: Arc::new(Resident::new(model, None, (KeepAlive::Forever, 0), changed.clone())),
+            budget: Mutex::new(Budget::new(memory, pool)),
+            gpu_budget: gpu.map(|memory| Mutex::new(Budget::new(memory, 0))),
+            pinned: Arc::new(Resident::new(model, None, 0, changed.clone())),
             library,
             aliases: Aliases::default(),
             residency,
+            turns,
             table: Mutex::default(),
-            waiting: AtomicUsize::new(0),
+            queue: Queue::new(residency.max_queue),
             stopped: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
+            begun: Mutex::default(),
             changed,
         }
+    }
+
+    /// Requests that wait.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// The model that the server was started for.
@@ -203,37 +236,37 @@ impl Models {
         name: &str,
         keep: Option<KeepAlive>,
     ) -> Result<Lease, AcquireError> {
+        let keep = keep.unwrap_or(self.residency.keep_alive);
+        self.acquire_to_stay(name, Stay { keep, started: false }).await
+    }
+
+    async fn acquire_to_stay(self: &Arc<Self>, name: &str, stay: Stay) -> Result<Lease, AcquireError> {
         if self.pinned.model.card.is_called(name) {
             return Ok(Lease::new(&self.pinned));
         }
         let card = self.look_up(name).await?;
-        let mut waiting = None;
+        // What is said of its stay counts from now on: whoever says something else while this one waits spoke later.
+        let (mut said, mut waiting) = (false, None);
         let mut changed = self.changed.subscribe();
         loop {
-            let found = match self.enter(&card, keep) {
+            let found = match self.enter(&card, stay, !said) {
                 Found::Ready(lease) => return Ok(lease),
                 found => found,
             };
             if waiting.is_none() {
-                waiting = Some(self.wait()?);
+                waiting = Some(self.queue.enter().ok_or(AcquireError::Busy)?);
             }
-            let Found::Loading(mut loading) = found else {
+            let Found::Loading(mut outcome) = found else {
                 look_again(&mut changed).await;
                 continue;
             };
-            match loading.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
+            said = true;
+            match outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
                 Ok(Some(Err(error))) => return Err(error),
                 Ok(_) => {}
                 Err(_) => return Err(AcquireError::Failed("the load was given up".to_owned())),
             }
         }
-    }
-
-    /// A place among those that wait.
-    fn wait(&self) -> Result<Waiting<'_>, AcquireError> {
-        let place = Waiting(&self.waiting);
-        let before = self.waiting.fetch_add(1, Ordering::SeqCst);
-        if before < self.residency.max_queue { Ok(place) } else { Err(AcquireError::Busy) }
     }
 
     /// What is known of the model of this name.
@@ -285,13 +318,10 @@ impl Models {
     }
 
     /// The models that are loaded, and how long each stays if nobody asks for it; `None`: for ever.
-    pub fn resident(&self) -> Vec<(Arc<Card>, usize, Option<Duration>)> {
-        let entry = |resident: &Arc<Resident>, left| {
-            (resident.model.card.clone(), resident.model.settings.max_total_tokens, left)
-        };
+    pub fn resident(&self) -> Vec<(Model, Option<Duration>)> {
         let table = self.table();
-        let ready = ready(&table).map(|(_, resident)| entry(resident, resident.left()));
-        std::iter::once(entry(&self.pinned, None)).chain(ready).collect()
+        let ready = ready(&table).map(|(_, resident)| (resident.model.clone(), resident.left()));
+        std::iter::once((self.pinned.model.clone(), None)).chain(ready).collect()
     }
 
     /// All models that are loaded, first the one that the server was started for.
@@ -312,40 +342,30 @@ impl Models {
         ready(&table).any(|(_, resident)| resident.is_pinned() && resident.model.card.is_called(name))
     }
 
-    /// Loads the model of this name and keeps it until it is stopped.
+    /// Loads the model of this name and keeps it until it is stopped, which may be while it is loaded.
     ///
     /// # Errors
     /// [`AcquireError`].
     pub async fn start(self: &Arc<Self>, name: &str) -> Result<(), AcquireError> {
-        self.acquire(name, None).await?.start();
-        Ok(())
+        let stay = Stay { keep: self.residency.keep_alive, started: true };
+        self.acquire_to_stay(name, stay).await.map(drop)
     }
 
     /// Unloads the model of this name as soon as nobody uses it, and remembers that somebody said so.
     pub fn stop(&self, name: &str) {
-        self.stopped().insert(tagged(name).to_lowercase());
-        self.unload(name);
+        let mut table = self.table();
+        self.stopped().insert(full(name));
+        let_go(&mut table, name, true);
     }
 
     /// Unloads the model of this name as soon as nobody uses it.
     pub fn unload(&self, name: &str) {
-        self.let_go(name, true);
+        let_go(&mut self.table(), name, true);
     }
 
     /// The same, unless it was started: that is for whoever did it to end.
     pub fn release(&self, name: &str) {
-        self.let_go(name, false);
-    }
-
-    fn let_go(&self, name: &str, started_too: bool) {
-        let mut table = self.table();
-        for (_, resident) in ready(&table).filter(|(_, resident)| resident.model.card.is_called(name)) {
-            resident.keep(KeepAlive::NOT_AT_ALL);
-            if started_too {
-                resident.set_started(false);
-            }
-        }
-        remove_expired(&mut table);
+        let_go(&mut self.table(), name, false);
     }
 
     /// Where the model of a card is.
@@ -357,7 +377,7 @@ impl Models {
             Some(Slot::Loading(_)) => Presence::Loading,
             Some(Slot::Ready(resident)) if resident.is_going() => Presence::Leaving,
             Some(Slot::Ready(_)) => Presence::Ready,
-            None if self.stopped().contains(&tagged(&card.name).to_lowercase()) => Presence::Stopped,
+            None if self.stopped().contains(&full(&card.name)) => Presence::Stopped,
             None => Presence::Unloaded,
         }
     }
@@ -391,139 +411,67 @@ impl Models {
         tokio::task::spawn_blocking(find).await.unwrap_or(Err(AcquireError::NotFound))
     }
 
-    /// The model, or its load, which begins if it has not.
-    fn enter(self: &Arc<Self>, card: &Card, keep: Option<KeepAlive>) -> Found {
+    /// The model, or its load, which begins if it has not. `says`: how long it is to stay is said now.
+    fn enter(self: &Arc<Self>, card: &Card, stay: Stay, says: bool) -> Found {
         let mut table = self.table();
-        match table.get(&key(card)) {
+        if says {
+            self.stopped().remove(&full(&card.name));
+        }
+        match table.get_mut(&key(card)) {
             Some(Slot::Ready(resident)) if resident.is_leaving() => Found::Leaving,
             Some(Slot::Ready(resident)) => {
-                resident.keep(keep.unwrap_or(self.residency.keep_alive));
+                if says {
+                    resident.keep(stay.keep);
+                    resident.set_started(stay.started || resident.is_started());
+                }
                 Found::Ready(Lease::new(resident))
             }
-            Some(Slot::Loading(loading)) => Found::Loading(loading.clone()),
+            Some(Slot::Loading(loading)) => {
+                if says {
+                    loading.stay = Stay { started: stay.started || loading.stay.started, ..stay };
+                }
+                Found::Loading(loading.outcome.clone())
+            }
             None => {
                 // What the name meant before.
-                for (_, old) in ready(&table).filter(|(_, old)| old.model.card.is_called(&card.name)) {
-                    old.set_started(false);
-                    old.keep(KeepAlive::NOT_AT_ALL);
-                }
-                let (tell, loading) = watch::channel(None);
-                table.insert(key(card), Slot::Loading(loading.clone()));
+                let_go(&mut table, &card.name, true);
+                let (tell, outcome) = watch::channel(None);
+                table.insert(
+                    key(card),
+                    Slot::Loading(Loading { outcome: outcome.clone(), stay, bytes: card.bytes }),
+                );
                 let (this, card) = (self.clone(), card.clone());
                 tokio::spawn(async move {
-                    let outcome = this.load(&card, keep).await;
-                    let ended = outcome.as_ref().map(|_| ()).map_err(AcquireError::clone);
+                    let loaded = this.load(&card).await;
+                    let ended = loaded.as_ref().map(|_| ()).map_err(AcquireError::clone);
                     // It does not leave before those who wait for it have it.
-                    let _lease = outcome.as_ref().ok().map(Lease::new);
-                    this.settle(&card, outcome);
+                    let _lease = loaded.as_ref().ok().map(Lease::new);
+                    this.settle(&card, loaded.ok());
                     tell.send_replace(Some(ended));
                     tell.closed().await;
                 });
-                Found::Loading(loading)
+                Found::Loading(outcome)
             }
         }
     }
 
-    fn settle(&self, card: &Card, outcome: Result<Arc<Resident>, AcquireError>) {
-        let mut table = self.table();
-        match outcome {
-            Ok(resident) => {
-                self.stopped().remove(&tagged(&card.name).to_lowercase());
-                table.insert(key(card), Slot::Ready(resident))
-            }
-            Err(_) => table.remove(&key(card)),
+    /// Of the memory of `place`.
+    fn budget(&self, place: Place) -> MutexGuard<'_, Budget> {
+        let budget = match (place, &self.gpu_budget) {
+            (Place::Gpu, Some(gpu)) => gpu,
+            (Place::Host, _) | (Place::Gpu, None) => &self.budget,
         };
-        self.changed.send_replace(());
-    }
-
-    async fn load(
-        self: &Arc<Self>,
-        card: &Card,
-        keep: Option<KeepAlive>,
-    ) -> Result<Arc<Resident>, AcquireError> {
-        let _turn = self.turn.lock().await;
-        let (key, begun) = (key(card), Instant::now());
-        let needed = self.budget().expected(&key, card.bytes);
-        self.make_room(needed).await?;
-        tracing::info!(model = card.name, "loading");
-        let before = memory::own_bytes();
-        let (this, wanted) = (self.clone(), card.clone());
-        let load = move || match &this.library {
-            Some(library) => library.load(&wanted),
-            None => Err(AcquireError::NotFound),
-        };
-        let loaded = tokio::task::spawn_blocking(load).await;
-        let Assembled { model, outputs } =
-            loaded.unwrap_or_else(|_| Err(AcquireError::Failed("the load failed".to_owned())))?;
-        let grown = memory::own_bytes().saturating_sub(before);
-        let weights = self.budget().learn(&key, card.bytes, grown);
-        tracing::info!(model = card.name, seconds = begun.elapsed().as_secs_f32(), bytes = weights, "loaded");
-        let service = &model.service;
-        let running = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
-        let keep = keep.unwrap_or(self.residency.keep_alive);
-        Ok(Arc::new(Resident::new(model, Some(running), (keep, weights), self.changed.clone())))
-    }
-
-    /// Unloads idle models, the one used longest ago first, until `needed` bytes are free and there is a place; waits
-    /// where all are in use.
-    async fn make_room(&self, needed: u64) -> Result<(), AcquireError> {
-        let made = self.wait_for_room(needed).await;
-        // Those that were to leave and are there still may stay.
-        for (_, resident) in ready(&self.table()) {
-            resident.set_leaving(false);
-        }
-        made
-    }
-
-    async fn wait_for_room(&self, needed: u64) -> Result<(), AcquireError> {
-        let mut changed = self.changed.subscribe();
-        let begun = Instant::now();
-        loop {
-            let retired = {
-                let mut table = self.table();
-                let loaded = 1 + ready(&table).count();
-                let promised =
-                    self.budget().promised(ready(&table).map(|(_, resident)| resident.footprint()));
-                let free = memory::free_bytes().map(|free| free.saturating_sub(promised));
-                let max = self.residency.max_loaded;
-                if (max == 0 || loaded < max) && free.is_none_or(|free| needed <= free) {
-                    return Ok(());
-                }
-                // What is pinned or was started makes no room.
-                let unpinned = || ready(&table).filter(|(_, resident)| !resident.is_pinned());
-                if unpinned().next().is_none() {
-                    return Err(AcquireError::Memory { needed, free: free.unwrap_or(0) });
-                }
-                let others = || unpinned().filter(|(_, resident)| !resident.is_started());
-                if others().next().is_none() {
-                    let message = "there is no place beside the models that were started; stop one first";
-                    return Err(AcquireError::Failed(message.to_owned()));
-                }
-                let idle = others().filter(|(_, resident)| resident.is_idle());
-                let victim =
-                    idle.min_by_key(|(_, resident)| resident.last_used()).map(|(key, _)| key.clone());
-                if victim.is_none()
-                    && begun.elapsed() >= TURN
-                    && let Some((_, first)) = others().min_by_key(|(_, resident)| resident.loaded)
-                {
-                    first.set_leaving(true);
-                }
-                victim.and_then(|key| table.remove(&key)).map(retire)
-            };
-            match retired {
-                Some(running) => ended(running).await,
-                None => look_again(&mut changed).await,
-            }
-        }
-    }
-
-    fn budget(&self) -> MutexGuard<'_, Budget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+        budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Key, Slot>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A name in the one way of several that stands for them all.
+fn full(name: &str) -> String {
+    tagged(name).to_lowercase()
 }
 
 fn key(card: &Card) -> Key {
@@ -535,6 +483,23 @@ fn ready(table: &HashMap<Key, Slot>) -> impl Iterator<Item = (&Key, &Arc<Residen
         Slot::Ready(resident) => Some((key, resident)),
         Slot::Loading(_) => None,
     })
+}
+
+/// Has the model of this name go as soon as nobody uses it, though it may not have come yet; with `started_too`, one that
+/// was started, too.
+fn let_go(table: &mut HashMap<Key, Slot>, name: &str, started_too: bool) {
+    for (_, slot) in table.iter_mut().filter(|((own, _), _)| full(own) == full(name)) {
+        match slot {
+            Slot::Loading(Loading { stay, .. }) => {
+                *stay = Stay { keep: KeepAlive::NOT_AT_ALL, started: stay.started && !started_too }
+            }
+            Slot::Ready(resident) => {
+                resident.keep(KeepAlive::NOT_AT_ALL);
+                resident.set_started(resident.is_started() && !started_too);
+            }
+        }
+    }
+    remove_expired(table);
 }
 
 fn retire(slot: Slot) -> Option<tokio::task::JoinHandle<()>> {

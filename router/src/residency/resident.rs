@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::budget::Footprint;
 use super::{Card, KeepAlive};
 use crate::api::Settings;
+use crate::memory::Place;
 use crate::service::Service;
 
 /// A model that is loaded.
@@ -19,7 +20,8 @@ pub(crate) struct Model {
     pub service: Arc<Service>,
     pub settings: Arc<Settings>,
     pub card: Arc<Card>,
-    /// Of this machine's memory that its KV cache may take.
+    pub place: Place,
+    /// That its KV cache may take there.
     pub pool_bytes: u64,
 }
 
@@ -50,14 +52,14 @@ struct Life {
 }
 
 impl Resident {
-    /// `keep`, and the bytes that the weights take.
+    /// One that stays until something else is said. `weights`: the bytes that they take.
     pub fn new(
         model: Model,
         running: Option<JoinHandle<()>>,
-        (keep, weights): (KeepAlive, u64),
+        weights: u64,
         changed: watch::Sender<()>,
     ) -> Self {
-        let life = Life { used: Instant::now(), keep };
+        let life = Life { used: Instant::now(), keep: KeepAlive::Forever };
         Self {
             model,
             running: Mutex::new(running),
@@ -164,11 +166,6 @@ impl Lease {
     pub(super) fn with_adapter(mut self, adapter: Option<String>) -> Self {
         self.adapter = adapter;
         self
-    }
-
-    /// Keeps the model until it is stopped.
-    pub(super) fn start(&self) {
-        self.resident.set_started(true);
     }
 }
 

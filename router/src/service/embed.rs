@@ -11,7 +11,9 @@ use tokenizers::{PostProcessor, Tokenizer};
 use weirgate_engine::{EmbedHandle, EmbedInput, EmbedTicket};
 
 use super::error::{Failure, ServiceError, ValidationError};
-use super::{Account, Service, Validator, tokenizer_error};
+use super::prompt::tokenizer_error;
+use super::{Account, Service, Validator};
+use crate::residency::Queue;
 
 /// Texts that one thread tokenizes at a time.
 const TEXTS_PER_JOB: usize = 16;
@@ -93,12 +95,16 @@ pub(crate) struct Embedded {
 }
 
 impl Service {
-    /// The vectors of texts.
+    /// The vectors of texts. Where all places are taken, the request waits in `queue`, or is refused.
     ///
     /// # Errors
     /// A model that makes none; texts or wishes that break the rules; a full or failed engine.
-    pub async fn embed(&self, request: EmbedRequest) -> Result<Embedded, ServiceError> {
-        let embedding = self.engine.embedder().map_err(|error| self.refused(error))?;
+    pub async fn embed(
+        &self,
+        request: EmbedRequest,
+        queue: Option<&Queue>,
+    ) -> Result<Embedded, ServiceError> {
+        let embedding = self.engine.embedder().await.inspect_err(|error| self.refuse(error))?;
         let (dimensions, normalize) = (request.dimensions, request.normalize);
         let limit = embedding.handle.limits().dimensions;
         if let Some(given) = dimensions
@@ -111,7 +117,7 @@ impl Service {
                 given: given.to_string(),
             }));
         }
-        let mut embedded = self.compute(embedding, request).await?;
+        let mut embedded = self.compute(embedding, request, queue).await?;
         for vector in &mut embedded.vectors {
             vector.truncate(dimensions.unwrap_or(limit));
             if normalize {
@@ -137,7 +143,7 @@ impl Service {
         let query: Arc<str> = query.into();
         let pairs = texts.into_iter().map(|text| TextInput::Pair(query.clone(), text)).collect();
         let request = EmbedRequest { truncate, ..EmbedRequest::new(field, pairs) };
-        let embedded = self.compute(ranker, request).await?;
+        let embedded = self.compute(ranker, request, None).await?;
         let sigmoid = ranker.profile.scores.is_some_and(|scores| scores.sigmoid) && !raw;
         let score = |vector: &Vec<f32>| {
             let score = vector.first().copied().unwrap_or_default();
@@ -154,8 +160,16 @@ impl Service {
         error
     }
 
-    async fn compute(&self, embedding: &Embedding, request: EmbedRequest) -> Result<Embedded, ServiceError> {
-        let mut account = self.admit_one()?;
+    async fn compute(
+        &self,
+        embedding: &Embedding,
+        request: EmbedRequest,
+        queue: Option<&Queue>,
+    ) -> Result<Embedded, ServiceError> {
+        let mut account = match queue {
+            Some(queue) => self.admit_in_turn(queue).await?,
+            None => self.admit_one()?,
+        };
         let computed = self.book(embedding, request, &mut account).await;
         match computed {
             Ok((vectors, tokens)) => {

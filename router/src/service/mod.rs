@@ -2,6 +2,7 @@
 
 mod account;
 mod adapters;
+mod beside;
 mod constraint;
 mod context;
 mod detokenizer;
@@ -10,7 +11,9 @@ mod embed;
 mod engine;
 mod error;
 mod generation;
+mod guard;
 mod health;
+mod prompt;
 pub(crate) mod random;
 mod request;
 mod stop_strings;
@@ -22,16 +25,17 @@ mod workers;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokenizers::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weirgate_engine::EngineHandle;
 use weirgate_types::{GenerateRequest, Selection, TokenId};
 
 use crate::metrics::{Metrics, Reading};
+use crate::residency::Queue;
 use crate::telemetry::Tracer;
 use crate::tools::{ModelForms, Thinking};
 pub(crate) use account::Account;
 pub(crate) use adapters::{AdapterError, Adapters};
+pub(crate) use beside::{Beside, Unstarted};
 use constraint::Enforced;
 pub(crate) use constraint::{
     Checks, Constraint, Field, Grammars, Guided, SchemaCheck, guided, response_format, tgi_grammar,
@@ -43,7 +47,9 @@ pub(crate) use embed::{EmbedProfile, EmbedRequest, Embedded, Embedding, Scores, 
 pub(crate) use engine::Engine;
 pub(crate) use error::{Failure, ServiceError, ToolError, ValidationError};
 pub(crate) use generation::{Event, Facts, Generation, SequenceEnd, StopReason, Token, TopToken};
+pub(crate) use guard::Guard;
 pub(crate) use health::{Health, State};
+pub(crate) use prompt::Placed;
 pub(crate) use request::{MaxNewTokens, Parameters, Prompt, Request, Tenant, TextOptions};
 use stop_strings::StopSet;
 pub use template::{COMMAND as TEMPLATE_COMMAND, run as run_templates};
@@ -57,6 +63,8 @@ pub(crate) use workers::WorkerPool;
 pub(crate) struct Service {
     pub validator: Validator,
     pub vocabulary: Vocabulary,
+    /// Between the texts of requests and the templates.
+    pub guard: Arc<Guard>,
     pub template: Arc<ChatTemplate>,
     /// Only of models that fill in text before a suffix.
     pub completion_template: Option<Arc<ChatTemplate>>,
@@ -77,21 +85,6 @@ pub(crate) struct Service {
     pub watchdog: Duration,
     /// How long a request may take; zero: as long as it does.
     pub patience: Duration,
-}
-
-/// A token and where it lies in the input, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Placed {
-    pub id: TokenId,
-    pub start: usize,
-    pub stop: usize,
-}
-
-/// A prompt as the engine will see it.
-struct Tokenized {
-    tokens: Vec<TokenId>,
-    characters: usize,
-    thinking: Thinking,
 }
 
 /// A request that can be handed to the engine.
@@ -122,6 +115,26 @@ impl Service {
     /// Takes the one place of a single request.
     pub fn admit_one(&self) -> Result<Account, ServiceError> {
         self.admit(1)?.pop().ok_or(ServiceError::Overloaded)
+    }
+
+    /// The same, waiting in `queue` where all places are taken.
+    pub async fn admit_in_turn(&self, queue: &Queue) -> Result<Account, ServiceError> {
+        let refuse = |error: ServiceError| {
+            self.refuse(&error);
+            error
+        };
+        self.check_ready().map_err(refuse)?;
+        let permit = match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let _waiting = queue.enter().ok_or(ServiceError::Overloaded).map_err(refuse)?;
+                let permit = self.permits.clone().acquire_owned().await;
+                // Much may have happened meanwhile.
+                self.check_ready().map_err(refuse)?;
+                permit.map_err(|_| refuse(ServiceError::Overloaded))?
+            }
+        };
+        Ok(Account::open(self.metrics.clone(), &self.tracer, permit))
     }
 
     /// Books a request that was refused before it took a place.
@@ -256,119 +269,4 @@ impl Service {
         let facts = Facts { prompt, seed, prompt_characters: characters, thinking, checks };
         Ok(Generation::new(facts, mailbox, texts, self.vocabulary.clone(), account))
     }
-
-    async fn tokenize_prompt(
-        &self,
-        prompt: &Prompt,
-        context: Option<&ContextLimit>,
-    ) -> Result<Tokenized, ServiceError> {
-        match prompt {
-            Prompt::Tokens(ids) => {
-                let check = |id: &i64| self.validator.token("prompt", *id);
-                let tokens = ids.iter().map(check).collect::<Result<Vec<_>, _>>()?;
-                Ok(Tokenized { tokens, characters: 0, thinking: Thinking::None })
-            }
-            Prompt::Text(text) => {
-                let (tokenizer, text) = (self.vocabulary.tokenizer.clone(), text.clone());
-                self.on_worker(move || encode(&tokenizer, &text, true)).await
-            }
-            Prompt::Chat(conversation) => {
-                let (tokenizer, template) = (self.vocabulary.tokenizer.clone(), self.template.clone());
-                let (conversation, reasoning) = (conversation.clone(), self.forms.reasoning);
-                let most = self.validator.max_total_tokens;
-                let limit = context.filter(|context| context.truncate).map(|context| context.limit(most));
-                self.on_worker(move || {
-                    let tokenize = |conversation: &Conversation| {
-                        let text = template.render(conversation)?;
-                        let thinking = reasoning.map_or(Thinking::None, |marks| marks.after(&text));
-                        Ok(Tokenized { thinking, ..encode(&tokenizer, &text, false)? })
-                    };
-                    match limit {
-                        Some(limit) => tokenize_latest(&conversation, limit, tokenize),
-                        None => tokenize(&conversation),
-                    }
-                })
-                .await
-            }
-            Prompt::Infill { text, suffix } => {
-                let template = self.completion_template.clone().ok_or(TemplateError::Missing)?;
-                let tokenizer = self.vocabulary.tokenizer.clone();
-                let conversation = Conversation::infill(text, suffix);
-                // A template writes its own special tokens.
-                self.on_worker(move || encode(&tokenizer, &template.render(&conversation)?, false)).await
-            }
-        }
-    }
-
-    /// The tokens of a text, special ones added, and their places in it.
-    pub async fn tokenize(&self, text: String) -> Result<Vec<Placed>, ServiceError> {
-        let tokenizer = self.vocabulary.tokenizer.clone();
-        self.on_worker(move || place(&tokenizer, &text, true)).await
-    }
-
-    /// A conversation as the model would read it: its text, and the text's tokens.
-    pub async fn tokenize_chat(
-        &self,
-        conversation: Conversation,
-    ) -> Result<(String, Vec<Placed>), ServiceError> {
-        let (tokenizer, template) = (self.vocabulary.tokenizer.clone(), self.template.clone());
-        self.on_worker(move || {
-            let text = template.render(&conversation)?;
-            let placed = place(&tokenizer, &text, false)?;
-            Ok((text, placed))
-        })
-        .await
-    }
-
-    async fn on_worker<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
-    ) -> Result<T, ServiceError> {
-        self.workers.run(work).await.unwrap_or_else(|_| {
-            Err(ValidationError::Tokenizer("the input could not be tokenized".to_owned()).into())
-        })
-    }
-}
-
-/// A conversation without so many of its oldest messages that it has fewer than `limit` tokens; with its last one alone,
-/// beside the system's, where even that has more.
-fn tokenize_latest(
-    conversation: &Conversation,
-    limit: usize,
-    tokenize: impl Fn(&Conversation) -> Result<Tokenized, ServiceError>,
-) -> Result<Tokenized, ServiceError> {
-    let whole = tokenize(conversation)?;
-    let (mut too_few, mut enough) = (0, context::droppable(conversation));
-    if whole.tokens.len() < limit || enough == 0 {
-        return Ok(whole);
-    }
-    let mut shortest = tokenize(&context::without_oldest(conversation, enough))?;
-    while enough - too_few > 1 {
-        let middle = too_few.midpoint(enough);
-        // A template may refuse what begins in the middle of a conversation: that is no way to shorten it.
-        match tokenize(&context::without_oldest(conversation, middle)) {
-            Ok(shorter) if shorter.tokens.len() < limit => (shortest, enough) = (shorter, middle),
-            _ => too_few = middle,
-        }
-    }
-    Ok(shortest)
-}
-
-fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> Result<Tokenized, ServiceError> {
-    if text.is_empty() {
-        return Err(ValidationError::EmptyInput.into());
-    }
-    let encoding = tokenizer.encode_fast(text, add_special_tokens).map_err(tokenizer_error)?;
-    let tokens = encoding.get_ids().to_vec();
-    Ok(Tokenized { tokens, characters: text.chars().count(), thinking: Thinking::None })
-}
-
-fn place(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> Result<Vec<Placed>, ServiceError> {
-    let encoding = tokenizer.encode(text, add_special_tokens).map_err(tokenizer_error)?;
-    let places = encoding.get_ids().iter().zip(encoding.get_offsets());
-    Ok(places.map(|(id, (start, stop))| Placed { id: *id, start: *start, stop: *stop }).collect())
-}
-
-fn tokenizer_error(error: tokenizers::Error) -> ServiceError {
-    ValidationError::Tokenizer(error.to_string()).into()
 }

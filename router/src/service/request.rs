@@ -1,13 +1,15 @@
 //! What every dialect lowers to before validation: one prompt and the wishes about its continuation.
 
+use std::sync::Arc;
+
 use weirgate_types::{FilterOrder, Frequency, Mirostat};
 
 use super::constraint::Constraint;
 use super::context::ContextLimit;
-use super::template::Conversation;
+use super::template::{ChatTemplate, Conversation};
 
 /// One prompt to continue, not yet validated.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Request {
     pub prompt: Prompt,
     /// Keep only the last so many tokens of the prompt.
@@ -30,18 +32,18 @@ pub(crate) struct Request {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tenant(pub u64);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Prompt {
+    /// As it is, special tokens included.
     Text(String),
     /// Ids as the client sent them.
     Tokens(Vec<i64>),
     /// The text before and after the one that is wanted, to be rendered by the model's completion template.
-    Infill {
-        text: String,
-        suffix: String,
-    },
-    /// To be rendered by the model's chat template, which writes its own special tokens.
+    Infill { text: String, suffix: String },
+    /// To be rendered by the model's chat template, which alone writes special tokens.
     Chat(Conversation),
+    /// To be rendered by a template of the request's own.
+    Templated(Arc<ChatTemplate>, Conversation),
 }
 
 /// How a dialect wants its text.

@@ -50,7 +50,8 @@ async fn an_adapter_is_used_from_its_load_to_its_unload() {
         listed["data"].as_array().unwrap().iter().map(|model| (&model["id"], &model["parent"])).collect();
     assert_eq!(names, [(&json!("test/model"), &Value::Null), (&json!("sql"), &json!("test/model"))]);
     let single = server.get("/v1/models/sql").await.json();
-    for key in ["id", "parent", "created", "owned_by"] {
+    assert_eq!(single["root"], "test/model");
+    for key in ["id", "parent", "root", "created", "owned_by", "type", "version", "format", "assets"] {
         assert_eq!(single[key], listed["data"][1][key], "{key}");
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::residency::{Shelf, eventually, generate, residency, running, serving};
+use super::residency::{Shelf, eventually, generate, queued, residency, running, serving};
 use super::*;
 use crate::residency::Layers;
 
@@ -21,6 +21,21 @@ async fn state(server: &TestServer, name: &str) -> (Value, Value) {
     (listed["state"].clone(), single["state"].clone())
 }
 
+/// Has model `a` started, which loads until somebody else waits at the door; and the answer to come.
+async fn loading(
+    server: &Arc<TestServer>,
+    shelf: &Shelf,
+) -> (Arc<std::sync::Barrier>, tokio::task::JoinHandle<Answer>) {
+    let door = Arc::new(std::sync::Barrier::new(2));
+    shelf.doors.lock().unwrap().insert("a", door.clone());
+    let starting = tokio::spawn({
+        let server = server.clone();
+        async move { switch(&server, "PUT", "a/start").await }
+    });
+    eventually("it loads", async || state(server, "a").await.0 == "starting").await;
+    (door, starting)
+}
+
 /// The table of reference/dialects.md §3.2.
 #[tokio::test]
 async fn each_form_has_its_own_states() {
@@ -28,13 +43,7 @@ async fn each_form_has_its_own_states() {
     let server = serving(&shelf, residency());
     assert_eq!(state(&server, "a").await, (Value::Null, json!("downloaded")));
     assert_eq!(state(&server, "test/model").await, (json!("ready"), json!("running")));
-    let door = Arc::new(std::sync::Barrier::new(2));
-    shelf.doors.lock().unwrap().insert("a", door.clone());
-    let starting = tokio::spawn({
-        let server = server.clone();
-        async move { switch(&server, "PUT", "a/start").await }
-    });
-    eventually("it loads", async || state(&server, "a").await.0 == "starting").await;
+    let (door, starting) = loading(&server, &shelf).await;
     assert_eq!(state(&server, "a").await.1, "downloaded");
     shelf.doors.lock().unwrap().clear();
     tokio::task::spawn_blocking(move || door.wait()).await.unwrap();
@@ -67,11 +76,43 @@ async fn each_form_has_its_own_states() {
     assert_eq!(state(&server, "b").await, (Value::Null, json!("downloaded")));
 }
 
+/// Whoever waits for it is answered, then it goes; unless it is started once more.
+#[tokio::test]
+async fn a_model_that_is_stopped_while_it_is_loaded_does_not_stay() {
+    for again in [false, true] {
+        let shelf = Arc::new(Shelf::of(&["a"]));
+        let server = serving(&shelf, residency());
+        let (door, starting) = loading(&server, &shelf).await;
+        let asking = tokio::spawn({
+            let server = server.clone();
+            async move { generate(&server, "a", json!({})).await }
+        });
+        queued(&server, 2).await;
+        assert_eq!(switch(&server, "PUT", "a/stop").await.status, StatusCode::OK);
+        let another = again.then(|| {
+            let models = server.state.models.clone();
+            tokio::spawn(async move { models.start("a").await })
+        });
+        queued(&server, if again { 3 } else { 2 }).await;
+        tokio::task::spawn_blocking(move || door.wait()).await.unwrap();
+        assert_eq!(starting.await.unwrap().status, StatusCode::OK);
+        assert_eq!(asking.await.unwrap()["response"], "aaa");
+        if let Some(another) = another {
+            another.await.unwrap().unwrap();
+            assert_eq!(state(&server, "a").await, (json!("ready"), json!("running")));
+        } else {
+            eventually("it has gone", async || running(&server).await.is_empty()).await;
+            assert_eq!(state(&server, "a").await, (Value::Null, json!("stopped")));
+        }
+        assert_eq!(shelf.loads.load(Ordering::SeqCst), 1);
+    }
+}
+
 /// What was started is kept whatever requests say, and makes no room.
 #[tokio::test]
 async fn a_started_model_stays() {
     let shelf = Arc::new(Shelf::of(&["a", "b", "c"]));
-    let server = serving(&shelf, crate::residency::Residency { max_loaded: 3, ..residency() });
+    let server = serving(&shelf, crate::residency::Residency { max_loaded: 2, ..residency() });
     switch(&server, "PUT", "a/start").await;
     generate(&server, "a", json!({"keep_alive": "1ms"})).await;
     let unloaded = generate(&server, "a", json!({"prompt": "", "keep_alive": 0})).await;

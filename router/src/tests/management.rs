@@ -1,21 +1,34 @@
 //! The management API over a model that writes a script: what needs neither a hub nor a worker. The whole of it is tested
 //! by `integration-tests/management`.
 
+use std::path::Path;
+use std::sync::Barrier;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use weirgate_store::StoreSettings;
+
+use super::residency::{Shelf, eventually};
 use super::*;
-use crate::config::Library;
+use crate::config;
 use crate::management::{Management, ManagementSettings};
-use crate::residency::{KeepAlive, Residency, StoredModels};
+use crate::residency::{Conditions, KeepAlive, Library, Residency, StoredModels};
 
 /// A server with its state in a folder.
-async fn managed(folder: &std::path::Path) -> TestServer {
+async fn managed(folder: &Path) -> TestServer {
+    managed_with(folder, StoreSettings::default(), None).await
+}
+
+/// One that lists what is in a store, and loads what is on a shelf.
+async fn managed_with(folder: &Path, stored: StoreSettings, shelf: Option<Arc<Shelf>>) -> TestServer {
     let residency = Residency { keep_alive: KeepAlive::Forever, max_loaded: 0, max_queue: 4 };
-    let library = Library {
+    let library = config::Library {
         store: None,
         jan: None,
         ollama: Vec::new(),
         hub_caches: Vec::new(),
-        residency,
-        registries: crate::config::Registries::default(),
+        folders: Vec::new(),
+        registries: config::Registries::default(),
     };
     let config = RouterConfig { library: Some(library), ..config() };
     let gate = Gate::open();
@@ -23,9 +36,12 @@ async fn managed(folder: &std::path::Path) -> TestServer {
     let Assembled { model, outputs } = assemble(&config, loaded).unwrap();
     let service = model.service.clone();
     tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
-    let store = Arc::new(Store::open(weirgate_store::StoreSettings::default()).unwrap());
-    let stored = StoredModels::new(store.clone(), Arc::new(config.clone()));
-    let models = Models::with_library(model, Box::new(stored), residency);
+    let store = Arc::new(Store::open(stored).unwrap());
+    let library: Box<dyn Library> = match shelf {
+        Some(shelf) => Box::new(shelf),
+        None => Box::new(StoredModels::new(store.clone(), Arc::new(config.clone()))),
+    };
+    let models = Models::with_library(model, library, residency, Conditions::default());
     let env = |name: &str| (name == "HOME").then(|| folder.display().to_string());
     let settings = ManagementSettings {
         folder: folder.join("state"),
@@ -54,7 +70,7 @@ async fn status_of(server: &TestServer, job: &Value, wanted: &str) -> Value {
         if job["status"] == wanted {
             return job;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{job} is never {wanted}");
 }
@@ -254,6 +270,36 @@ async fn the_page_is_at_its_address_and_a_listener_of_its_own_has_the_routes_at_
     assert!(own.get("/v1/jobs/?limit=1").await.json().is_array());
     assert!(own.get("/api/v1/models/").await.json().is_array());
     assert_eq!(own.get("/health").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_is_interrupted_while_its_model_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let repository = folder.path().join("hub/models--acme--slow");
+    let snapshot = repository.join("snapshots").join(commit);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for (name, bytes) in weirgate_demo_model::FILES {
+        std::fs::write(snapshot.join(name), bytes).unwrap();
+    }
+    std::fs::create_dir(repository.join("refs")).unwrap();
+    std::fs::write(repository.join("refs/main"), commit).unwrap();
+    let shelf = Arc::new(Shelf::of(&["acme/slow"]));
+    let door = Arc::new(Barrier::new(2));
+    shelf.doors.lock().unwrap().insert("acme/slow", door.clone());
+    let stored = StoreSettings { hub_caches: vec![folder.path().join("hub")], ..StoreSettings::default() };
+    let server = managed_with(folder.path(), stored, Some(shelf.clone())).await;
+    let slow = server.post("/api/v1/deploy/", json!({"model_id": "acme/slow"})).await.json();
+    eventually("it loads", async || shelf.loads.load(Ordering::SeqCst) == 1).await;
+    let begun = Instant::now();
+    let interrupted = server.post("/api/v1/deploy/interrupt/", json!({})).await.json();
+    assert_eq!(interrupted["id"], slow["id"]);
+    // Its place is free for the next one.
+    let next = server.post("/api/v1/deploy/", json!({"model_id": "test/model"})).await.json();
+    status_of(&server, &next, "RUNNING").await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    status_of(&server, &slow, "KILLED").await;
+    tokio::task::spawn_blocking(move || door.wait()).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod adapters;
 mod constraints;
 mod device;
+mod go_templates;
 mod jan;
 mod limits;
 mod management;
@@ -12,6 +13,7 @@ mod openai_tgi;
 mod platforms;
 mod residency;
 mod roles;
+mod special_tokens;
 mod store;
 mod tgi;
 mod tools;
@@ -34,6 +36,7 @@ use crate::config::{
     Profile, RouterConfig, VertexRoutes,
 };
 use crate::load::{Loaded, LoadedEngine, TextModel};
+use crate::memory::Place;
 use crate::residency::{Card, Models};
 use crate::server;
 use crate::service::ChatTemplate;
@@ -111,6 +114,7 @@ pub(crate) fn config() -> RouterConfig {
         enable_prefill_logprobs: true,
         lora_adapters: Vec::new(),
         library: None,
+        residency: residency::residency(),
         management: None,
         graceful_termination_seconds: 5,
         watchdog_seconds: 0,
@@ -167,11 +171,14 @@ impl TestServer {
     /// A model that writes this script as far as it is allowed to, behind a chat template.
     fn writing(script: &str, template: &str, config: RouterConfig) -> Self {
         let gate = Gate::open();
-        let Assembled { model, outputs } =
-            assemble(&config, loaded(script, template, &config, gate.clone())).unwrap();
+        Self::of_loaded(loaded(script, template, &config, gate.clone()), &config, gate)
+    }
+
+    fn of_loaded(loaded: Loaded, config: &RouterConfig, gate: Gate) -> Self {
+        let Assembled { model, outputs } = assemble(config, loaded).unwrap();
         let service = model.service.clone();
         tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
-        Self::of(Models::single(model), &config, gate)
+        Self::of(Models::single(model, config.residency), config, gate)
     }
 
     fn of(models: Arc<Models>, config: &RouterConfig, gate: Gate) -> Self {
@@ -225,10 +232,13 @@ impl TestServer {
     }
 }
 
-/// A model that writes a script, behind a gate.
+/// A model that writes a script, behind a gate; without a template where its text is empty.
 fn loaded(script: &str, template: &str, config: &RouterConfig, gate: Gate) -> Loaded {
     let device = Device::new(script.bytes().map(u32::from).collect(), END, BLOCKS, BLOCK_SIZE, gate);
-    let only = |text: &str| ChatTemplate::new(vec![("default".into(), text.into())], Vec::new());
+    let only = |text: &str| {
+        let sources = [("default".into(), text.into())].into_iter().filter(|_| !text.is_empty());
+        ChatTemplate::new(sources.collect(), Vec::new())
+    };
     let text = TextModel {
         tokenizer: byte_level(),
         template: only(template),
@@ -252,8 +262,9 @@ fn loaded(script: &str, template: &str, config: &RouterConfig, gate: Gate) -> Lo
         executor: Box::new(device),
         rope: RopeRule::default(),
         spec: Box::new(spec),
+        vectors: None,
     };
-    Loaded { text, engine, sizing, pool_bytes: 0, card: Card::default() }
+    Loaded { text, engine, sizing, place: Place::Host, pool_bytes: 0, card: Card::default() }
 }
 
 async fn answer(response: Response<Body>) -> Answer {

@@ -442,20 +442,37 @@ async fn refusals_have_ollamas_texts_and_statuses() {
 #[tokio::test]
 async fn a_full_server_says_that_it_is_busy() {
     let mut config = config();
-    config.limits.max_concurrent_requests = 1;
+    (config.limits.max_concurrent_requests, config.residency.max_queue) = (1, 1);
     let server = held(config);
-    let first = tokio::spawn({
+    let ask = || {
         let server = server.clone();
-        async move { server.post("/api/generate", generate(json!({}))).await.lines() }
-    });
+        tokio::spawn(async move { server.post("/api/generate", generate(json!({}))).await.lines() })
+    };
+    let first = ask();
     server.until(|stats| stats.live_requests == 1).await;
+    // Requests of other dialects are told at once; Ollama's wait for a place, as long as there is one to wait in.
+    assert_eq!(server.post("/generate", greedy(json!({}))).await.status, StatusCode::TOO_MANY_REQUESTS);
+    let second = ask();
+    residency::queued(&server, 1).await;
     let refused = server.post("/api/generate", generate(json!({}))).await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.headers["retry-after"], "1");
     let busy = "server busy, please try again.  maximum pending requests exceeded";
     assert_eq!(refused.json(), json!({"error": busy}));
+    assert_eq!(server.metric("tgi_request_failure{err=\"overloaded\"}").await, 2.0, "each counts once");
     server.gate.reopen();
-    assert_eq!(first.await.unwrap().last().unwrap()["done_reason"], "stop");
+    for waited in [first, second] {
+        assert_eq!(waited.await.unwrap().last().unwrap()["done_reason"], "stop");
+    }
+    // One that leaves while it waits leaves its place.
+    server.gate.shut();
+    let (first, second) = (ask(), ask());
+    residency::queued(&server, 1).await;
+    first.abort();
+    second.abort();
+    residency::queued(&server, 0).await;
+    server.gate.reopen();
+    server.idle().await;
 }
 
 #[tokio::test]

@@ -410,6 +410,9 @@ async fn models_names_the_one_that_is_served() {
             ("created", json!(0)),
             ("owned_by", json!("test/model")),
             ("max_model_len", json!(200)),
+            ("root", json!("test/model")),
+            ("type", json!("model")),
+            ("version", json!("1")),
             ("source_url", json!("https://huggingface.co/test/model")),
         ] {
             assert_eq!(model[key], value, "{key}");

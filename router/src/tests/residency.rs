@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use super::*;
 use weirgate_store::Show;
 
-use crate::residency::{AcquireError, Alias, KeepAlive, Layers, Library, Presence, Residency};
+use crate::memory::{Memory, Place};
+use crate::residency::{
+    AcquireError, Alias, Conditions, KeepAlive, Layers, Library, Presence, Residency, Turns,
+};
 
 /// Models `a`, `b`, `c`, ..., each of which writes its name over and over; `broken` cannot be loaded.
 pub(super) struct Shelf {
@@ -24,6 +27,10 @@ pub(super) struct Shelf {
     pub doors: Mutex<HashMap<&'static str, Arc<std::sync::Barrier>>>,
     pub gates: HashMap<&'static str, Gate>,
     pub layers: Layers,
+    /// Of each model's files.
+    pub bytes: u64,
+    /// Those that are computed on a GPU.
+    pub on_gpu: Vec<&'static str>,
 }
 
 impl Shelf {
@@ -36,12 +43,23 @@ impl Shelf {
             doors: Mutex::default(),
             gates: names.iter().map(|name| (*name, Gate::open())).collect(),
             layers: Layers::default(),
+            bytes: 1,
+            on_gpu: Vec::new(),
         }
     }
 
     fn card(&self, name: &str) -> Card {
         let digest = format!("{name}{}", self.version.load(Ordering::SeqCst));
-        Card { name: name.into(), digest, bytes: 1, layers: self.layers.clone(), ..Card::default() }
+        Card {
+            name: name.into(),
+            family: "llama".into(),
+            families: ["llama", "clip"].map(String::from).to_vec(),
+            parent: "base:7b".into(),
+            digest,
+            bytes: self.bytes,
+            layers: self.layers.clone(),
+            ..Card::default()
+        }
     }
 }
 
@@ -64,6 +82,10 @@ impl Library for Arc<Shelf> {
         Ok(card.shown(verbose))
     }
 
+    fn place(&self, card: &Card) -> Place {
+        if self.on_gpu.contains(&card.name.as_str()) { Place::Gpu } else { Place::Host }
+    }
+
     fn load(&self, card: &Card) -> Result<Assembled, AcquireError> {
         self.loads.fetch_add(1, Ordering::SeqCst);
         let name = card.name.as_str();
@@ -76,7 +98,11 @@ impl Library for Arc<Shelf> {
         }
         let config = RouterConfig { model_id: name.into(), ..config() };
         let gate = self.gates[name].clone();
-        let loaded = Loaded { card: card.clone(), ..loaded(&name.repeat(100), TEMPLATE, &config, gate) };
+        let loaded = Loaded {
+            card: card.clone(),
+            place: self.place(card),
+            ..loaded(&name.repeat(100), TEMPLATE, &config, gate)
+        };
         Ok(assemble(&config, loaded).unwrap())
     }
 }
@@ -86,13 +112,22 @@ pub(super) fn residency() -> Residency {
 }
 
 pub(super) fn serving(shelf: &Arc<Shelf>, residency: Residency) -> Arc<TestServer> {
+    serving_under(Conditions::default(), shelf, residency)
+}
+
+fn serving_under(conditions: Conditions, shelf: &Arc<Shelf>, residency: Residency) -> Arc<TestServer> {
     let (config, gate) = (config(), Gate::open());
     let Assembled { model, outputs } =
         assemble(&config, loaded(SCRIPT, TEMPLATE, &config, gate.clone())).unwrap();
     let service = model.service.clone();
     tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
-    let models = Models::with_library(model, Box::new(shelf.clone()), residency);
+    let models = Models::with_library(model, Box::new(shelf.clone()), residency, conditions);
     Arc::new(TestServer::of(models, &config, gate))
+}
+
+/// Waits until so many requests wait.
+pub(super) async fn queued(server: &TestServer, count: usize) {
+    eventually(&format!("{count} wait"), async || server.state.models.queue().waiting() == count).await;
 }
 
 pub(super) async fn generate(server: &TestServer, model: &str, more: Value) -> Value {
@@ -184,7 +219,7 @@ async fn requests_for_one_model_share_its_load_and_others_do_not_wait() {
 }
 
 #[tokio::test]
-async fn the_queue_for_loads_is_bounded() {
+async fn the_queue_is_bounded() {
     let shelf = Arc::new(Shelf::of(&["a"]));
     let door = Arc::new(std::sync::Barrier::new(2));
     shelf.doors.lock().unwrap().insert("a", door.clone());
@@ -199,6 +234,40 @@ async fn the_queue_for_loads_is_bounded() {
     assert!(refused.json()["error"].as_str().unwrap().starts_with("server busy"));
     tokio::task::spawn_blocking(move || door.wait()).await.unwrap();
     assert_eq!(first.await.unwrap()["response"], "aaa");
+}
+
+/// What is said while it is loaded counts as much as what is said afterwards: the last word does.
+#[tokio::test]
+async fn a_model_that_is_given_up_while_it_is_loaded_does_not_stay() {
+    for again in [false, true] {
+        let shelf = Arc::new(Shelf::of(&["a"]));
+        let door = Arc::new(std::sync::Barrier::new(2));
+        shelf.doors.lock().unwrap().insert("a", door.clone());
+        let server = serving(&shelf, residency());
+        let spawn = || {
+            let server = server.clone();
+            tokio::spawn(async move { generate(&server, "a", json!({})).await["response"].clone() })
+        };
+        let mut asked = vec![spawn()];
+        queued(&server, 1).await;
+        let given_up = generate(&server, "a", json!({"prompt": "", "keep_alive": 0})).await;
+        assert_eq!(given_up["done_reason"], "unload");
+        if again {
+            asked.push(spawn());
+            queued(&server, 2).await;
+        }
+        tokio::task::spawn_blocking(move || door.wait()).await.unwrap();
+        for answer in asked {
+            assert_eq!(answer.await.unwrap(), "aaa");
+        }
+        if again {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(running(&server).await, ["a:latest"]);
+        } else {
+            eventually("it has gone", async || running(&server).await.is_empty()).await;
+        }
+        assert_eq!(shelf.loads.load(Ordering::SeqCst), 1);
+    }
 }
 
 #[tokio::test]
@@ -221,7 +290,7 @@ async fn models_leave_when_their_time_is_over() {
 #[tokio::test]
 async fn the_idle_model_used_longest_ago_makes_room_and_one_in_use_does_not() {
     let shelf = Arc::new(Shelf::of(&["a", "b", "c"]));
-    let server = serving(&shelf, Residency { max_loaded: 3, ..residency() });
+    let server = serving(&shelf, Residency { max_loaded: 2, ..residency() });
     for model in ["a", "b", "a"] {
         generate(&server, model, json!({})).await;
     }
@@ -249,7 +318,7 @@ async fn the_idle_model_used_longest_ago_makes_room_and_one_in_use_does_not() {
 #[tokio::test]
 async fn models_that_are_never_idle_take_turns() {
     let shelf = Arc::new(Shelf::of(&["a", "b"]));
-    let server = serving(&shelf, Residency { max_loaded: 2, ..residency() });
+    let server = serving(&shelf, Residency { max_loaded: 1, ..residency() });
     // Each asks again as soon as it is answered, so each model is in use all the time that it is there.
     let users: Vec<_> = ["a", "a", "b", "b"]
         .into_iter()
@@ -265,6 +334,169 @@ async fn models_that_are_never_idle_take_turns() {
     for user in users {
         tokio::time::timeout(Duration::from_secs(60), user).await.expect("its turn").unwrap();
     }
+}
+
+/// The limit is one on the library's models: that of the server itself takes none of their places.
+#[tokio::test]
+async fn one_model_at_a_time_is_one_beside_the_servers_own() {
+    let shelf = Arc::new(Shelf::of(&["a", "b"]));
+    let server = serving(&shelf, Residency { max_loaded: 1, ..residency() });
+    for (model, text) in [("a", "aaa"), ("b", "bbb"), ("test/model", "Hel"), ("b", "bbb")] {
+        assert_eq!(generate(&server, model, json!({})).await["response"], text);
+    }
+    assert_eq!(
+        (running(&server).await, shelf.loads.load(Ordering::SeqCst)),
+        (vec!["b:latest".to_owned()], 2)
+    );
+}
+
+/// Of the models that are in a load's way, one alone is kept from requests, and not for ever.
+#[tokio::test]
+async fn a_load_that_waits_keeps_requests_from_one_model_for_a_while() {
+    let shelf = Arc::new(Shelf::of(&["a", "b", "c"]));
+    let turns = Turns { patience: Duration::from_millis(20), closed: Duration::from_secs(2) };
+    let conditions = Conditions { turns, ..Conditions::default() };
+    let server = serving_under(conditions, &shelf, Residency { max_loaded: 2, ..residency() });
+    let models = &server.state.models;
+    // Both are in use all the time.
+    let first = models.acquire("a", None).await.unwrap();
+    let second = models.acquire("b", None).await.unwrap();
+    let ask = |model: &'static str| {
+        let server = server.clone();
+        tokio::spawn(async move { generate(&server, model, json!({})).await["response"].clone() })
+    };
+    let load = ask("c");
+    queued(&server, 1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let kept = ask("a");
+    queued(&server, 2).await;
+    assert_eq!(ask("b").await.unwrap(), "bbb", "nothing is in its way");
+    assert!(!kept.is_finished());
+    // It gets its answer though the load has not begun.
+    let kept = tokio::time::timeout(Duration::from_secs(60), kept).await.expect("open again").unwrap();
+    assert_eq!(
+        (kept, running(&server).await),
+        (json!("aaa"), vec!["a:latest".to_owned(), "b:latest".to_owned()])
+    );
+    drop(first);
+    assert_eq!(load.await.unwrap(), "ccc");
+    assert_eq!(running(&server).await, ["b:latest", "c:latest"]);
+    drop(second);
+}
+
+/// A machine with so much memory, and what this process has taken of it, which is nothing unless a test says so.
+#[derive(Clone, Default)]
+struct Room {
+    free: u64,
+    taken: Arc<AtomicU64>,
+}
+
+impl Room {
+    fn of(free: u64) -> Self {
+        Self { free, ..Self::default() }
+    }
+}
+
+impl Memory for Room {
+    fn free_bytes(&self) -> Option<u64> {
+        Some(self.free)
+    }
+
+    fn taken_bytes(&self) -> u64 {
+        self.taken.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn metrics_tell_how_far_a_load_is() {
+    let shelf = Arc::new(Shelf { bytes: 200, ..Shelf::of(&["a", "b"]) });
+    let door = Arc::new(std::sync::Barrier::new(2));
+    shelf.doors.lock().unwrap().insert("a", door.clone());
+    let room = Room::of(10_000);
+    let conditions = Conditions { memory: Box::new(room.clone()), ..Conditions::default() };
+    let server = serving_under(conditions, &shelf, residency());
+    let ask = |model: &'static str| {
+        let server = server.clone();
+        tokio::spawn(async move { generate(&server, model, json!({})).await["response"].clone() })
+    };
+    let a = ask("a");
+    eventually("the load begins", async || shelf.loads.load(Ordering::SeqCst) == 1).await;
+    let b = ask("b");
+    queued(&server, 2).await;
+    room.taken.store(50, Ordering::SeqCst);
+    let progress = async |model: &str| {
+        let prefix = format!("weirgate_model_load_progress{{model=\"{model}\"}} ");
+        let text = server.get("/metrics").await.text;
+        text.lines().find_map(|line| line.strip_prefix(&prefix)).map(str::to_owned)
+    };
+    assert_eq!((progress("a").await.as_deref(), progress("b").await.as_deref()), (Some("0.25"), Some("0")));
+    tokio::task::spawn_blocking(move || door.wait()).await.unwrap();
+    assert_eq!((a.await.unwrap(), b.await.unwrap()), (json!("aaa"), json!("bbb")));
+    assert_eq!((progress("a").await, progress("b").await), (None, None));
+}
+
+#[tokio::test]
+async fn where_memory_is_short_the_model_used_longest_ago_makes_room() {
+    let shelf = Arc::new(Shelf { bytes: 100, ..Shelf::of(&["a", "b", "c"]) });
+    let conditions = Conditions { memory: Box::new(Room::of(250)), ..Conditions::default() };
+    let server = serving_under(conditions, &shelf, residency());
+    for model in ["a", "b", "a", "c"] {
+        generate(&server, model, json!({})).await;
+    }
+    assert_eq!(running(&server).await, ["a:latest", "c:latest"]);
+    generate(&server, "b", json!({})).await;
+    assert_eq!(running(&server).await, ["b:latest", "c:latest"]);
+    assert_eq!(shelf.loads.load(Ordering::SeqCst), 4);
+}
+
+/// Each memory has room of its own, and what is in the other makes none.
+#[tokio::test]
+async fn models_on_a_gpu_make_room_for_models_on_it() {
+    let shelf = Shelf { bytes: 100, on_gpu: vec!["a", "b", "d"], ..Shelf::of(&["a", "b", "c", "d"]) };
+    let (memory, gpu) = (Box::new(Room::of(150)), Box::new(Room::of(250)));
+    let conditions = Conditions { memory, gpu: Some(gpu), ..Conditions::default() };
+    let server = serving_under(conditions, &Arc::new(shelf), residency());
+    for model in ["c", "a", "b"] {
+        generate(&server, model, json!({})).await;
+    }
+    assert_eq!(running(&server).await, ["a:latest", "b:latest", "c:latest"]);
+    generate(&server, "d", json!({})).await;
+    assert_eq!(running(&server).await, ["b:latest", "c:latest", "d:latest"]);
+    let ps = server.get("/api/ps").await.json();
+    let shares = ps["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| (model["name"].as_str().unwrap().to_owned(), model["size_vram"].as_u64().unwrap()));
+    let shares: HashMap<String, u64> = shares.collect();
+    assert_eq!((shares["b:latest"], shares["c:latest"], shares["test/model:latest"]), (100, 0, 0));
+}
+
+#[tokio::test]
+async fn a_model_that_no_room_can_be_made_for_is_refused_with_what_it_takes() {
+    let shelf = Arc::new(Shelf { bytes: 300, ..Shelf::of(&["a"]) });
+    let conditions = Conditions { memory: Box::new(Room::of(250)), ..Conditions::default() };
+    let server = serving_under(conditions, &shelf, residency());
+    let refused = server.post("/api/generate", json!({"model": "a", "prompt": "Hi"})).await;
+    let message = "model requires more memory (300 bytes) than is available (250 bytes)";
+    assert_eq!(
+        (refused.status, refused.json()),
+        (StatusCode::INTERNAL_SERVER_ERROR, json!({"error": message}))
+    );
+    let body = json!({"model": "a", "prompt": "Hi"});
+    assert_eq!(server.post("/v1/completions", body).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((shelf.loads.load(Ordering::SeqCst), running(&server).await.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn contexts_of_all_lengths_are_one_load() {
+    let shelf = Arc::new(Shelf::of(&["a"]));
+    let server = serving(&shelf, residency());
+    for num_ctx in [8, 4096, 64, 8] {
+        let options = json!({"temperature": 0, "num_predict": 3, "num_ctx": num_ctx});
+        assert_eq!(generate(&server, "a", json!({"options": options})).await["response"], "aaa");
+    }
+    assert_eq!(shelf.loads.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
@@ -341,22 +573,41 @@ async fn a_model_brings_its_own_words() {
 }
 
 #[tokio::test]
+async fn a_models_details_are_the_same_wherever_they_are_told() {
+    let server = serving(&Arc::new(Shelf::of(&["a"])), residency());
+    generate(&server, "a", json!({})).await;
+    let listed = async |path: &str| {
+        let models = server.get(path).await.json()["models"].clone();
+        models.as_array().unwrap().iter().find(|model| model["name"] == "a:latest").unwrap()["details"]
+            .clone()
+    };
+    let shown = server.post("/api/show", json!({"model": "a"})).await.json()["details"].clone();
+    for details in [listed("/api/tags").await, listed("/api/ps").await, shown] {
+        assert_eq!(
+            (&details["parent_model"], &details["family"], &details["families"]),
+            (&json!("base:7b"), &json!("llama"), &json!(["llama", "clip"]))
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_pinned_model_makes_no_room_and_answers_to_its_aliases() {
     let shelf = Arc::new(Shelf::of(&["a", "b"]));
-    let server = serving(&shelf, Residency { max_loaded: 2, ..residency() });
+    let server = serving(&shelf, Residency { max_loaded: 1, ..residency() });
     let models = &server.state.models;
     let pin = models.pin("a").await.unwrap();
     let alias = Alias { model: "a".into(), adapter: None };
     models.set_aliases([("deployed".to_owned(), alias)].into());
     assert_eq!(generate(&server, "Deployed", json!({})).await["response"], "aaa");
     let refused = generate(&server, "b", json!({})).await;
-    assert!(refused["error"].is_string(), "{refused}");
+    let why = refused["error"].as_str().unwrap();
+    assert!(why.contains("deployed") && why.contains("--max-loaded-models"), "{refused}");
     assert_eq!(running(&server).await, ["a:latest"]);
     // What a request says of how long it stays changes nothing.
     generate(&server, "a", json!({"keep_alive": 0})).await;
-    let (card, _, left) = models.resident().pop().unwrap();
-    assert!(card.is_called("a"), "{}", card.name);
-    assert_eq!((left, models.presence(&card)), (None, Presence::Ready));
+    let (model, left) = models.resident().pop().unwrap();
+    assert!(model.card.is_called("a"), "{}", model.card.name);
+    assert_eq!((left, models.presence(&model.card)), (None, Presence::Ready));
     drop(pin);
     assert_eq!(generate(&server, "b", json!({})).await["response"], "bbb");
     models.set_aliases(HashMap::new());

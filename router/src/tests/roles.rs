@@ -21,7 +21,8 @@ const CHANGES: [(&str, &str); 13] = [
 ];
 
 /// Those of the management API, which this server does not have.
-const MANAGED: [(&str, &str); 7] = [
+const MANAGED: [(&str, &str); 8] = [
+    ("DELETE", "/api/v1/models/"),
     ("POST", "/api/v1/models/add/"),
     ("POST", "/api/v1/deploy/"),
     ("POST", "/api/v1/deploy/interrupt/"),

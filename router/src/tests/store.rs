@@ -26,7 +26,7 @@ fn serving() -> Kept {
         assemble(&config, loaded(SCRIPT, TEMPLATE, &config, gate.clone())).unwrap();
     let service = model.service.clone();
     tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
-    let server = TestServer::storing(Some(store), Models::single(model), &config, gate);
+    let server = TestServer::storing(Some(store), Models::single(model, config.residency), &config, gate);
     Kept { server, folder }
 }
 

@@ -71,7 +71,7 @@ impl Asked {
 
     /// Tells the template about the tools, or the model where its template cannot.
     pub fn tell(self, conversation: &mut Conversation, forms: &ModelForms) {
-        if self.calls.format.tools_in_system_message() {
+        if forms.tools_in_system_message {
             let tools = Value::from(self.tools);
             let system = conversation.messages.first_mut();
             match system.filter(|message| message.get("role") == Some(&json!("system"))) {

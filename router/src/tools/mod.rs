@@ -26,6 +26,8 @@ use std::fmt::Debug;
 use serde_json::{Value, json};
 use weirgate_grammar::{GrammarSpec, Plan, Rule, Stage, Trigger};
 
+use crate::service::ChatTemplate;
+
 pub(crate) use asked::{Asked, Choice};
 pub(crate) use reader::{Piece, Reader};
 pub(crate) use reasoning::{Reasoning, Thinking};
@@ -121,21 +123,33 @@ pub(crate) fn recognise(template: &str) -> &'static dyn Format {
     known.into_iter().find(|format| format.fits(template)).unwrap_or(&json::FORMAT)
 }
 
-/// What a model's chat template tells about the model.
+/// What a model's chat templates tell about the model.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ModelForms {
     pub format: &'static dyn Format,
     pub reasoning: Option<Reasoning>,
     /// The template shows tools by itself.
     pub template_has_tools: bool,
+    /// As a field of the system message.
+    pub tools_in_system_message: bool,
 }
 
 impl ModelForms {
-    pub fn of(template: &str) -> Self {
+    /// By the template that is used, and, as to reasoning, by that of the checkpoint, which may be another one: it is the
+    /// weights that reason.
+    pub fn of(template: &ChatTemplate, checkpoints: &str) -> Self {
+        let text = template.text();
+        let format = recognise(text);
+        // A Go template says by its fields what a Jinja template says by its words.
+        let asks = |field: &str| template.asks_for(field);
+        let reasons = asks("Thinking") || asks("Think");
         Self {
-            format: recognise(template),
-            reasoning: Reasoning::recognise(template),
-            template_has_tools: template.contains("tools"),
+            format,
+            reasoning: Reasoning::recognise(text)
+                .or(reasons.then_some(Reasoning::USUAL))
+                .or_else(|| Reasoning::recognise(checkpoints)),
+            template_has_tools: asks("Tools") || text.contains("tools"),
+            tools_in_system_message: format.tools_in_system_message() && !asks("Tools"),
         }
     }
 }

@@ -9,12 +9,13 @@ pub(crate) struct Reasoning {
     pub close: &'static str,
 }
 
-const KNOWN: [Reasoning; 2] = [
-    Reasoning { open: "<think>", close: "</think>" },
-    Reasoning { open: "<|START_THINKING|>", close: "<|END_THINKING|>" },
-];
+const KNOWN: [Reasoning; 2] =
+    [Reasoning::USUAL, Reasoning { open: "<|START_THINKING|>", close: "<|END_THINKING|>" }];
 
 impl Reasoning {
+    /// Of most models.
+    pub const USUAL: Self = Self { open: "<think>", close: "</think>" };
+
     /// The marks that a chat template names.
     pub fn recognise(template: &str) -> Option<Self> {
         KNOWN.into_iter().find(|marks| template.contains(marks.close))

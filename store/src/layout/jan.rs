@@ -135,12 +135,23 @@ fn is_plain(name: &str) -> bool {
     !name.starts_with('.') && !name.is_empty() && name.len() <= 255 && !name.contains(['/', '\\', '\0'])
 }
 
+/// The file in the model's folder that an asset names: by its name, or by a path or a `file:` address that ends with it,
+/// as of the machine that it was written on.
+fn asset_name(asset: &str) -> Option<&str> {
+    let path = asset.strip_prefix("file://").unwrap_or(asset);
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    // What leads elsewhere names nothing here.
+    (is_plain(name) && !folder.split('/').any(|part| part == "..")).then_some(name)
+}
+
 /// The GGUF file that `json` names, or else the first in the folder.
 fn model_file(root: &Path, folder: &Path, json: &Map<String, Value>) -> Option<PathBuf> {
     let sources = json.get("sources").and_then(Value::as_array).into_iter().flatten();
     let named = sources.filter_map(|source| source.get("filename")).filter_map(Value::as_str);
     let url = json.get("source_url").and_then(Value::as_str).and_then(|url| url.rsplit('/').next());
-    let named = named.chain(url).filter(|name| is_plain(name)).map(|name| folder.join(name));
+    let assets = json.get("assets").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let named = named.chain(assets.filter_map(asset_name)).chain(url);
+    let named = named.filter(|name| is_plain(name)).map(|name| folder.join(name));
     let any = children(folder);
     let usable = |path: &PathBuf| gguf::is_model_file(path) && confined(root, path).is_some();
     named.chain(any).find(usable)
@@ -162,9 +173,6 @@ pub(crate) fn model_json(folder: &Path) -> Result<Map<String, Value>, StoreError
     };
     let id = name_of(folder);
     let address = local_address(folder, file.as_deref().unwrap_or(folder));
-    let created =
-        fs::metadata(&path).or_else(|_| fs::metadata(folder)).and_then(|metadata| metadata.modified());
-    let created = created.ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     let defaults = [
         ("object", json!("model")),
         ("type", json!("model")),
@@ -172,13 +180,15 @@ pub(crate) fn model_json(folder: &Path) -> Result<Map<String, Value>, StoreError
         ("id", json!(id)),
         ("name", json!(id)),
         ("owned_by", json!("you")),
-        ("created", json!(created.map_or(0, |time| time.as_secs()))),
+        ("created", json!(created(folder, file.as_deref()))),
         ("description", json!("")),
         ("format", json!("ggufv3")),
         ("source_url", json!(address)),
         ("settings", json!({})),
         ("parameters", json!({})),
         ("metadata", json!({})),
+        // The folder that the document is in.
+        ("assets", json!(["."])),
     ];
     for (key, value) in defaults {
         if json.get(key).is_none_or(Value::is_null) {
@@ -189,6 +199,16 @@ pub(crate) fn model_json(folder: &Path) -> Result<Map<String, Value>, StoreError
         json.insert("id".to_owned(), json!(id));
     }
     Ok(json)
+}
+
+/// When the model came, in seconds since 1970: whoever changes its document makes no new one. Where the file system does
+/// not know when the folder was made, the age of the weights stands in.
+fn created(folder: &Path, file: Option<&Path>) -> u64 {
+    let born = fs::metadata(folder).and_then(|metadata| metadata.created());
+    let time =
+        born.or_else(|_| fs::metadata(file.unwrap_or(folder)).and_then(|metadata| metadata.modified()));
+    let since = time.ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// What Jan writes for a folder that has a GGUF file alone; but a template that the file brings is better than a guess.
@@ -374,5 +394,23 @@ mod tests {
         assert_eq!(given.parameters["stop"], json!(["Q:"]));
         let more = read(json!({"settings": {"ai_prompt": "A: "}, "parameters": {"stop": ["x"]}})).unwrap();
         assert_eq!(more.parameters["stop"], json!(["x", "USER:"]));
+    }
+
+    #[test]
+    fn assets_name_files_of_the_folder_alone() {
+        for (asset, name) in [
+            ("b.gguf", Some("b.gguf")),
+            ("./b.gguf", Some("b.gguf")),
+            ("file://.../b.gguf", Some("b.gguf")),
+            ("file:///home/me/jan/models/tiny/b.gguf", Some("b.gguf")),
+            ("../tiny/b.gguf", None),
+            ("file:///models/../b.gguf", None),
+            ("folder/", None),
+            (".", None),
+            ("..", None),
+            ("", None),
+        ] {
+            assert_eq!(asset_name(asset), name, "{asset:?}");
+        }
     }
 }

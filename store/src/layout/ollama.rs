@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::StoreError;
@@ -176,12 +176,20 @@ impl OllamaRoot {
 
     fn details(&self, manifest: &Manifest) -> Details {
         let config = self.config(manifest);
-        let parent = manifest.layers_of(Content::Model).find_map(|layer| layer.from.clone());
+        // Ollama writes the path of a file that a model was made of, which is nobody's business.
+        let is_path = |from: &&String| Path::new(from.as_str()).is_absolute() || from.contains('\\');
+        let made_of = manifest.layers_of(Content::Model).find_map(|layer| layer.from.as_ref());
+        let families = match config.model_families.is_empty() {
+            true => {
+                Some(config.model_family.clone()).filter(|family| !family.is_empty()).into_iter().collect()
+            }
+            false => config.model_families,
+        };
         Details {
-            parent_model: parent.unwrap_or_default(),
+            parent_model: made_of.filter(|from| !is_path(from)).cloned().unwrap_or_default(),
             format: config.model_format,
             family: config.model_family,
-            families: config.model_families,
+            families,
             parameter_size: config.model_type,
             quantization_level: config.file_type,
         }

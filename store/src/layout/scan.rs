@@ -26,23 +26,39 @@ pub(crate) enum Origin {
 /// What a store remembers from one look at its files to the next. Files that change are read again.
 #[derive(Default)]
 pub(crate) struct Scan {
-    details: Mutex<HashMap<Digest, Details>>,
+    details: Remembered<Details>,
+    embedders: Remembered<bool>,
     warned: Mutex<HashSet<PathBuf>>,
+}
+
+/// What was read of content, by its digest.
+#[derive(Default)]
+struct Remembered<T>(Mutex<HashMap<Digest, T>>);
+
+impl<T: Clone> Remembered<T> {
+    fn get(&self, key: Digest, read: impl FnOnce() -> T) -> T {
+        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return known.clone();
+        }
+        let value = read();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MAX_REMEMBERED {
+            all.clear();
+        }
+        all.insert(key, value.clone());
+        value
+    }
 }
 
 impl Scan {
     /// The details of the content that `key` stands for, read by `read` the first time.
     pub fn details(&self, key: Digest, read: impl FnOnce() -> Details) -> Details {
-        if let Some(known) = self.details.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return known.clone();
-        }
-        let details = read();
-        let mut all = self.details.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= MAX_REMEMBERED {
-            all.clear();
-        }
-        all.insert(key, details.clone());
-        details
+        self.details.get(key, read)
+    }
+
+    /// Whether the content that `key` stands for is an embedder's, as `read` says the first time.
+    pub fn is_embedder(&self, key: Digest, read: impl FnOnce() -> bool) -> bool {
+        self.embedders.get(key, read)
     }
 
     /// Says once that what lies at `path` is left out.

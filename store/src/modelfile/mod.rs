@@ -60,6 +60,11 @@ pub enum ModelfileError {
     Value { line: usize },
     #[error("unexpected EOF: the quote of line {line} is not closed")]
     Quote { line: usize },
+    #[error(
+        "{command} cannot be written in a Modelfile: a line of its text ends in three quotes, or its text or name has \
+         characters that a Modelfile has not"
+    )]
+    Unwritable { command: &'static str },
     #[error("the Modelfile is {got} bytes long, at most {MAX_MODELFILE_BYTES} are accepted")]
     TooLong { got: usize },
     #[error("the Modelfile is neither UTF-8 nor UTF-16 with a byte order mark")]

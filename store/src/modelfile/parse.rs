@@ -27,13 +27,7 @@ impl Modelfile {
     /// See [`ModelfileError`].
     pub fn parse(text: &str) -> Result<Self, ModelfileError> {
         check_length(text.len())?;
-        let kept = |c: &char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
-        let text: String = text.trim_start_matches('\u{feff}').chars().filter(kept).collect();
-        let mut reader = Reader { rest: &text, line: 1 };
-        let mut commands = Vec::new();
-        while reader.skip_to_command() {
-            commands.push(reader.command()?);
-        }
+        let commands = read_commands(text.trim_start_matches('\u{feff}'))?;
         match commands.iter().any(|command| matches!(command, Command::From(_))) {
             true => Ok(Self { commands }),
             false => Err(ModelfileError::NoFrom),
@@ -41,15 +35,27 @@ impl Modelfile {
     }
 }
 
+/// The commands of a text, whatever is among them.
+pub(super) fn read_commands(text: &str) -> Result<Vec<Command>, ModelfileError> {
+    let kept = |c: &char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
+    let text: String = text.chars().filter(kept).collect();
+    let mut reader = Reader { rest: &text, line: 1 };
+    let mut commands = Vec::new();
+    while reader.skip_to_command() {
+        commands.push(reader.command()?);
+    }
+    Ok(commands)
+}
+
 fn check_length(got: usize) -> Result<(), ModelfileError> {
     if got > MAX_MODELFILE_BYTES { Err(ModelfileError::TooLong { got }) } else { Ok(()) }
 }
 
 /// Reads forward.
-pub(super) struct Reader<'a> {
-    pub rest: &'a str,
+struct Reader<'a> {
+    rest: &'a str,
     /// Of `rest`'s beginning, from 1.
-    pub line: usize,
+    line: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -113,7 +119,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value, up to the end of its line or its quote.
-    pub(super) fn value(&mut self) -> Result<String, ModelfileError> {
+    fn value(&mut self) -> Result<String, ModelfileError> {
         let line = self.line;
         let mut begin = None;
         let mut end = 0;

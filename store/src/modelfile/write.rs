@@ -1,64 +1,65 @@
-use std::fmt;
+use super::parse::read_commands;
+use super::{Command, MAX_MODELFILE_BYTES, Modelfile, ModelfileError};
 
-use super::parse::Reader;
-use super::{Command, Modelfile};
-
-/// A Modelfile's text. Reading it gives the same commands, but for values that have no exact form: those with a line
-/// that ends in `"""`, which lose those quotes' last two.
-impl fmt::Display for Modelfile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.commands.iter().try_for_each(|command| writeln!(f, "{command}"))
+impl Modelfile {
+    /// The text of the Modelfile: reading it gives the same commands.
+    ///
+    /// # Errors
+    /// A command that no text says.
+    pub fn write(&self) -> Result<String, ModelfileError> {
+        let mut text = String::new();
+        for command in &self.commands {
+            text += &command.line()?;
+            text.push('\n');
+        }
+        match text.len() {
+            0..=MAX_MODELFILE_BYTES => Ok(text),
+            got => Err(ModelfileError::TooLong { got }),
+        }
     }
 }
 
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (word, value) = match self {
-            Command::From(value) => ("FROM", value),
-            Command::Template(value) => ("TEMPLATE", value),
-            Command::System(value) => ("SYSTEM", value),
-            Command::Adapter(value) => ("ADAPTER", value),
-            Command::License(value) => ("LICENSE", value),
-            Command::Parameter(name, value) => return write!(f, "PARAMETER {name} {}", quoted(value)),
-            Command::Message(message) => {
-                return write!(f, "MESSAGE {} {}", message.role, quoted(&message.content));
-            }
+impl Command {
+    /// The command in the plainest form that is read back as it is.
+    ///
+    /// # Errors
+    /// [`ModelfileError::Unwritable`].
+    pub fn line(&self) -> Result<String, ModelfileError> {
+        let (word, named, value) = match self {
+            Command::From(value) => ("FROM", "", value),
+            Command::Template(value) => ("TEMPLATE", "", value),
+            Command::System(value) => ("SYSTEM", "", value),
+            Command::Adapter(value) => ("ADAPTER", "", value),
+            Command::License(value) => ("LICENSE", "", value),
+            Command::Parameter(name, value) => ("PARAMETER", name.as_str(), value),
+            Command::Message(message) => ("MESSAGE", message.role.as_str(), &message.content),
         };
-        write!(f, "{word} {}", quoted(value))
+        let name = if named.is_empty() { String::new() } else { format!(" {named}") };
+        let one = format!("\"{value}\"");
+        let three = format!("\"\"\"{value}\"\"\"");
+        let forms = if value.contains(['\n', '\r', '"']) {
+            [three, one, value.clone()]
+        } else if value.is_empty() {
+            [one, three, String::new()]
+        } else {
+            [value.clone(), one, three]
+        };
+        let mut lines = forms.into_iter().map(|form| format!("{word}{name} {form}"));
+        lines.find(|line| self.is_said_by(line)).ok_or(ModelfileError::Unwritable { command: word })
     }
-}
 
-/// The value in the plainest form that is read back as it is.
-pub(crate) fn quoted(value: &str) -> String {
-    exact(value).unwrap_or_else(|| {
-        let closed_late = value.replace("\"\"\"", "\"");
-        exact(&closed_late).unwrap_or_else(|| format!("\"\"\"{closed_late}\"\"\""))
-    })
-}
-
-/// That form, where there is one.
-pub(super) fn exact(value: &str) -> Option<String> {
-    let one = format!("\"{value}\"");
-    let three = format!("\"\"\"{value}\"\"\"");
-    let forms = if value.contains(['\n', '\r', '"']) {
-        [three, one, value.to_owned()]
-    } else {
-        [value.to_owned(), one, three]
-    };
-    forms.into_iter().find(|form| !form.is_empty() && reads_back(form, value))
-}
-
-fn reads_back(form: &str, value: &str) -> bool {
-    let line = format!("{form}\n");
-    let mut reader = Reader { rest: &line, line: 1 };
-    reader.value().is_ok_and(|read| read == value) && reader.rest == "\n"
+    /// Whether a text has this command, and what follows it stays what it is.
+    fn is_said_by(&self, line: &str) -> bool {
+        let next = Command::System("next".to_owned());
+        let read = read_commands(&format!("{line}\nSYSTEM next\n"));
+        read.is_ok_and(|commands| matches!(&commands[..], [own, other] if own == self && *other == next))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::ModelfileError;
     use super::*;
     use crate::entry::Message;
 
@@ -134,9 +135,29 @@ mod tests {
         assert!(matches!(parse(&long), Err(ModelfileError::Quote { line: 2 })));
     }
 
+    #[test]
+    fn what_no_text_says_is_refused_by_name() {
+        let role = Message { role: "tool".to_owned(), content: "x".to_owned() };
+        for (command, word) in [
+            (Command::System("a\"\"\"\nb".to_owned()), "SYSTEM"),
+            (Command::Template("a\u{7}b".to_owned()), "TEMPLATE"),
+            (Command::From(String::new()), "FROM"),
+            (Command::Parameter("two words".to_owned(), "1".to_owned()), "PARAMETER"),
+            (Command::Message(role), "MESSAGE"),
+        ] {
+            let error = Modelfile { commands: vec![from("x"), command] }.write().unwrap_err();
+            assert_eq!(error, ModelfileError::Unwritable { command: word });
+            assert!(error.to_string().starts_with(word), "{error}");
+        }
+        // Quotes elsewhere have their form.
+        for value in ["a\"\"\" b\nc", "\"\"\"", "a\nb\"\"", "\"", "", " \n"] {
+            assert!(Command::System(value.to_owned()).line().is_ok(), "{value:?}");
+        }
+    }
+
     fn any_value() -> impl Strategy<Value = String> {
         // Quotes, blanks and line ends in every order, and any other text; no control characters, which are dropped.
-        prop_oneof!["[a\"\n\r \t#'{]{0,12}", "\\PC{0,40}"]
+        prop_oneof!["[a\"\n\r \t#'{]{0,12}", "(\"\"\"|[a\n]){0,4}", "\\PC{0,40}"]
     }
 
     fn any_command() -> impl Strategy<Value = Command> {
@@ -162,16 +183,15 @@ mod tests {
                 Command::Adapter(value) | Command::License(value) | Command::Parameter(_, value) => value.clone(),
                 Command::Message(message) => message.content.clone(),
             };
-            prop_assume!(commands.iter().all(|command| exact(&value(command)).is_some()));
-            let text = Modelfile { commands: commands.clone() }.to_string();
-            prop_assert_eq!(parse(&text).unwrap(), commands);
-        }
-
-        #[test]
-        fn only_lines_that_end_in_three_quotes_have_no_form(value in any_value()) {
-            if exact(&value).is_none() {
-                let ends_so = |line: &str| line.trim_end().ends_with("\"\"\"");
-                prop_assert!(value.split(['\n', '\r']).any(ends_so), "{:?}", value);
+            let ends_so = |line: &str| line.trim_end().ends_with("\"\"\"");
+            match (Modelfile { commands: commands.clone() }).write() {
+                Ok(text) => prop_assert_eq!(parse(&text).unwrap(), commands),
+                // Nothing else is refused.
+                Err(ModelfileError::Unwritable { command: word }) => prop_assert!(
+                    commands.iter().any(|command| value(command).split(['\n', '\r']).any(ends_so)),
+                    "{} of {:?}", word, commands
+                ),
+                Err(error) => prop_assert!(false, "{}", error),
             }
         }
 

@@ -31,7 +31,10 @@ impl Registry {
     /// [`RegistryError::Certificates`].
     pub fn new(settings: &RegistrySettings) -> Result<Self, RegistryError> {
         let user_agent = concat!("weirgate/", env!("CARGO_PKG_VERSION")).to_owned();
-        let config = agent_config(user_agent, settings.certificates.as_deref())?.build();
+        let config = agent_config(user_agent, settings.certificates.as_deref())?
+            .timeout_recv_response(Some(settings.read_timeout))
+            .timeout_per_read(Some(settings.read_timeout))
+            .build();
         let mut private_hosts = settings.private_hosts.clone();
         // A proxy is the operator's choice, wherever it is.
         private_hosts.extend(config.proxy().map(|proxy| proxy.host().to_owned()));
@@ -247,7 +250,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Asks the token service at `url`, which must be the registry itself.
+    /// Asks the token service at `url`, which must be of the registry's own origin.
     fn token(&self, url: &str, basic: Option<String>) -> Result<String, RegistryError> {
         #[derive(Deserialize)]
         struct Answer {
@@ -255,12 +258,9 @@ impl Session<'_> {
             access_token: Option<String>,
         }
         let realm = Origin::of(url);
-        let matches = realm.as_ref().is_some_and(|realm| {
-            realm.host() == self.origin.host() && (realm.is_https() || !self.origin.is_https())
-        });
-        if !matches {
-            let realm = realm.map(|realm| realm.host().to_owned()).unwrap_or_default();
-            return Err(RegistryError::ForeignRealm { realm, host: self.origin.host().to_owned() });
+        if realm.as_ref() != Some(&self.origin) {
+            let realm = realm.map(|realm| realm.root()).unwrap_or_default();
+            return Err(RegistryError::ForeignRealm { realm, host: self.origin.root() });
         }
         let mut request = self.registry.agent.get(url);
         if let Some(basic) = basic {

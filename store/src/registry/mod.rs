@@ -16,6 +16,7 @@ mod push;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 use weirgate_hub::HubError;
@@ -43,6 +44,8 @@ pub struct RegistrySettings {
     pub part_bytes: (u64, u64),
     /// Tries in a row that bring nothing before a transfer is given up.
     pub tries: u32,
+    /// How long the start of an answer, or each further piece of it, may take before the connection counts as broken.
+    pub read_timeout: Duration,
 }
 
 impl Default for RegistrySettings {
@@ -55,6 +58,7 @@ impl Default for RegistrySettings {
             connections: 4,
             part_bytes: (100_000_000, 1_000_000_000),
             tries: 6,
+            read_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -25,6 +25,8 @@ use crate::name::Digest;
 use crate::own::{sync_folder, write_error};
 
 const BUFFER_BYTES: usize = 256 << 10;
+/// Buffers that are hashed for one that is received: enough to catch up, and few enough to go on receiving.
+const STEPS: usize = 4;
 const MAX_STATE_BYTES: u64 = 1 << 20;
 /// How many parts a blob is cut into, where they are neither too small nor too large.
 const PARTS: u64 = 16;
@@ -46,6 +48,30 @@ struct Partial {
     state: PathBuf,
     parts: Vec<(Part, AtomicU64)>,
     saved: Mutex<Instant>,
+    front: Mutex<Front>,
+}
+
+/// The hash of what lies in one piece from the beginning. Parts come in any order and hashes are made in one, so content
+/// is hashed as that piece grows, out of the file that was just written.
+struct Front {
+    hash: Sha256,
+    at: u64,
+    buffer: Vec<u8>,
+}
+
+impl Front {
+    fn new() -> Self {
+        Self { hash: Sha256::new(), at: 0, buffer: vec![0; BUFFER_BYTES] }
+    }
+
+    /// Takes in a buffer of `file`, which is whole up to `end`. False where nothing is left.
+    fn step(&mut self, file: &File, end: u64) -> io::Result<bool> {
+        let want = usize::try_from(end.saturating_sub(self.at)).unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
+        let n = file.read_at(self.buffer.get_mut(..want).unwrap_or_default(), self.at)?;
+        self.hash.update(self.buffer.get(..n).unwrap_or_default());
+        self.at += n as u64;
+        Ok(n > 0)
+    }
 }
 
 /// Brings the content of `layer` here.
@@ -100,12 +126,38 @@ impl Partial {
                 None => split(layer.size, part_bytes),
             };
             let parts = parts.into_iter().map(|part| (part, AtomicU64::new(part.completed))).collect();
-            return Ok(Some(Self { file, path, state, parts, saved: Mutex::new(Instant::now()) }));
+            let (saved, front) = (Mutex::new(Instant::now()), Mutex::new(Front::new()));
+            return Ok(Some(Self { file, path, state, parts, saved, front }));
         }
     }
 
     fn completed(&self) -> u64 {
         self.parts.iter().map(|(_, completed)| completed.load(Ordering::Relaxed)).sum()
+    }
+
+    /// How far the content is whole from its beginning.
+    fn contiguous(&self) -> u64 {
+        let mut end = 0;
+        for (part, completed) in &self.parts {
+            let completed = completed.load(Ordering::Acquire);
+            end = part.offset + completed;
+            if completed < part.size {
+                break;
+            }
+        }
+        end
+    }
+
+    /// Hashes a little of what has come, unless another connection does.
+    fn advance(&self) -> io::Result<()> {
+        let Ok(mut front) = self.front.try_lock() else { return Ok(()) };
+        let end = self.contiguous();
+        for _ in 0..STEPS {
+            if !front.step(&self.file, end)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn io(&self, layer: &Layer) -> impl Fn(io::Error) -> StoreError {
@@ -169,10 +221,18 @@ impl Partial {
         if due { self.save() } else { Ok(()) }
     }
 
+    /// The hash of all there is, of `size` bytes at most.
+    fn hashed(&self, size: u64) -> io::Result<Front> {
+        let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+        while front.step(&self.file, size)? {}
+        Ok(std::mem::replace(&mut *front, Front::new()))
+    }
+
     /// Checks the whole and gives it its name.
     fn finish(self, root: &OllamaRoot, layer: &Layer) -> Result<(), StoreError> {
         let failed = self.io(layer);
-        let got = hash(&self.file, layer.size).map_err(&failed)?;
+        let Front { hash, .. } = self.hashed(layer.size).map_err(&failed)?;
+        let got = Digest::finish(hash);
         if got != layer.digest {
             let _ = fs::remove_file(&self.state);
             let _ = fs::remove_file(&self.path);
@@ -211,22 +271,6 @@ fn split(size: u64, (least, most): (u64, u64)) -> Vec<Part> {
     let step = (size / PARTS).clamp(least.max(1), most.max(least).max(1));
     let offsets = (0..size.div_ceil(step)).map(|index| index * step);
     offsets.map(|offset| Part { offset, size: step.min(size - offset), completed: 0 }).collect()
-}
-
-fn hash(file: &File, size: u64) -> io::Result<Digest> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; BUFFER_BYTES];
-    let mut at = 0;
-    while at < size {
-        let want = usize::try_from(size - at).unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
-        let n = file.read_at(buffer.get_mut(..want).unwrap_or_default(), at)?;
-        if n == 0 {
-            break;
-        }
-        hash.update(buffer.get(..n).unwrap_or_default());
-        at += n as u64;
-    }
-    Ok(Digest::finish(hash))
 }
 
 /// What all connections of one download share.
@@ -347,8 +391,9 @@ impl Fetch<'_> {
             let failed = self.partial.io(self.layer);
             let bytes = buffer.get(..n).unwrap_or_default();
             self.partial.file.write_all_at(bytes, part.offset + at).map_err(&failed)?;
-            completed.store(at + n as u64, Ordering::Relaxed);
+            completed.store(at + n as u64, Ordering::Release);
             self.total.fetch_add(n as u64, Ordering::Relaxed);
+            self.partial.advance().map_err(&failed)?;
             self.partial.save_now_and_then().map_err(&failed)?;
         }
     }
@@ -372,6 +417,30 @@ mod tests {
             assert_eq!(parts.len(), count, "{size}");
             assert!(is_sound(&parts, size, 0), "{size}");
         }
+    }
+
+    #[test]
+    fn content_is_hashed_as_its_beginning_grows() {
+        let file = tempfile::tempfile().unwrap();
+        let content: Vec<u8> = (0..10u8).collect();
+        file.write_all_at(&content, 0).unwrap();
+        let part = |offset, completed| (Part { offset, size: 5, completed: 0 }, AtomicU64::new(completed));
+        let mut partial = Partial {
+            file,
+            path: PathBuf::new(),
+            state: PathBuf::new(),
+            parts: vec![part(0, 3), part(5, 5)],
+            saved: Mutex::new(Instant::now()),
+            front: Mutex::new(Front::new()),
+        };
+        let at = |partial: &Partial| {
+            partial.advance().unwrap();
+            partial.front.lock().unwrap().at
+        };
+        assert_eq!(at(&partial), 3, "the second part is there, and not next");
+        partial.parts = vec![part(0, 5), part(5, 2)];
+        assert_eq!(at(&partial), 7);
+        assert_eq!(Digest::finish(partial.hashed(10).unwrap().hash), Digest::of(&content));
     }
 
     #[test]

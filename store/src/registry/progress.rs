@@ -10,8 +10,8 @@ use crate::name::Digest;
 
 /// Between two looks at the bytes moved.
 const TICK: Duration = Duration::from_millis(60);
-/// Where nothing changes for so long, the last line is told again: so a watcher that has gone is noticed.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Where nothing changes for so long, the last line is told again: so a watcher that has gone is noticed within a second.
+const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// What is known of one transfer.
 #[derive(Default)]

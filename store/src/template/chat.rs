@@ -4,6 +4,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::parse::{Branch, Node, Pipeline, print_field};
+use super::run::Budget;
 use super::value::Value;
 use super::{MAX_OUTPUT_BYTES, Template, TemplateError, run};
 
@@ -53,8 +54,9 @@ impl Template {
     fn turns(&self, messages: &[Json]) -> Result<String, TemplateError> {
         let mut text = String::new();
         let mut turn = Turn::default();
-        let add = |text: &mut String, nodes: &[Node], turn: &mut Turn| {
-            *text += &run::run(nodes, turn.take())?;
+        let mut budget = Budget::default();
+        let mut add = |text: &mut String, nodes: &[Node], turn: &mut Turn| {
+            *text += &run::run(nodes, turn.take(), &mut budget)?;
             if text.len() > MAX_OUTPUT_BYTES { Err(TemplateError::TooMuchOutput) } else { Ok(()) }
         };
         let whole = self.with_response();

@@ -58,6 +58,31 @@ impl Function {
         })
     }
 
+    /// The bytes of its arguments that a call reads.
+    pub fn reads(self, arguments: &[Value]) -> usize {
+        match self {
+            Function::Print
+            | Function::Printf
+            | Function::Println
+            | Function::Json
+            | Function::ToTypeScriptType => arguments.iter().map(Value::size).sum(),
+            Function::Eq
+            | Function::Ne
+            | Function::Lt
+            | Function::Le
+            | Function::Gt
+            | Function::Ge
+            | Function::Slice => arguments.iter().map(Value::text_len).sum(),
+            Function::And
+            | Function::Or
+            | Function::Not
+            | Function::Len
+            | Function::Index
+            | Function::CurrentDate
+            | Function::YesterdayDate => 0,
+        }
+    }
+
     /// The result for `arguments`. `and` and `or` get only those they look at.
     pub fn call(self, arguments: &[Value]) -> Result<Value, TemplateError> {
         let wrong =

@@ -19,6 +19,7 @@ use thiserror::Error;
 pub use chat::Conversation;
 
 use parse::Node;
+use run::Budget;
 use value::Value;
 
 /// Longest template, in bytes.
@@ -27,7 +28,9 @@ pub const MAX_TEMPLATE_BYTES: usize = 256 << 10;
 pub const MAX_OUTPUT_BYTES: usize = 4 << 20;
 /// Deepest nesting of actions and parentheses.
 const MAX_DEPTH: usize = 64;
-/// Most nodes visited and functions called.
+/// Most variables that can be named at one place.
+const MAX_VARIABLES: usize = 1_000;
+/// Most nodes visited, functions called, values looked at, and pieces of text read or copied.
 const MAX_STEPS: usize = 1_000_000;
 
 /// What is wrong with a template, or went wrong with it.
@@ -41,6 +44,8 @@ pub enum TemplateError {
     Failed(String),
     #[error("the template nests deeper than {MAX_DEPTH} levels")]
     TooDeep,
+    #[error("the template has more than {MAX_VARIABLES} variables")]
+    TooManyVariables,
     #[error("the template takes more than {MAX_STEPS} steps")]
     TooManySteps,
     #[error("the template makes more than {MAX_OUTPUT_BYTES} bytes")]
@@ -74,6 +79,6 @@ impl Template {
     /// # Errors
     /// See [`TemplateError`].
     pub fn render(&self, data: &Json) -> Result<String, TemplateError> {
-        run::run(&self.nodes, Value::from_json(data))
+        run::run(&self.nodes, Value::from_json(data), &mut Budget::default())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::functions::Function;
 use super::lex::{Placed, Token, lex};
-use super::{MAX_DEPTH, TemplateError};
+use super::{MAX_DEPTH, MAX_VARIABLES, TemplateError};
 
 #[derive(Debug, Clone)]
 pub(super) enum Node {
@@ -223,6 +223,9 @@ impl<'a> Parser<'a> {
         }
         if pipeline.declares {
             self.variables.extend(pipeline.variables.iter().cloned());
+            if self.variables.len() > MAX_VARIABLES {
+                return Err(TemplateError::TooManyVariables);
+            }
         }
         Ok(pipeline)
     }

@@ -5,9 +5,32 @@ use super::parse::{Base, Branch, Command, Node, Operand, Pipeline};
 use super::value::Value;
 use super::{MAX_OUTPUT_BYTES, MAX_STEPS, TemplateError};
 
-pub(super) fn run(nodes: &[Node], data: Value) -> Result<String, TemplateError> {
+/// Bytes that are read or copied in the time of a step.
+const BYTES_A_STEP: usize = 64;
+
+/// What the runs of one rendering have taken so far.
+#[derive(Default)]
+pub(super) struct Budget {
+    steps: usize,
+    /// Bytes of all texts that functions made.
+    made: usize,
+}
+
+impl Budget {
+    fn spend(&mut self, steps: usize) -> Result<(), TemplateError> {
+        self.steps = self.steps.saturating_add(steps);
+        if self.steps > MAX_STEPS { Err(TemplateError::TooManySteps) } else { Ok(()) }
+    }
+
+    /// For what takes the longer the more bytes it reads or copies.
+    fn spend_bytes(&mut self, bytes: usize) -> Result<(), TemplateError> {
+        self.spend(bytes / BYTES_A_STEP)
+    }
+}
+
+pub(super) fn run(nodes: &[Node], data: Value, budget: &mut Budget) -> Result<String, TemplateError> {
     let variables = vec![("$".to_owned(), data.clone())];
-    let mut run = Run { variables, out: String::new(), steps: 0, made: 0 };
+    let mut run = Run { variables, out: String::new(), budget };
     run.nodes(nodes, &data)?;
     Ok(run.out)
 }
@@ -20,19 +43,16 @@ enum Flow {
     Continue,
 }
 
-struct Run {
+struct Run<'b> {
     /// Innermost last.
     variables: Vec<(String, Value)>,
     out: String,
-    steps: usize,
-    /// Bytes of all texts that functions made.
-    made: usize,
+    budget: &'b mut Budget,
 }
 
-impl Run {
+impl Run<'_> {
     fn step(&mut self) -> Result<(), TemplateError> {
-        self.steps += 1;
-        if self.steps > MAX_STEPS { Err(TemplateError::TooManySteps) } else { Ok(()) }
+        self.budget.spend(1)
     }
 
     fn write(&mut self, text: &str) -> Result<(), TemplateError> {
@@ -92,11 +112,13 @@ impl Run {
     }
 
     fn range(&mut self, branch: &Branch, dot: &Value) -> Result<Flow, TemplateError> {
-        let pairs = self.commands(&branch.pipeline, dot)?.pairs()?;
-        if pairs.is_empty() {
+        let visited = self.commands(&branch.pipeline, dot)?;
+        let mut pairs = visited.pairs()?.peekable();
+        if pairs.peek().is_none() {
             return self.nodes(&branch.otherwise, dot);
         }
         for (key, value) in pairs {
+            self.budget.spend_bytes(key.text_len())?;
             self.step()?;
             let flow = self.scoped(|run| {
                 let bound = match &branch.pipeline.variables[..] {
@@ -105,7 +127,7 @@ impl Run {
                     _ => Vec::new(),
                 };
                 for (name, value) in bound {
-                    run.bind(name, value, branch.pipeline.declares);
+                    run.bind(name, value, branch.pipeline.declares)?;
                 }
                 run.nodes(&branch.then, &value)
             })?;
@@ -116,17 +138,28 @@ impl Run {
         Ok(Flow::On)
     }
 
-    fn bind(&mut self, name: &str, value: Value, declares: bool) {
-        match self.variables.iter_mut().rev().find(|(known, _)| known == name && !declares) {
-            Some((_, variable)) => *variable = value,
-            None => self.variables.push((name.to_owned(), value)),
+    fn bind(&mut self, name: &str, value: Value, declares: bool) -> Result<(), TemplateError> {
+        if declares {
+            self.budget.spend_bytes(name.len())?;
+            self.variables.push((name.to_owned(), value));
+        } else if let Some((_, variable)) = self.variable(name)? {
+            *variable = value;
         }
+        Ok(())
+    }
+
+    /// The innermost variable of this name; the parser has seen to it that there is one.
+    fn variable(&mut self, name: &str) -> Result<Option<&mut (String, Value)>, TemplateError> {
+        let found = self.variables.iter().rposition(|(known, _)| known == name);
+        let looked_at = self.variables.len() - found.unwrap_or(0);
+        self.budget.spend_bytes(looked_at.saturating_mul(size_of::<String>() + name.len()))?;
+        Ok(found.and_then(|at| self.variables.get_mut(at)))
     }
 
     fn pipeline(&mut self, pipeline: &Pipeline, dot: &Value) -> Result<Value, TemplateError> {
         let value = self.commands(pipeline, dot)?;
         for name in &pipeline.variables {
-            self.bind(name, value.clone(), pipeline.declares);
+            self.bind(name, value.clone(), pipeline.declares)?;
         }
         Ok(value)
     }
@@ -171,18 +204,20 @@ impl Run {
             };
             arguments.push(value);
             if decided {
-                return function.call(&arguments);
+                return self.apply(function, &arguments);
             }
         }
         arguments.extend(last);
-        let value = function.call(&arguments)?;
-        if let Value::Text(text) = &value {
-            self.made += text.len();
-            if self.made > MAX_OUTPUT_BYTES {
-                return Err(TemplateError::TooMuchOutput);
-            }
-        }
-        Ok(value)
+        self.apply(function, &arguments)
+    }
+
+    fn apply(&mut self, function: Function, arguments: &[Value]) -> Result<Value, TemplateError> {
+        self.budget.spend_bytes(function.reads(arguments))?;
+        let value = function.call(arguments)?;
+        let hands_on = matches!(function, Function::And | Function::Or | Function::Index);
+        let made = if hands_on { 0 } else { value.text_len() };
+        self.budget.made = self.budget.made.saturating_add(made);
+        if self.budget.made > MAX_OUTPUT_BYTES { Err(TemplateError::TooMuchOutput) } else { Ok(value) }
     }
 
     fn operand(&mut self, operand: &Operand, dot: &Value) -> Result<Value, TemplateError> {
@@ -193,17 +228,20 @@ impl Run {
             Base::Bool(flag) => Value::Bool(*flag),
             Base::Int(number) => Value::Int(*number),
             Base::Float(number) => Value::Float(*number),
-            Base::Text(text) => Value::text(text),
-            Base::Variable(name) => {
-                let known = self.variables.iter().rev().find(|(known, _)| known == name);
-                known.map(|(_, value)| value.clone()).unwrap_or(Value::Nil)
+            Base::Text(text) => {
+                self.budget.spend_bytes(text.len())?;
+                Value::text(text)
             }
+            Base::Variable(name) => self.variable(name)?.map_or(Value::Nil, |(_, value)| value.clone()),
             Base::Function(function) => self.call(*function, &[], None, dot)?,
             Base::Pipeline(inner) => self.pipeline(inner, dot)?,
         };
         operand.fields.iter().try_fold(base, |value, field| match field.as_str() {
-            "ToTypeScriptType" => Function::ToTypeScriptType.call(&[value]),
-            field => value.field(field),
+            "ToTypeScriptType" => self.apply(Function::ToTypeScriptType, &[value]),
+            field => {
+                self.budget.spend_bytes(field.len())?;
+                value.field(field)
+            }
         })
     }
 }

@@ -89,6 +89,25 @@ impl Value {
         }
     }
 
+    /// The bytes of a text; none of anything else.
+    pub fn text_len(&self) -> usize {
+        match self {
+            Value::Text(text) => text.len(),
+            _ => 0,
+        }
+    }
+
+    /// The bytes of the value with all that is in it, about.
+    pub fn size(&self) -> usize {
+        let inner: usize = match self {
+            Value::List(..) => self.items().iter().map(Value::size).sum(),
+            Value::Map(fields) => fields.values.iter().map(|(key, value)| key.len() + value.size()).sum(),
+            Value::Text(text) => text.len(),
+            Value::Nil | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
+        };
+        size_of::<Value>() + inner
+    }
+
     /// What `if` makes of it.
     pub fn is_true(&self) -> bool {
         match self {
@@ -114,21 +133,19 @@ impl Value {
         }
     }
 
-    /// Keys and values as `range` visits them: a list in its order, an object by its keys.
-    pub fn pairs(&self) -> Result<Vec<(Value, Value)>, TemplateError> {
-        match self {
-            Value::Nil => Ok(Vec::new()),
-            Value::List(..) => Ok(self
-                .items()
-                .iter()
-                .enumerate()
-                .map(|(i, item)| (Value::Int(i as i64), item.clone()))
-                .collect()),
-            Value::Map(fields) => {
-                Ok(fields.values.iter().map(|(key, value)| (Value::text(key), value.clone())).collect())
+    /// Keys and values as `range` visits them, one after the other: a list in its order, an object by its keys.
+    pub fn pairs(&self) -> Result<Box<dyn Iterator<Item = (Value, Value)> + '_>, TemplateError> {
+        Ok(match self {
+            Value::Nil => Box::new(std::iter::empty()),
+            Value::List(..) => {
+                let items = self.items().iter().enumerate();
+                Box::new(items.map(|(i, item)| (Value::Int(i as i64), item.clone())))
             }
-            _ => Err(TemplateError::Failed(format!("range can't iterate over {}", self.kind()))),
-        }
+            Value::Map(fields) => {
+                Box::new(fields.values.iter().map(|(key, value)| (Value::text(key), value.clone())))
+            }
+            _ => return Err(TemplateError::Failed(format!("range can't iterate over {}", self.kind()))),
+        })
     }
 
     /// The element at `index`, by position or key.

@@ -7,7 +7,8 @@ pub mod fake;
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use weirgate_models::{GgufValue, GgufWriter};
@@ -68,6 +69,29 @@ pub fn lines(
     Ok(lines)
 }
 
+/// A small file system, where this user may mount one.
+pub struct SmallDisk(pub PathBuf);
+
+impl SmallDisk {
+    /// `None`, and a line that says so, where it cannot be mounted.
+    pub fn mount(at: PathBuf, bytes: u64) -> Option<Self> {
+        fs::create_dir_all(&at).unwrap();
+        let size = format!("size={bytes}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&at).status();
+        let disk = mounted.is_ok_and(|status| status.success()).then_some(Self(at));
+        if disk.is_none() {
+            println!("skipped: mounting needs root");
+        }
+        disk
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// The names of all files in the store's `blobs`, sorted.
 pub fn blob_files(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder.join("blobs")).unwrap();
@@ -102,7 +126,7 @@ pub fn check_integrity(folder: &Path) {
     }
 }
 
-pub fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -167,7 +167,7 @@ def memory_and_start(threads: int, rounds: int) -> dict[str, float]:
 
 
 def decode(cores: str, threads: int, rounds: int) -> dict[str, float]:
-    """Bytes per second that one stream's weights are read with, and the most that many streams of loads reach."""
+    """Bytes per second that one stream's weights are read with, and the most that loads reach."""
     pin, model = Pin(cores, threads), describe(SHAPES[0], "Q4_K_M", QUANTIZED)
     shares, rates, best = [], [], []
     for _ in range(rounds):

@@ -15,7 +15,7 @@ from ceilings import measure
 from models import SHAPES, Model, models
 from paths import RESULT, RUNS
 from report import report
-from sides import SLOTS, Pin, one_stream, our_engine, our_server, peer_engine, peer_server
+from sides import REQUESTS, SLOTS, Pin, one_stream, our_engine, our_server, peer_engine, peer_server
 
 VOCABULARY = {shape.name: shape.first_special for shape in SHAPES}
 
@@ -51,7 +51,7 @@ def main():
     rounds: dict[str, list] = {model.name: [] for model in chosen}
     for number in range(1 if arguments.quick else arguments.rounds):
         for model in chosen:
-            requests = (2 if arguments.quick else 3) * SLOTS
+            requests = 2 * SLOTS if arguments.quick else REQUESTS
             figures = one_round(pin, model, requests, ours_first=number % 2 == 1)
             rounds[model.name].append(figures)
             print(f"round {number + 1}, {model.name}: {json.dumps(figures)}", file=sys.stderr, flush=True)

@@ -35,7 +35,7 @@ def measure(pin: Pin) -> Ceilings:
         *("cargo", "bench", "--quiet", "-p", "weirgate-kernels", "--profile", "release", "--bench", "cpu"),
         *("--", pin.threads, "only the ceilings"),
     )
-    bandwidth = re.search(r"memory, read in many streams: ([\d.]+) GB/s", text)
+    bandwidth = re.search(r"memory, read: ([\d.]+) GB/s", text)
     int8 = re.search(r"int8 dot products from registers: ([\d.]+) GOP/s", text)
     if not bandwidth or not int8:
         raise RuntimeError(f"no ceilings in: {text}")

@@ -7,7 +7,7 @@ from build import OPTIONS, PACKAGE, VERSION
 from ceilings import Ceilings
 from models import Model
 from paths import PEER_BIN, ROOT
-from sides import BATCHES, CONTEXT, OUTPUT, PROMPT, SLOT, SLOTS, TURN_OUTPUT, TURNS, Pin
+from sides import BATCHES, CONTEXT, OUTPUT, PROMPT, REQUESTS, SLOT, SLOTS, TURN_OUTPUT, TURNS, Pin
 
 # Row, what it is called, and whether more is better.
 ROWS = (
@@ -67,8 +67,8 @@ start.
 - decode: `llama-batched-bench -npp {CONTEXT} -ntg {OUTPUT}`, `weirgate-benchmark engine -s {CONTEXT} -d {OUTPUT + 1}`
 - one stream: the same with {TURN_OUTPUT} tokens, in {TURNS} turns a round; the turn whose ratio is the median counts
 - server: `llama-server -np {SLOTS} -cb -c {SLOTS * SLOT}` and `weirgate`, both driven by `weirgate-benchmark load` with
-  {SLOTS} clients, {CONTEXT} random token ids in, {OUTPUT} tokens out, streamed
-- ceilings (`kernels/benches/cpu.rs`) at the start and the end: memory read in many streams {memory} GB/s, int8 dot
+  {SLOTS} clients, {REQUESTS} requests of {CONTEXT} random token ids in and {OUTPUT} tokens out, streamed
+- ceilings (`kernels/benches/cpu.rs`) at the start and the end: memory read {memory} GB/s, int8 dot
   products from registers {int8} GOP/s. "Of the ceiling" is Weirgate's median against the best of them: int8 for
   prompts, memory for one stream (all weights once a token), the lower of both for a batch.
 """

@@ -23,6 +23,8 @@ BATCHES = (8,)
 # One stream is measured in turns so short that both sides find the same memory, shared with others' machines.
 TURNS, TURN_OUTPUT = 5, 32
 SLOTS = 16
+# Of a run against a server.
+REQUESTS = 3 * SLOTS
 # Tokens that one slot of the peer's server has room for.
 SLOT = 256
 PATIENCE = 1200

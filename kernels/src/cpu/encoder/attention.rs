@@ -32,6 +32,12 @@ pub(crate) struct EncoderScratch {
 }
 
 impl EncoderScratch {
+    /// Another one with the same room.
+    pub(crate) fn alike(&self) -> Result<Self, KernelError> {
+        let like = |memory: &Memory<f32>| Memory::zeroed("attention scratch", memory.len());
+        Ok(Self { keys: like(&self.keys)?, values: like(&self.values)?, scores: like(&self.scores)? })
+    }
+
     /// Makes room for what `limits` allow.
     pub(crate) fn fit(&mut self, limits: &PackedLimits) -> Result<(), KernelError> {
         let panels = limits.seq_len.div_ceil(LANES);
@@ -77,6 +83,7 @@ pub(super) fn attend(
     check_room(OP, "elements of qkv", product(&[tokens, 3, heads, head_dim]), qkv.len())?;
     check_room(OP, "elements of out", product(&[tokens, heads, head_dim]), out.len())?;
     check_room(OP, "head_dim", head_dim, limits.head_dim)?;
+    check_room(OP, "threads", pool.threads(), scratch.len())?;
     if heads == 0 || head_dim == 0 {
         return Err(shape_error(OP, "heads or head_dim", 0, 1));
     }

@@ -20,8 +20,8 @@ use super::layout::{
 use super::{Activations, Format, with_format};
 use crate::{BlockType, KernelError};
 
-/// Panels that few rows are multiplied with in turn: so many streams of memory are read at once.
-const STREAMS: usize = 4;
+/// With few rows, chunks are fetched so many before their turn.
+const AHEAD: usize = 2;
 /// Most rows whose products are taken straight from memory, without unpacking: one tile, where there are registers.
 const FEW_ROWS: usize = 8;
 /// Most rows in a tile where there are registers for two panels, where there are few, and where there are few but rows
@@ -116,11 +116,11 @@ impl<T: Format> Part<'_, T> {
         CHUNK.min(self.band.cols - col) / UNIT
     }
 
-    /// Fetches what is needed after the chunks of `P` panels at `(panel, col)`, a part in each of `calls` calls.
+    /// Fetches the chunks of `P` panels at `(panel, col)`, a part in each of `calls` calls.
     #[inline(always)]
-    fn fetch<const P: usize>(&self, next: (usize, usize), calls: usize) -> Fetch<P> {
+    fn fetch<const P: usize>(&self, (panel, col): (usize, usize), calls: usize) -> Fetch<P> {
         let panel_len = panel_len::<T>(self.band.cols);
-        let offset = next.0 * panel_len + next.1 / CHUNK * chunk_len::<T>(UNITS);
+        let offset = panel * panel_len + col / CHUNK * chunk_len::<T>(UNITS);
         let lines = chunk_len::<T>(UNITS).div_ceil(64);
         let at = self.band.panels.as_ptr().wrapping_add(offset);
         Fetch { at, stride: panel_len, lines, step: lines.div_ceil(calls.max(1)) }
@@ -131,21 +131,17 @@ impl<T: Format> Part<'_, T> {
         Turn { first: col == 0, last: col + CHUNK >= self.band.cols }
     }
 
-    /// One tile of few rows: bound by memory. A few panels at a time, chunk by chunk; each fetches its next chunk
-    /// meanwhile.
+    /// One tile of few rows: bound by memory, which is read in one stream, as it lies.
     #[inline(always)]
     fn few<D: Dot, const R: usize>(&self, d: D) {
-        for first in self.panels.clone().step_by(STREAMS) {
+        for panel in self.panels.clone() {
             for col in (0..self.band.cols).step_by(CHUNK) {
                 let (x, units) = (self.x.chunk::<R>(0, col), self.units(col));
-                let last = self.turn(col).last;
-                for panel in first..self.panels.end.min(first + STREAMS) {
-                    let next = if last { (panel + STREAMS, 0) } else { (panel, col + CHUNK) };
-                    let sums =
-                        dot_chunk::<D, T, R>(d, self.chunk(panel, col), &x, units, self.fetch(next, units));
-                    // SAFETY: the rows exist; the panel is this part's alone.
-                    unsafe { self.output.add_tile(d.float(), (0, panel, 1), sums, self.turn(col)) };
-                }
+                // A panel follows on the one before it.
+                let fetch = self.fetch((panel, col + AHEAD * CHUNK), units);
+                let sums = dot_chunk::<D, T, R>(d, self.chunk(panel, col), &x, units, fetch);
+                // SAFETY: the rows exist; the panel is this part's alone.
+                unsafe { self.output.add_tile(d.float(), (0, panel, 1), sums, self.turn(col)) };
             }
         }
     }

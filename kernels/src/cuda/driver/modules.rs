@@ -47,6 +47,14 @@ pub struct CompileSettings {
     pub own_gemm: bool,
 }
 
+impl CompileSettings {
+    /// The usual ones, and our own products where `CUDA_GEMM` is `own`: for what has no other settings.
+    #[must_use]
+    pub fn of_environment() -> Self {
+        Self { own_gemm: std::env::var("CUDA_GEMM").is_ok_and(|whose| whose == "own"), ..Self::default() }
+    }
+}
+
 /// All modules, loaded into a context; unloaded when dropped.
 pub(super) struct Modules {
     /// By [`Kernel`]'s number, found when first used: the driver loads a kernel's code then.

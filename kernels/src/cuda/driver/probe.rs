@@ -1,9 +1,12 @@
 //! Which GPUs there are, and which one to use. Nothing is allocated here.
 
+use cudarc::driver::CudaContext;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 
 use super::error::{DeviceError, Version};
+use super::memory::free_and_total;
+use crate::cuda::gpu::MemoryInfo;
 
 /// The oldest chip the kernels run on (Ampere).
 const LEAST: (u32, u32) = (8, 0);
@@ -41,6 +44,19 @@ pub struct CudaDevice {
     pub memory: usize,
     /// The newest CUDA that the driver supports.
     pub driver: Version,
+}
+
+impl CudaDevice {
+    /// What the device has free now, of all that it has, whoever took the rest.
+    ///
+    /// # Errors
+    /// When the driver does not answer.
+    pub fn memory_info(&self) -> Result<MemoryInfo, DeviceError> {
+        let context = CudaContext::new(self.ordinal).map_err(call("cuDevicePrimaryCtxRetain"))?;
+        context.bind_to_thread().map_err(call("cuCtxSetCurrent"))?;
+        let (free, total) = free_and_total().map_err(call("cuMemGetInfo"))?;
+        Ok(MemoryInfo { free, total })
+    }
 }
 
 impl Device {

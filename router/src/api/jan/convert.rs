@@ -173,22 +173,6 @@ impl Seen<'_> {
     }
 
     fn head(&self) -> ModelHead {
-        ModelHead {
-            id: self.id.clone(),
-            object: "model",
-            created: self.created,
-            owned_by: self.owned_by.clone(),
-            max_model_len: self.max_model_len(),
-            parent: self.parent.clone(),
-            name: self.text("name").unwrap_or_else(|| self.id.clone()),
-            description: self.text("description").unwrap_or_default(),
-            source_url: self.source(),
-            metadata: self.metadata(),
-        }
-    }
-
-    /// For a list.
-    pub fn listed(self) -> ModelInfo {
         let format = self.text("format").unwrap_or_else(|| match self.card.format.as_str() {
             "gguf" => "ggufv3".to_owned(),
             other => other.to_owned(),
@@ -200,15 +184,32 @@ impl Seen<'_> {
         // Names alone: paths of this machine are nobody's business.
         let names =
             assets.into_iter().flatten().filter_map(Value::as_str).filter_map(|path| path.rsplit('/').next());
-        ModelInfo {
-            head: self.head(),
+        ModelHead {
+            id: self.id.clone(),
+            object: "model",
+            created: self.created,
+            owned_by: self.owned_by.clone(),
+            max_model_len: self.max_model_len(),
+            root: self.parent.clone().unwrap_or_else(|| self.id.clone()),
+            parent: self.parent.clone(),
             kind: "model",
             version: version.unwrap_or_else(|| "1".to_owned()),
-            state: self.state.listed(),
+            name: self.text("name").unwrap_or_else(|| self.id.clone()),
+            description: self.text("description").unwrap_or_default(),
             format,
+            source_url: self.source(),
+            metadata: self.metadata(),
+            assets: names.map(str::to_owned).collect(),
+        }
+    }
+
+    /// For a list.
+    pub fn listed(self) -> ModelInfo {
+        ModelInfo {
+            head: self.head(),
+            state: self.state.listed(),
             settings: self.texts(&SETTINGS),
             parameters: self.texts(&PARAMETERS),
-            assets: names.map(str::to_owned).collect(),
         }
     }
 
@@ -223,11 +224,13 @@ impl Seen<'_> {
         }
         let joins = self.setting("cont_batching").and_then(|value| value.as_bool());
         engine.insert("cont_batching".to_owned(), json!(joins.unwrap_or(true)));
+        let owned = |(key, value): (&String, &Value)| (key.clone(), value.clone());
         let pieces = PIECES.iter().filter_map(|key| Some(((*key).to_owned(), self.setting(key)?)));
         engine.extend(pieces.filter(|(_, text)| text.is_string()));
         ModelDetails {
             head: self.head(),
             state: self.state.single(),
+            settings: SETTINGS.iter().filter_map(|key| engine.get_key_value(*key)).map(owned).collect(),
             engine_parameters: engine,
             parameters: model.clone(),
             model_parameters: model,

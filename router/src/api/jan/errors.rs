@@ -11,6 +11,7 @@ use crate::api::docs::Responses;
 use crate::api::docs::schemas::ErrorAnswer;
 use crate::api::openai::Refusal;
 use crate::api::store_errors;
+use crate::management::ManagementError;
 use crate::residency::AcquireError;
 use crate::service::ServiceError;
 
@@ -30,6 +31,19 @@ pub(super) fn of_load(error: AcquireError, id: &str) -> Refusal {
         AcquireError::NotFound => not_found(id),
         AcquireError::Busy => ServiceError::Overloaded.into(),
         error => Refusal::Model { status: StatusCode::SERVICE_UNAVAILABLE, message: error.to_string() },
+    }
+}
+
+/// Of work on the adapter `id`.
+pub(super) fn of_management(error: ManagementError, id: &str) -> Refusal {
+    match error {
+        ManagementError::Absent(_) => not_found(id),
+        ManagementError::Taken(message) => Refusal::Model { status: StatusCode::CONFLICT, message },
+        error => {
+            tracing::error!(%error, "the adapter {id:?} could not be deleted");
+            let message = "the server's state cannot be read or written; its log says why".to_owned();
+            Refusal::Model { status: StatusCode::SERVICE_UNAVAILABLE, message }
+        }
     }
 }
 

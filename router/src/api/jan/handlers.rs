@@ -11,12 +11,13 @@ use tokio::sync::oneshot;
 use weirgate_store::{Location, ModelName, Progress, Store, StoreError, Transfer};
 
 use super::convert::{self, Seen, seconds};
-use super::errors::{NotFetched, NotSwitched, deployed, not_found, of_load, of_store, stays};
+use super::errors::{NotFetched, NotSwitched, deployed, not_found, of_load, of_management, of_store, stays};
 use super::types::{Deleted, ListQuery, ModelDetails, ModelList, Notice, Switched};
 use crate::api::docs::schemas::ErrorAnswer;
 use crate::api::openai::Refusal;
 use crate::api::{Administrator, AppState};
 use crate::background;
+use crate::management::ManagementError;
 use crate::residency::{Card, Model};
 
 const NO_STORE: &str =
@@ -73,7 +74,7 @@ pub(super) async fn one(State(state): State<AppState>, Path(id): Path<String>) -
     }
 }
 
-/// Removes a model. Requests that it answers are answered to their end.
+/// Removes a model, or an adapter that was trained here. Requests that it answers are answered to their end.
 #[utoipa::path(
     delete,
     path = "/v1/models/{*id}",
@@ -95,6 +96,10 @@ async fn deleted(state: &AppState, id: String) -> Result<Deleted, Refusal> {
     if state.is_own_name(&id) {
         return Err(stays(&id));
     }
+    let was = |id: String| Ok(Deleted { id, object: "model", deleted: true });
+    if delete_adapter(state, &id).await? {
+        return was(id);
+    }
     if state.models.is_deployed(&id) {
         return Err(deployed(&id));
     }
@@ -107,7 +112,19 @@ async fn deleted(state: &AppState, id: String) -> Result<Deleted, Refusal> {
     };
     let done = tokio::task::spawn_blocking(work).await.map_err(|_| broke_off())?;
     done.map_err(|error| of_store(&error, &id))?;
-    Ok(Deleted { id, object: "model", deleted: true })
+    was(id)
+}
+
+/// Deletes the trained adapter of this name; whether there was one.
+async fn delete_adapter(state: &AppState, name: &str) -> Result<bool, Refusal> {
+    let Some(management) = state.management.clone() else { return Ok(false) };
+    let asked = name.to_owned();
+    let work = move || management.delete_adapter(&asked);
+    match tokio::task::spawn_blocking(work).await.map_err(|_| broke_off())? {
+        Ok(_) => Ok(true),
+        Err(ManagementError::Absent(_)) => Ok(false),
+        Err(error) => Err(of_management(error, name)),
+    }
 }
 
 /// Starts (`…/start`) or stops (`…/stop`) a model: once started, it stays loaded until it is stopped.

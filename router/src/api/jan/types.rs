@@ -30,15 +30,24 @@ pub(crate) struct ModelHead {
     pub owned_by: String,
     /// Prompt and answer together, in tokens; 0: known once it is loaded.
     pub max_model_len: usize,
+    /// The model whose weights it has: its own name, or that of an adapter's model.
+    pub root: String,
     /// The model that an adapter belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     pub parent: Option<String>,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub version: String,
     pub name: String,
     pub description: String,
+    #[schema(example = "ggufv3")]
+    pub format: String,
     pub source_url: String,
     #[schema(value_type = Object)]
     pub metadata: Map<String, Value>,
+    /// Its files; `.`: those of its folder.
+    pub assets: Vec<String>,
 }
 
 /// A model in a list. Settings and parameters are texts there.
@@ -46,19 +55,12 @@ pub(crate) struct ModelHead {
 pub(crate) struct ModelInfo {
     #[serde(flatten)]
     pub head: ModelHead,
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    pub version: String,
     /// `downloading`, `starting`, `ready` or `stopping`; left out at rest.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, example = "ready")]
     pub state: Option<&'static str>,
-    #[schema(example = "ggufv3")]
-    pub format: String,
     pub settings: BTreeMap<&'static str, String>,
     pub parameters: BTreeMap<&'static str, String>,
-    /// Its files.
-    pub assets: Vec<String>,
 }
 
 /// A model by itself. Its numbers lie in the ranges of Jan's contract; `metadata` has those that do not.
@@ -69,6 +71,9 @@ pub(crate) struct ModelDetails {
     /// `not_downloaded`, `downloaded`, `running` or `stopped`.
     #[schema(example = "running")]
     pub state: &'static str,
+    /// Of `engine_parameters` those that a list has, too.
+    #[schema(value_type = Object)]
+    pub settings: Map<String, Value>,
     /// What it is loaded with.
     #[schema(value_type = Object)]
     pub engine_parameters: Map<String, Value>,

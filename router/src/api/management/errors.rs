@@ -7,7 +7,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoResponses;
 use utoipa::openapi::{RefOr, Response as Described};
-use weirgate_jobs::{DatasetError, LineError};
+use weirgate_jobs::DatasetError;
+use weirgate_text::LineError;
 
 use super::types::{Detail, Problem, ProblemKind, Problems, Where};
 use crate::api::docs::Responses;

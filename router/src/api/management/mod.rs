@@ -37,7 +37,7 @@ const OWN: [&str; 8] =
 /// This dialect's routes.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     let all = [
-        routes!(models::list),
+        routes!(models::list, models::delete),
         routes!(models::add),
         routes!(deploy::get, deploy::post),
         routes!(deploy::status),

@@ -32,6 +32,14 @@ pub(crate) struct AddModel {
     pub model_id: Option<String>,
 }
 
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DeleteModel {
+    /// The adapter's name.
+    #[param(required = true, value_type = String, example = "support")]
+    pub model_id: Option<String>,
+}
+
 /// A job as every route shows it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = Job)]

@@ -62,18 +62,18 @@ async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Ref
     let asked = convert::asked(&body.common, &lease)?;
     shape.logprobs = asked.logprobs;
     let render_only = body.common.debug_render_only.unwrap_or(false);
-    let (prompt, asked, calls) = lower(body, &lease, asked).await?;
+    let (prompt, asked, calls) = lower(body, &lease, asked)?;
     if render_only {
         return models::rendered(&lease, &shape.model, prompt)
             .await
             .map(|rendered| Json(rendered).into_response());
     }
     let request = convert::request(prompt, asked, &lease, state.tenant);
-    stream::answer(lease, request, shape, calls, streams).await
+    Ok(stream::answer(state.models.queue(), lease, request, shape, calls, streams).await)
 }
 
 /// The prompt, what is asked of its continuation, and how calls in it are read.
-async fn lower(
+fn lower(
     body: ChatRequest,
     model: &Model,
     mut asked: Asked,
@@ -90,21 +90,6 @@ async fn lower(
     asked.parameters.constraint = convert::constraint(form, calls.as_ref()).map_err(ServiceError::from)?;
     let mut list = messages::for_template(body.messages.unwrap_or_default())?;
     list.splice(0..0, own_messages(model, &list));
-    if let Some(template) = &model.card.layers.template {
-        let conversation = weirgate_store::Conversation {
-            messages: list.into_iter().map(Value::Object).collect(),
-            tools: body.tools.unwrap_or_default(),
-            fill: None,
-            think: body.common.think,
-        };
-        let text = models::render(template.clone(), conversation).await?;
-        return Ok((Prompt::Text(text), asked, calls));
-    }
-    if model.service.template.text().is_empty() {
-        let texts = list.iter().filter_map(|message| message.get("content")?.as_str());
-        let text = texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n");
-        return Ok((Prompt::Text(text), asked, calls));
-    }
     let variables = std::mem::take(&mut asked.think);
     let begun = list.last().is_some_and(|last| last.get("role") == Some(&json!("assistant")));
     let continue_final_message = begun && calls.is_none();
@@ -113,7 +98,7 @@ async fn lower(
     if let Some(wanted) = wanted {
         wanted.tell(&mut conversation, forms);
     }
-    Ok((Prompt::Chat(conversation), asked, calls))
+    Ok((convert::prompt(None, conversation, model), asked, calls))
 }
 
 /// The messages that the model itself begins with: its system text, unless the request brings one, and its history.

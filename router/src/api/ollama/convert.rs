@@ -1,5 +1,7 @@
 //! What generate and chat lower in the same way.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use weirgate_grammar::GrammarSpec;
 
@@ -7,7 +9,10 @@ use super::errors::Refusal;
 use super::options::Options;
 use super::types::Common;
 use crate::residency::{Lease, Model};
-use crate::service::{Constraint, Field, Parameters, Prompt, Request, Tenant, TextOptions, ValidationError};
+use crate::service::{
+    ChatTemplate, Constraint, Conversation, Field, Parameters, Prompt, Request, Tenant, TextOptions,
+    ValidationError,
+};
 use crate::tools::{Calls, Reasoning};
 
 const MAX_TOP_LOGPROBS: u32 = 20;
@@ -97,6 +102,22 @@ pub(super) fn constraint(
         (Some(form), Some(calls)) => form.or_calls(calls.clone()).map(Some),
         (None, Some(calls)) => Ok(Some(Constraint::calls(calls.clone()))),
         (form, None) => Ok(form),
+    }
+}
+
+/// A conversation for `template`, a Go template of the request's own, or else the model's. Of a model without any there is
+/// nothing but the texts.
+pub(super) fn prompt(
+    template: Option<Arc<ChatTemplate>>,
+    conversation: Conversation,
+    model: &Model,
+) -> Prompt {
+    match template {
+        Some(template) => Prompt::Templated(template, conversation),
+        None if model.service.template.is_missing() => {
+            Prompt::Templated(Arc::new(ChatTemplate::texts()), conversation)
+        }
+        None => Prompt::Chat(conversation),
     }
 }
 

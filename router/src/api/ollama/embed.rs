@@ -74,7 +74,8 @@ async fn several(state: &AppState, body: EmbedRequest) -> Result<EmbedResponse, 
         dimensions,
         ..service::EmbedRequest::new("input", texts.into_iter().map(TextInput::Text).collect())
     };
-    let Embedded { vectors, tokens } = lease.service.embed(request).await.map_err(refusal)?;
+    let embedded = lease.service.embed(request, Some(state.models.queue())).await;
+    let Embedded { vectors, tokens } = embedded.map_err(refusal)?;
     let figures = EmbedFigures {
         total_duration: nanoseconds(started.elapsed()),
         load_duration: nanoseconds(load),
@@ -96,7 +97,8 @@ async fn one(state: &AppState, body: EmbeddingsRequest) -> Result<EmbeddingsResp
         normalize: false,
         ..service::EmbedRequest::new("prompt", vec![TextInput::Text(text)])
     };
-    let mut vectors = lease.service.embed(request).await.map_err(refusal)?.vectors;
+    let embedded = lease.service.embed(request, Some(state.models.queue())).await;
+    let mut vectors = embedded.map_err(refusal)?.vectors;
     Ok(EmbeddingsResponse { embedding: vectors.pop().unwrap_or_default() })
 }
 
@@ -136,7 +138,7 @@ async fn acquire(
     let keep = keep_alive(keep.as_ref())?;
     let options = Options::read(options.iter())?;
     let lease = models::acquire(state, name, keep).await?;
-    if !empty && let Err(error) = lease.service.engine.embedder() {
+    if !empty && let Err(error) = lease.service.engine.embeds() {
         lease.service.refuse(&error.into());
         return Err(Refusal::bad(format!("{name:?} does not support embeddings")));
     }

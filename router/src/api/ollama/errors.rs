@@ -32,6 +32,8 @@ pub(super) enum Refusal {
     /// A model that is there and cannot be loaded.
     Load(String),
     Store(StoreError),
+    /// A model that stays until its deployment ends.
+    Deployed(String),
     /// There is nowhere to write models to.
     NoStore,
 }
@@ -67,6 +69,9 @@ impl Refusal {
             Self::NoStore => {
                 "this server keeps no models of its own; start it with `--model-store`".to_owned()
             }
+            Self::Deployed(name) => {
+                format!("model '{name}' is deployed: it stays until its deployment is interrupted")
+            }
             Self::ModelNotFound(name) => format!("model '{name}' not found"),
         }
     }
@@ -85,6 +90,7 @@ impl Refusal {
             Self::ModelNotFound(_) | Self::Absent(_) => StatusCode::NOT_FOUND,
             Self::Store(error) => store_errors::status(error),
             Self::NoStore => StatusCode::FORBIDDEN,
+            Self::Deployed(_) => StatusCode::CONFLICT,
         }
     }
 
@@ -106,6 +112,7 @@ impl Refusal {
             | Self::Absent(_)
             | Self::Load(_)
             | Self::Store(_)
+            | Self::Deployed(_)
             | Self::NoStore => {}
         }
         self

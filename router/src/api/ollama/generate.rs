@@ -1,5 +1,6 @@
 //! `POST /api/generate`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -16,7 +17,7 @@ use super::{messages, models, names};
 use crate::api::extract::AnyType;
 use crate::api::{AppState, Caller};
 use crate::residency::{KeepAlive, Model};
-use crate::service::{Conversation, Prompt};
+use crate::service::{ChatTemplate, Conversation, Prompt};
 
 /// A text from a prompt.
 #[utoipa::path(
@@ -62,14 +63,14 @@ async fn answer(state: &AppState, mut body: GenerateRequest) -> Result<Response,
     shape.logprobs = asked.logprobs;
     shape.context = !body.raw.unwrap_or(false);
     asked.parameters.constraint = convert::format(body.format.as_ref())?;
-    let prompt = prompt(&mut body, &lease, &mut asked).await?;
+    let prompt = prompt(&mut body, &lease, &mut asked)?;
     if body.common.debug_render_only.unwrap_or(false) {
         return models::rendered(&lease, &shape.model, prompt)
             .await
             .map(|rendered| Json(rendered).into_response());
     }
     let request = convert::request(prompt, asked, &lease, state.tenant);
-    stream::answer(lease, request, shape, None, streams).await
+    Ok(stream::answer(state.models.queue(), lease, request, shape, None, streams).await)
 }
 
 fn is_empty(body: &GenerateRequest) -> bool {
@@ -77,7 +78,7 @@ fn is_empty(body: &GenerateRequest) -> bool {
 }
 
 /// The text to go on from, and through `asked` what precedes it.
-async fn prompt(body: &mut GenerateRequest, model: &Model, asked: &mut Asked) -> Result<Prompt, Refusal> {
+fn prompt(body: &mut GenerateRequest, model: &Model, asked: &mut Asked) -> Result<Prompt, Refusal> {
     messages::refuse_images(body.images.as_ref())?;
     let text = body.prompt.take().unwrap_or_default();
     let given = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
@@ -89,29 +90,33 @@ async fn prompt(body: &mut GenerateRequest, model: &Model, asked: &mut Asked) ->
         return Ok(Prompt::Text(text));
     }
     asked.context.preceding = context;
+    let template = body.template.take().filter(|text| !text.is_empty());
+    let template = template.map(|text| Arc::new(ChatTemplate::go(&text)));
     if let Some(suffix) = body.suffix.take().filter(|suffix| !suffix.is_empty()) {
-        if model.service.completion_template.is_none() {
-            return Err(Refusal::bad(format!("{:?} does not support insert", model.card.name)));
-        }
-        return Ok(Prompt::Infill { text, suffix });
+        return infill(text, suffix, template, model);
     }
     let system =
         body.system.take().or_else(|| model.card.layers.system.clone()).filter(|text| !text.is_empty());
-    let template =
-        body.template.take().filter(|text| !text.is_empty()).or_else(|| model.card.layers.template.clone());
-    if let Some(template) = template {
-        let messages =
-            conversation(system, text, Map::new()).messages.into_iter().map(Value::Object).collect();
-        let conversation =
-            weirgate_store::Conversation { messages, ..weirgate_store::Conversation::default() };
-        return models::render(template, conversation).await.map(Prompt::Text);
+    let conversation = conversation(system, text, std::mem::take(&mut asked.think));
+    Ok(convert::prompt(template, conversation, model))
+}
+
+/// # Errors
+/// When neither the request's template nor the model has a place for what follows.
+fn infill(
+    text: String,
+    suffix: String,
+    template: Option<Arc<ChatTemplate>>,
+    model: &Model,
+) -> Result<Prompt, Refusal> {
+    match template {
+        // One that cannot be read says so once it is rendered.
+        Some(template) if template.asks_for("Suffix") || template.broken().is_some() => {
+            Ok(Prompt::Templated(template, Conversation::infill(&text, &suffix)))
+        }
+        None if model.service.completion_template.is_some() => Ok(Prompt::Infill { text, suffix }),
+        _ => Err(Refusal::bad(format!("{:?} does not support insert", model.card.name))),
     }
-    if model.service.template.text().is_empty() {
-        // Without a template there is nothing but the texts themselves.
-        let paragraphs: Vec<String> = system.into_iter().chain([text]).collect();
-        return Ok(Prompt::Text(paragraphs.join("\n\n")));
-    }
-    Ok(Prompt::Chat(conversation(system, text, std::mem::take(&mut asked.think))))
 }
 
 fn conversation(system: Option<String>, prompt: String, variables: Map<String, Value>) -> Conversation {

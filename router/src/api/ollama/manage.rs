@@ -63,6 +63,9 @@ pub(super) async fn delete(Administrator(state): Administrator, body: AnyType<De
         let body = body.0?;
         let name = names::asked(body.model, body.name)?;
         names::not_pinned(&state, &name)?;
+        if state.models.is_deployed(&name) {
+            return Err(Refusal::Deployed(name));
+        }
         let asked = name.clone();
         let deleted = work::brief(&state, move |store, models| {
             // One whose manifest is damaged can go, too.

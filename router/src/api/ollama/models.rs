@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Local, TimeDelta, Utc};
 use serde_json::{Map, Value};
-use weirgate_store::{Conversation, ModelSettings, Show, Template};
+use weirgate_store::{ModelSettings, Show};
 
 use super::errors::Refusal;
 use super::names;
@@ -19,8 +19,9 @@ use super::types::{
 };
 use crate::api::extract::AnyType;
 use crate::api::{AppState, Caller};
+use crate::memory::Place;
 use crate::residency::{AcquireError, Card, KeepAlive, Layers, Lease, Model, tagged};
-use crate::service::{Prompt, ServiceError, ValidationError};
+use crate::service::{Prompt, ServiceError};
 
 /// What clients compare with the versions that brought the features they use.
 const VERSION: &str = concat!("0.12.11+weirgate.", env!("CARGO_PKG_VERSION"));
@@ -46,10 +47,7 @@ pub(super) async fn find(state: &AppState, name: &str) -> Result<Arc<Card>, Refu
 /// # Errors
 /// When the model makes vectors of texts and none of its own.
 pub(super) fn check_generates(model: &Model, name: &str, what: &str) -> Result<(), Refusal> {
-    let refuse = |error: ValidationError| {
-        model.service.refuse(&error.into());
-        Refusal::bad(format!("{name:?} does not support {what}"))
-    };
+    let refuse = |_| Refusal::bad(format!("{name:?} does not support {what}"));
     model.service.engine.generator().map(drop).map_err(refuse)
 }
 
@@ -64,9 +62,8 @@ fn refusal(error: AcquireError, name: &str) -> Refusal {
 /// What a prompt reads as.
 pub(super) async fn rendered(model: &Model, name: &str, prompt: Prompt) -> Result<Rendered, Refusal> {
     let text = match prompt {
-        Prompt::Chat(conversation) => model.service.tokenize_chat(conversation).await?.0,
-        Prompt::Text(text) | Prompt::Infill { text, .. } => text,
-        Prompt::Tokens(_) => String::new(),
+        Prompt::Text(text) => text,
+        prompt => model.service.tokenize_rendered(&prompt).await?.0,
     };
     Ok(Rendered {
         model: name.to_owned(),
@@ -102,10 +99,10 @@ fn listed(card: &Card) -> Listed {
 
 fn details(card: &Card) -> Details {
     Details {
-        parent_model: String::new(),
+        parent_model: card.parent.clone(),
         format: card.format.clone(),
         family: card.family.clone(),
-        families: vec![card.family.clone()],
+        families: card.families.clone(),
         parameter_size: card.parameter_size.clone(),
         quantization_level: card.quantization.clone(),
     }
@@ -122,19 +119,19 @@ fn details(card: &Card) -> Details {
 pub(super) async fn ps(State(state): State<AppState>) -> Json<Processes> {
     let now = Utc::now();
     let mut resident = state.models.resident();
-    resident.sort_by_key(|(.., left)| std::cmp::Reverse(left.unwrap_or(Duration::MAX)));
-    let running = |(card, context_length, left): (Arc<Card>, usize, Option<Duration>)| {
-        let name = tagged(&card.name);
+    resident.sort_by_key(|(_, left)| std::cmp::Reverse(left.unwrap_or(Duration::MAX)));
+    let running = |(model, left): (Model, Option<Duration>)| {
+        let (card, name) = (&model.card, tagged(&model.card.name));
         let left = left.and_then(|left| TimeDelta::from_std(left).ok()).unwrap_or(FOREVER);
         Running {
             model: name.clone(),
             name,
             size: card.bytes,
             digest: card.digest.clone(),
-            details: details(&card),
+            details: details(card),
             expires_at: local(now + left),
-            size_vram: 0,
-            context_length,
+            size_vram: if model.place == Place::Gpu { card.bytes } else { 0 },
+            context_length: model.settings.max_total_tokens,
         }
     };
     Json(Processes { models: resident.into_iter().map(running).collect() })
@@ -219,15 +216,4 @@ pub(super) async fn version() -> Json<Version> {
 /// With the offset of this machine's time zone, as Ollama writes the times of models.
 fn local(time: impl Into<DateTime<Local>>) -> String {
     time.into().to_rfc3339_opts(chrono::SecondsFormat::Nanos, false)
-}
-
-/// The prompt that a Go template makes of a conversation; it takes a while, so another thread makes it.
-///
-/// # Errors
-/// A template that does not render.
-pub(super) async fn render(template: String, conversation: Conversation) -> Result<String, Refusal> {
-    let render = move || Template::parse(&template)?.prompt(&conversation);
-    let rendered = tokio::task::spawn_blocking(render).await;
-    let lost = || Refusal::bad("the template could not be rendered".to_owned());
-    rendered.map_err(|_| lost())?.map_err(|error| Refusal::bad(error.to_string()))
 }

@@ -12,26 +12,28 @@ use serde_json::Value;
 
 use super::errors::Refusal;
 use super::reply::{Parts, Shape, Telling};
-use crate::residency::Lease;
+use crate::residency::{Lease, Queue};
 use crate::service::{Event, Generation, Request, ServiceError};
 use crate::tools::Calls;
 
-/// Answers a request by the model it leased, line by line or as one object.
-///
-/// # Errors
-/// A refusal, or what ended the generation before a status was sent.
+/// Answers a request by the model it leased, line by line or as one object. Where all of the model's places are taken, it
+/// waits for one. Errors are answered, too: they are booked where they come from.
 pub(super) async fn answer(
+    queue: &Queue,
     lease: Lease,
     request: Request,
     shape: Shape,
     calls: Option<Calls>,
     streams: bool,
-) -> Result<Response, Refusal> {
-    let account = lease.service.admit_one()?;
-    let generation = lease.service.generate(request, account).await?;
-    let telling = Telling::new(shape, &lease, calls, &generation);
-    let answer = Answer { telling, generation, _lease: lease };
-    if streams { answer.streamed().await } else { answer.whole().await }
+) -> Response {
+    let answered = async {
+        let account = lease.service.admit_in_turn(queue).await?;
+        let generation = lease.service.generate(request, account).await?;
+        let telling = Telling::new(shape, &lease, calls, &generation);
+        let answer = Answer { telling, generation, _lease: lease };
+        if streams { answer.streamed().await } else { answer.whole().await }
+    };
+    answered.await.unwrap_or_else(Refusal::into_response)
 }
 
 /// An answer under way. Dropping it cancels what is left, and gives the model back.

@@ -56,7 +56,7 @@ async fn answer(
         dimensions: body.dimensions,
         ..EmbedRequest::new(FIELD, texts(body.input))
     };
-    let embedded = state.service.embed(request).await?;
+    let embedded = state.service.embed(request, None).await?;
     let encode = |vector| match body.encoding_format {
         Some(EncodingFormat::Base64) => EmbeddingVector::Bytes(base64_of(vector)),
         Some(EncodingFormat::Float) | None => EmbeddingVector::Numbers(vector),

@@ -9,7 +9,7 @@ use crate::api::extract::Body;
 use crate::api::openai::ChatRequest;
 use crate::api::openai::chat::chat_request;
 use crate::api::tgi::{ApiError, SimpleToken, simple_tokens};
-use crate::service::{Prompt, ServiceError};
+use crate::service::ServiceError;
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ChatTokenizeResponse {
@@ -41,8 +41,7 @@ pub(super) async fn chat_tokenize(State(state): State<AppState>, body: Body<Chat
 
 async fn tokenize(state: &AppState, body: ChatRequest) -> Result<ChatTokenizeResponse, ServiceError> {
     let request = chat_request(body, state)?;
-    let Prompt::Chat(conversation) = request.prompt else { return Err(ServiceError::Incomplete) };
-    let (templated_text, placed) = state.service.tokenize_chat(conversation).await?;
+    let (templated_text, placed) = state.service.tokenize_rendered(&request.prompt).await?;
     let tokenize_response = simple_tokens(&placed, &templated_text);
     Ok(ChatTokenizeResponse { tokenize_response, templated_text })
 }

@@ -47,5 +47,5 @@ async fn answer(caller: Caller, body: EmbedRequest) -> Result<Vec<Vec<f32>>, Ref
         normalize: body.normalize.unwrap_or(true),
         ..service::EmbedRequest::new(FIELD, texts)
     };
-    Ok(state.service.embed(request).await?.vectors)
+    Ok(state.service.embed(request, None).await?.vectors)
 }

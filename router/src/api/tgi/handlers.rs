@@ -13,6 +13,7 @@ use crate::api::extract::Body;
 use crate::api::headers::compute_headers;
 use crate::api::{AppState, Caller, OLLAMA_GREETING, Settings};
 use crate::config::Profile;
+use crate::metrics::render_loading;
 
 /// How the document groups these routes.
 const TAG: &str = "Text Generation Inference";
@@ -268,6 +269,7 @@ pub(super) async fn metrics(State(state): State<AppState>) -> Response {
         Some((pinned, reading)) => pinned.render(&reading, &all.collect::<Vec<_>>()),
         None => String::new(),
     };
+    text += &render_loading(&state.models.loading());
     text.extend(state.management.iter().map(|management| management.metrics()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
