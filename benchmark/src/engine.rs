@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use weirgate_engine::{
-    Batch, CompileSettings, CudaOptions, Device, DeviceChoice, Executor, LoadOptions, RopeRule, Scheduler,
-    SchedulerConfig, StepResult, ValidRequest, load_cpu, load_cuda,
+    Batch, BurstRule, CompileSettings, CudaOptions, Device, DeviceChoice, Executor, LoadOptions, RopeRule,
+    Scheduler, SchedulerConfig, StepResult, ValidRequest, load_cpu, load_cuda,
 };
 use weirgate_models::{ModelFiles, QuantMix, Quantized, TensorSource, open_tensors, read_spec};
 use weirgate_types::{GenerateRequest, Logprobs, RequestId, SamplingParams, SeqUpdate, StopRules};
@@ -122,6 +122,7 @@ impl Model {
             rope: self.rope,
             speculate: 0,
             mixed_step_tokens: usize::MAX,
+            bursts: BurstRule::NONE,
         };
         let mut scheduler = Scheduler::new(config);
         let mut reports = Vec::new();

@@ -14,8 +14,8 @@ use crate::mask_pool::MaskPool;
 use crate::stats::Shared;
 use crate::validate::max_total_tokens;
 use crate::{
-    Batch, EngineHandle, Executor, ExecutorError, ExecutorLimits, Plan, RopeRule, Scheduler, SchedulerConfig,
-    StepResult,
+    Batch, BurstRule, EngineHandle, Executor, ExecutorError, ExecutorLimits, Plan, RopeRule, Scheduler,
+    SchedulerConfig, StepResult,
 };
 
 /// How long a step may be put off for masks that are not there yet: an eighth of the last forward pass, within these
@@ -37,6 +37,7 @@ pub struct EngineConfig {
     pub speculate: usize,
     /// Most tokens of a step that decodes, where few sequences are live (see [`crate::Scheduler`]).
     pub mixed_step_tokens: usize,
+    pub bursts: BurstRule,
     /// Fault injection: stop stepping after so many steps, as an engine that hangs would.
     pub stall_after_steps: Option<u64>,
     /// Fault injection: steps begin at least so far apart, as those of a slower device would.
@@ -55,6 +56,7 @@ impl Default for EngineConfig {
             rope: RopeRule::default(),
             speculate: 0,
             mixed_step_tokens: usize::MAX,
+            bursts: BurstRule::NONE,
             stall_after_steps: None,
             step_interval: Duration::ZERO,
             echo: false,
@@ -157,6 +159,7 @@ impl Engine {
             rope: config.rope,
             speculate: config.speculate,
             mixed_step_tokens: config.mixed_step_tokens,
+            bursts: config.bursts,
         });
         Self {
             executor,

@@ -45,7 +45,7 @@ pub use grammar::{Grammar, GrammarFault, GrammarSource};
 pub use handle::{EngineHandle, Ticket};
 pub use model_executor::{LoadOptions, kv_block_bytes, kv_type, load, load_cpu};
 pub use priority::lower_priority;
-pub use scheduler::{Plan, RopeRule, Scheduler, SchedulerConfig, SchedulerStats};
+pub use scheduler::{BurstRule, Plan, RopeRule, Scheduler, SchedulerConfig, SchedulerStats};
 pub use sharded::{load_cpu_sharded, load_sharded};
 pub use stats::EngineStats;
 pub use validate::ValidRequest;

@@ -137,6 +137,11 @@ impl Sequence {
         self.generated() > 0 && self.computed >= self.frontier
     }
 
+    /// A token is drawn for it in the next step that takes all there is of it.
+    pub fn draws_next(&self) -> bool {
+        self.work() == 1 || self.decodes()
+    }
+
     pub fn advance(&mut self, tokens: usize) {
         self.computed += tokens;
         self.frontier = self.frontier.max(self.computed);

@@ -7,14 +7,14 @@
 mod real;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
+use real::adapters::{load, random};
 use real::{Engine, Model, Results, Rng, Setup, greedy};
 use serde_json::Value;
 use weirgate_engine::{Batch, Decoder, DecoderConfig};
 use weirgate_kernels::DType;
 use weirgate_kernels::cpu::CpuBackend;
-use weirgate_models::{Adapter, LayerAdapter, LowRank, ModelFiles, ModelSpec, TensorView, to_gguf};
+use weirgate_models::{Adapter, ModelFiles, ModelSpec, to_gguf};
 use weirgate_testkit::{Definition, RandomCheckpoint};
 use weirgate_types::{AdapterId, GenerateRequest, RejectReason, RequestId, Selection};
 
@@ -164,35 +164,8 @@ fn a_batch_that_names_no_loaded_adapter_is_an_error_and_never_the_base() {
     assert!(error.contains("AdapterId(9)"), "{error}");
 }
 
-/// A random adapter of all projections, unlike every other seed's.
-fn random(spec: &ModelSpec, seed: u64) -> Adapter {
-    let mut rng = Rng(seed);
-    let rank = 1 + rng.below(20);
-    let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-    let mut part = |first: usize, rows: usize, cols: usize| {
-        let mut tensor = |rows: usize, cols: usize| {
-            let value = |rng: &mut Rng| (rng.below(2001) as f32 / 1000.0 - 1.0) / (cols as f32).sqrt();
-            let bytes: Vec<u8> = (0..rows * cols).flat_map(|_| value(&mut rng).to_le_bytes()).collect();
-            TensorView { dtype: weirgate_models::DType::F32, shape: vec![rows, cols], bytes: bytes.into() }
-        };
-        LowRank { first, scale: 1.5, a: tensor(rank, cols), b: tensor(rows, rank) }
-    };
-    let (hidden, width) = (spec.hidden_size, spec.intermediate_size);
-    let layers = (0..spec.layers.len()).map(|_| LayerAdapter {
-        qkv: vec![part(0, q, hidden), part(q, kv, hidden), part(q + kv, kv, hidden)],
-        output: vec![part(0, hidden, q)],
-        gate_up: vec![part(0, width, hidden), part(width, width, hidden)],
-        down: vec![part(0, hidden, width)],
-    });
-    Adapter { layers: layers.collect() }
-}
-
 const ADAPTERS: u64 = 16;
 const REQUESTS: u64 = 64;
-
-fn load(engine: &Engine, adapter: Adapter) -> AdapterId {
-    engine.handle.load_adapter(Arc::new(adapter)).recv().unwrap().unwrap()
-}
 
 /// 64 requests with few prompts among them, so that the cache of another adapter would be found if it could be.
 fn requests(vocab: usize, adapters: &[AdapterId]) -> Vec<GenerateRequest> {

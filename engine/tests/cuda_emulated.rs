@@ -2,6 +2,8 @@
 //! tokens are the CPU device's.
 #![allow(clippy::expect_used, clippy::panic)]
 
+#[path = "cuda/adapters.rs"]
+mod adapters;
 #[path = "cuda/kv.rs"]
 mod kv;
 #[path = "cuda/parity.rs"]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use support::{
     Rig, Rotary, cached_of, config, expected, expected_scores, finish_of, limits, request, tokens_of,
 };
-use weirgate_engine::{ExecutorLimits, Scheduler, SchedulerConfig, StepResult, ValidRequest};
+use weirgate_engine::{BurstRule, ExecutorLimits, Scheduler, SchedulerConfig, StepResult, ValidRequest};
 use weirgate_types::{
     Finish, GenerateRequest, RejectReason, RequestId, Selection, SeqOutput, SeqUpdate, StopRules,
 };
@@ -95,6 +95,80 @@ fn a_prompt_beside_many_decodes_does_not_starve() {
     rig.submit(request(7, &prompt(20, 7), 20));
     rig.step();
     assert_eq!(chunks(&rig)[7], (0, 4), "half as many tokens as decode");
+}
+
+/// Who decodes waits while the prompts are computed but for their last tokens; then all draw together.
+#[test]
+fn many_prompts_come_before_what_decodes_and_draw_together() {
+    let limits = ExecutorLimits { max_step_tokens: 16, ..limits(64, 4) };
+    let bursts = BurstRule { ratio: 1.5, patience: 4, max_steps: 8 };
+    let config = SchedulerConfig { mixed_step_tokens: 5, bursts, ..config(limits, Rotary::Fixed) };
+    let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+    for id in 0..2 {
+        rig.submit(request(id, &prompt(2, id as u32), 30));
+    }
+    rig.step();
+    assert_eq!(chunks(&rig), [(0, 2), (0, 2)], "nobody decodes: no burst");
+    for id in 2..4 {
+        rig.submit(request(id, &prompt(10, id as u32), 30));
+    }
+    rig.step();
+    assert_eq!(chunks(&rig), [(2, 1), (2, 1), (0, 3)], "two prompts for two that decode are few");
+    rig.submit(request(4, &prompt(10, 4), 30));
+    rig.step();
+    assert_eq!(chunks(&rig), [(3, 6), (0, 9), (0, 1)]);
+    rig.step();
+    assert_eq!(chunks(&rig), [(1, 8)]);
+    rig.step();
+    assert_eq!(chunks(&rig), [(3, 1), (3, 1), (9, 1), (9, 1), (9, 1)]);
+    // One more is few, but does not wait for ever.
+    rig.submit(request(5, &prompt(20, 5), 30));
+    for step in 0..3 {
+        rig.step();
+        assert_eq!(chunks(&rig).len(), 6, "step {step}");
+    }
+    rig.step();
+    assert_eq!(chunks(&rig), [(9, 10)], "one prompt, one step");
+    rig.step();
+    assert_eq!(chunks(&rig).len(), 6);
+    assert_eq!(chunks(&rig)[5], (19, 1));
+}
+
+#[test]
+fn nobody_more_urgent_waits_for_prompts() {
+    let limits = ExecutorLimits { max_step_tokens: 16, ..limits(64, 4) };
+    let bursts = BurstRule { ratio: 0.0, patience: 1, max_steps: 8 };
+    let config = SchedulerConfig { bursts, ..config(limits, Rotary::Fixed) };
+    let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+    rig.submit(GenerateRequest { priority: -1, ..request(0, &prompt(2, 0), 30) });
+    rig.step();
+    rig.step();
+    rig.submit(request(1, &prompt(40, 1), 30));
+    rig.step();
+    assert_eq!(chunks(&rig), [(3, 1), (0, 15)]);
+    rig.submit(GenerateRequest { priority: -1, ..request(2, &prompt(4, 2), 30) });
+    rig.step();
+    assert_eq!(chunks(&rig), [(0, 3), (15, 13)], "a prompt as urgent makes a burst");
+    rig.step();
+    assert_eq!(chunks(&rig)[..2], [(4, 1), (3, 1)]);
+}
+
+/// A prompt for which there are no blocks holds up nobody.
+#[test]
+fn a_burst_that_cannot_be_is_none() {
+    let limits = ExecutorLimits { max_step_tokens: 16, ..limits(4, 4) };
+    let bursts = BurstRule { ratio: 0.0, patience: 1, max_steps: 8 };
+    let config = SchedulerConfig { bursts, ..config(limits, Rotary::Fixed) };
+    let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+    rig.submit(request(0, &prompt(10, 0), 6));
+    rig.step();
+    rig.submit(request(1, &prompt(8, 1), 2));
+    for done in 10..15 {
+        rig.step();
+        assert_eq!(chunks(&rig), [(done, 1)]);
+    }
+    rig.step();
+    assert_eq!(chunks(&rig), [(0, 8)]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use support::{Rig, Rng, Rotary, config, expected, expected_scores, request};
-use weirgate_engine::{BlockPool, ExecutorLimits, Scheduler, SchedulerConfig};
+use weirgate_engine::{BlockPool, BurstRule, ExecutorLimits, Scheduler, SchedulerConfig};
 use weirgate_types::{
     AdapterId, Finish, GenerateRequest, Logprobs, Selection, SeqOutput, SeqUpdate, StopRules,
 };
@@ -59,6 +59,7 @@ struct Trace {
     weak_hash: bool,
     speculate: usize,
     mixed_step_tokens: usize,
+    bursts: BurstRule,
     arrivals: Vec<Arrival>,
 }
 
@@ -103,8 +104,16 @@ fn random_trace(seed: u64) -> Trace {
         .collect();
     let speculate = if rng.chance(60) { rng.range(1, 6) } else { 0 };
     let mixed_step_tokens = if rng.chance(50) { rng.range(1, 6) } else { usize::MAX };
+    let bursts = match rng.chance(50) {
+        true => BurstRule {
+            ratio: rng.range(0, 6) as f32 / 4.0,
+            patience: rng.range(0, 6),
+            max_steps: rng.range(1, 4),
+        },
+        false => BurstRule::NONE,
+    };
     let (prefix_cache, weak_hash) = (!rng.chance(25), rng.chance(10));
-    Trace { limits, rotary, prefix_cache, weak_hash, speculate, mixed_step_tokens, arrivals }
+    Trace { limits, rotary, prefix_cache, weak_hash, speculate, mixed_step_tokens, bursts, arrivals }
 }
 
 fn random_request(id: u64, roots: &[Vec<u32>], longest: usize, rng: &mut Rng) -> GenerateRequest {
@@ -156,6 +165,7 @@ impl<'a> Run<'a> {
             prefix_cache: trace.prefix_cache,
             speculate: trace.speculate,
             mixed_step_tokens: trace.mixed_step_tokens,
+            bursts: trace.bursts,
             ..config(trace.limits, trace.rotary)
         };
         let pool = match trace.weak_hash {
@@ -288,9 +298,16 @@ fn alone(trace: &Trace, request: &GenerateRequest) -> HashMap<(u64, u32), Seen> 
         cancel_index: None,
         mid_step: false,
     }];
-    let (rotary, prefix_cache, weak_hash, speculate) = (trace.rotary, false, false, 0);
-    let trace =
-        Trace { limits, rotary, prefix_cache, weak_hash, speculate, mixed_step_tokens: usize::MAX, arrivals };
+    let trace = Trace {
+        limits,
+        rotary: trace.rotary,
+        prefix_cache: false,
+        weak_hash: false,
+        speculate: 0,
+        mixed_step_tokens: usize::MAX,
+        bursts: BurstRule::NONE,
+        arrivals,
+    };
     Run::new(&trace).run().0
 }
 
@@ -350,7 +367,7 @@ fn check_waits(trace: &Trace, seen: &HashMap<(u64, u32), Seen>) -> (u64, u64) {
                     .any(|earlier| earlier.request.priority > request.priority);
                 urgent += if more_urgent { u64::from(request.n) } else { 0 };
             }
-            let bound = ahead * (1 + urgent);
+            let bound = ahead * (1 + urgent) * (1 + trace.bursts.max_steps as u64);
             let waited = seen[&(arrival.request.id.0, index)].waited;
             assert!(waited <= bound, "request {at}.{index} waited {waited} steps, the bound is {bound}");
             most = (most.0.max(waited), most.1.max((waited * 100).checked_div(bound).unwrap_or(0)));

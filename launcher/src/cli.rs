@@ -100,7 +100,7 @@ pub struct LowArgs {
     #[arg(long, env)]
     pub max_total_tokens: Option<usize>,
 
-    /// Smallest new batch relative to the running one. Without effect: every step mixes prompts and decoding.
+    /// So many waiting prompts for each sequence that decodes are computed before it goes on, on the CPU. Fewer are computed beside it.
     #[arg(long, env, default_value_t = 0.3)]
     pub waiting_served_ratio: f32,
 
@@ -112,7 +112,7 @@ pub struct LowArgs {
     #[arg(long, env)]
     pub max_batch_total_tokens: Option<usize>,
 
-    /// Decode steps before a prompt is let in. Without effect: every step mixes prompts and decoding.
+    /// Tokens that those that decode get at least before one waiting prompt is computed first, on the CPU; 0: prompts are always computed beside them.
     #[arg(long, env, default_value_t = 20)]
     pub max_waiting_tokens: usize,
 
@@ -436,8 +436,6 @@ pub struct QuantizeArgs {
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("dtype", "weights keep the type the checkpoint stores"),
     ("trust_remote_code", "code from a model repository is never run"),
-    ("waiting_served_ratio", "every step mixes prompts and decoding"),
-    ("max_waiting_tokens", "every step mixes prompts and decoding"),
     ("prometheus_port", "metrics are at /metrics on the main port"),
     ("shard_uds_path", "there are no Python shards"),
     ("master_addr", "there are no Python shards"),

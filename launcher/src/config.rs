@@ -287,6 +287,14 @@ fn engine_settings(
         let condition = "> 0 and <= 1";
         return Err(ArgumentError::OutOfRange { flag: "cuda_memory_fraction", condition, value });
     }
+    let ratio = args.waiting_served_ratio;
+    if !(ratio.is_finite() && ratio >= 0.0) {
+        return Err(ArgumentError::OutOfRange {
+            flag: "waiting_served_ratio",
+            condition: ">= 0",
+            value: f64::from(ratio),
+        });
+    }
     Ok(EngineSettings {
         device: args.device.0,
         cuda_memory_fraction: args.cuda_memory_fraction,
@@ -302,6 +310,8 @@ fn engine_settings(
         max_batch_prefill_tokens: args.max_batch_prefill_tokens,
         max_batch_total_tokens: args.max_batch_total_tokens,
         max_batch_size: args.max_batch_size,
+        waiting_served_ratio: ratio,
+        max_waiting_tokens: args.max_waiting_tokens,
         prefix_caching,
         speculate: args.speculate.unwrap_or(0),
         rope_scaling: rope_override(args.rope_scaling, args.rope_factor)?,

@@ -130,6 +130,7 @@ fn start(config: &RouterConfig, engine: LoadedEngine, sizing: &Sizing) -> Result
                 prefix_cache: config.engine.prefix_caching,
                 speculate: config.engine.speculate,
                 mixed_step_tokens: sizing.device.mixed_step_tokens(),
+                bursts: sizing.device.bursts(&config.engine),
                 rope,
                 stall_after_steps: config.fault_stall_after_steps,
                 step_interval: Duration::from_millis(config.fault_step_milliseconds),

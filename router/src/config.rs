@@ -193,6 +193,10 @@ pub struct EngineSettings {
     pub max_batch_total_tokens: Option<usize>,
     /// Sequences per step; `None`: chosen for the device.
     pub max_batch_size: Option<usize>,
+    /// Waiting prompts for each sequence that decodes which come before it.
+    pub waiting_served_ratio: f32,
+    /// So many steps that decode, and any waiting prompt comes first; 0: prompts are only computed beside them.
+    pub max_waiting_tokens: usize,
     pub prefix_caching: bool,
     /// Most tokens guessed ahead per sequence and step; 0 for none.
     pub speculate: usize,

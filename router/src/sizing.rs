@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use weirgate_engine::BurstRule;
+
 use crate::config::{EngineSettings, Limits};
 use crate::error::RouterError;
 
@@ -22,6 +24,8 @@ const STEP_TOKENS: usize = 256;
 /// Tokens of a step that decodes a few sequences on the CPU. There each token costs: of 24, sixteen streams of 128 tokens
 /// in and 64 out have an eighth more throughput, but gaps between tokens that are half as long again.
 const MIXED_STEP_TOKENS: usize = 12;
+/// Most steps of prompts alone for which those that decode wait: some 2,000 tokens.
+const BURST_STEPS: usize = 8;
 /// Default for sequences in one step.
 const MAX_SEQS: usize = 256;
 
@@ -62,6 +66,17 @@ impl DeviceKind {
         match self {
             Self::Cpu => MIXED_STEP_TOKENS,
             Self::Cuda => CUDA_MIXED_STEP_TOKENS,
+        }
+    }
+
+    /// When prompts come before what decodes. On a GPU they gain nothing by it: steps that mix them are large enough.
+    pub fn bursts(self, engine: &EngineSettings) -> BurstRule {
+        let patience = engine.max_waiting_tokens;
+        match self {
+            Self::Cpu if patience > 0 => {
+                BurstRule { ratio: engine.waiting_served_ratio, patience, max_steps: BURST_STEPS }
+            }
+            _ => BurstRule::NONE,
         }
     }
 }
@@ -203,6 +218,8 @@ mod tests {
             max_batch_prefill_tokens: None,
             max_batch_total_tokens: None,
             max_batch_size: None,
+            waiting_served_ratio: 0.3,
+            max_waiting_tokens: 20,
             prefix_caching: true,
             speculate: 0,
             rope_scaling: None,

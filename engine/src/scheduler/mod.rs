@@ -9,8 +9,8 @@
 //! admitted at its place in it. One token is set aside for every running sequence that decodes (decodes first); where
 //! those are few, what a grammar forced behind a drawn token comes along, up to [`FULL_STEP`] tokens in all. What
 //! is left of the token budget goes to the others in order, by chunks. A step that decodes takes no more than
-//! `mixed_step_tokens` in all, or [`mixed_tokens`] where that is more: whoever
-//! decodes waits for the whole step, so a burst of prompts would hold up every stream.
+//! `mixed_step_tokens` in all, or [`mixed_tokens`] where that is more: whoever decodes waits for the whole step. Where
+//! many prompts wait, they come first, in a [`burst`] of steps of their own.
 //!
 //! - **Admission** is strictly in order: while the head of the queue cannot be admitted, nobody is. It is admitted
 //!   when a place, a token and the blocks for its present tokens are there. Nothing is reserved for tokens to come.
@@ -36,17 +36,20 @@
 //! the tokens to be kept, and starts over with the others: from whatever of them is still cached, as after a preemption.
 //!
 //! # Progress, and a bound on waiting
-//! The first running sequence in the order is never preempted nor paused and computes at least one token in every
-//! step unless it waits for a mask: `max_seqs` is at most the token budget, and a request that needs more than the whole pool is refused. Among
+//! The first running sequence in the order is never preempted and computes at least one token in every
+//! step unless it waits for a mask or for a burst: `max_seqs` is at most the token budget, and a request that needs more
+//! than the whole pool is refused. Among
 //! equal priorities the running sequences are always ahead of the waiting ones, so the first running one is the oldest
 //! of all and stays so until it ends. Hence a sequence waits at most
 //!
 //! > Σ (prompt + max_new_tokens) over the sequences ahead of it
 //!
-//! steps, besides those for which one of these waits for a mask (twice that where a change of the rotary table makes a sequence be recomputed). Each later arrival of a
+//! steps, besides those for which one of these waits for a mask or for a burst, of which there are at most
+//! `BurstRule::max_steps` for each step that decodes (twice that where a change of the rotary table makes a sequence be recomputed). Each later arrival of a
 //! more urgent priority adds its own such term and may make the sequences behind it repeat theirs once.
 
 mod admit;
+mod burst;
 mod commit;
 mod draft;
 mod masks;
@@ -68,6 +71,9 @@ use crate::ledger::Ledger;
 use crate::sequence::{Request, SeqKey, SeqStatus, Sequence, Surprise};
 use crate::{ExecutorLimits, GrammarSource, ValidRequest};
 
+use burst::Bursts;
+
+pub use burst::BurstRule;
 pub use plan::Plan;
 
 /// How the rotary tables of the model depend on the sequence length.
@@ -106,6 +112,7 @@ pub struct SchedulerConfig {
     pub speculate: usize,
     /// Most tokens of a step that decodes, where few sequences are live.
     pub mixed_step_tokens: usize,
+    pub bursts: BurstRule,
 }
 
 /// The state of the queues and what has been counted since the start.
@@ -140,6 +147,7 @@ struct LiveRequest {
 pub struct Scheduler {
     max_step_tokens: usize,
     mixed_step_tokens: usize,
+    bursts: Bursts,
     max_seqs: usize,
     vocab: u32,
     prefix_cache: bool,
@@ -177,6 +185,7 @@ impl Scheduler {
         Self {
             max_step_tokens: limits.max_step_tokens,
             mixed_step_tokens: config.mixed_step_tokens,
+            bursts: Bursts::new(config.bursts),
             max_seqs: limits.max_seqs.min(limits.max_step_tokens),
             vocab: limits.vocab_size as u32,
             prefix_cache: config.prefix_cache,

@@ -48,6 +48,8 @@ pub(super) struct Item {
 
 /// The state of one pass over the sequences.
 struct Pass {
+    /// Whether those that decode wait for this step (see [`super::burst`]).
+    holds: bool,
     /// Tokens left beside those that are set aside.
     spare: usize,
     /// How many of them may be forced ones.
@@ -64,10 +66,29 @@ impl Scheduler {
         batch.clear();
         batch.cu_q.push(0);
         batch.block_offsets.push(0);
+        if self.holds() {
+            let plan = self.plan_step(batch, true);
+            if !plan.is_empty() {
+                self.bursts.took();
+                return plan;
+            }
+            // No prompt can be computed now, as for want of blocks.
+            (self.spare_items, self.spare_drafts) = (plan.items, plan.drafts);
+        }
+        let plan = self.plan_step(batch, false);
+        self.bursts.passed(plan.decode_tokens > 0);
+        plan
+    }
+
+    fn plan_step(&mut self, batch: &mut Batch, holds: bool) -> Plan {
         let mut plan = self.empty_plan();
-        let single = self.running.iter().filter(|sequence| needs_one(sequence)).count();
+        let single = match holds {
+            true => 0,
+            false => self.running.iter().filter(|sequence| needs_one(sequence)).count(),
+        };
         let mut pass = Pass {
-            spare: self.spare_tokens(single),
+            holds,
+            spare: if holds { self.max_step_tokens } else { self.spare_tokens(single) },
             forced: FULL_STEP.saturating_sub(single),
             admitting: true,
             preemptions: 0,
@@ -79,7 +100,7 @@ impl Scheduler {
                 break;
             }
             // A token was set aside for each running sequence that decodes.
-            let reserved = usize::from(!admitted && needs_one(&self.running[at]));
+            let reserved = usize::from(!holds && !admitted && needs_one(&self.running[at]));
             let tokens = self.secure(at, reserved, &mut pass, batch);
             if tokens > 0 {
                 let extra = tokens - reserved.min(tokens);
@@ -106,7 +127,7 @@ impl Scheduler {
     fn spare_tokens(&self, single: usize) -> usize {
         let left = self.max_step_tokens - single;
         // Those that wait for their masks wait for this step, too.
-        match self.running.iter().filter(|sequence| sequence.work() == 1 || sequence.decodes()).count() {
+        match self.running.iter().filter(|sequence| sequence.draws_next()).count() {
             0 => left,
             decodes => {
                 let live = (self.running.len() + self.waiting.len()).min(self.max_seqs);
@@ -152,7 +173,12 @@ impl Scheduler {
             self.attach_running(at);
         }
         let sequence = &self.running[at];
-        let allowed = if sequence.decodes() { (reserved + pass.forced).max(1) } else { usize::MAX };
+        let allowed = match (pass.holds, sequence.decodes()) {
+            (true, true) => 0,
+            (true, false) => sequence.work() - 1,
+            (false, true) => (reserved + pass.forced).max(1),
+            (false, false) => usize::MAX,
+        };
         let tokens = sequence.ready_work().min(pass.spare + reserved).min(allowed);
         if tokens == 0 {
             return 0;
@@ -203,7 +229,7 @@ impl Scheduler {
 
 /// Whether a token is set aside for a running sequence.
 fn needs_one(sequence: &Sequence) -> bool {
-    (sequence.work() == 1 || sequence.decodes()) && sequence.ready_work() > 0
+    sequence.draws_next() && sequence.ready_work() > 0
 }
 
 /// Adds a sequence's part in the step to the batch: its next tokens, then its draft.

@@ -1,6 +1,8 @@
 //! Runs requests through the real engine (scheduler, cache, decoder, sampler, engine thread) and gathers their tokens.
 #![allow(dead_code, clippy::expect_used, clippy::panic)]
 
+pub mod adapters;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

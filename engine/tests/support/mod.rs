@@ -9,8 +9,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use weirgate_engine::{
-    Batch, Executor, ExecutorError, ExecutorLimits, GrammarSource, MaskJob, RopeRule, Sample, Scheduler,
-    SchedulerConfig, StepResult, ValidRequest,
+    Batch, BurstRule, Executor, ExecutorError, ExecutorLimits, GrammarSource, MaskJob, RopeRule, Sample,
+    Scheduler, SchedulerConfig, StepResult, ValidRequest,
 };
 use weirgate_kernels::{KernelError, Sampled};
 use weirgate_models::Adapter;
@@ -492,6 +492,7 @@ pub fn config(limits: ExecutorLimits, rotary: Rotary) -> SchedulerConfig {
         rope: rotary.rule(),
         speculate: 0,
         mixed_step_tokens: usize::MAX,
+        bursts: BurstRule::NONE,
     }
 }
 

@@ -7,6 +7,7 @@ mod go_templates;
 mod jan;
 mod limits;
 mod management;
+mod memory;
 mod ollama;
 mod openai;
 mod openai_tgi;
@@ -89,6 +90,8 @@ pub(crate) fn config() -> RouterConfig {
             max_batch_prefill_tokens: None,
             max_batch_total_tokens: None,
             max_batch_size: None,
+            waiting_served_ratio: 0.3,
+            max_waiting_tokens: 20,
             prefix_caching: true,
             speculate: 0,
             rope_scaling: None,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use weirgate_store::Show;
 
-use crate::memory::{Memory, Place};
+use crate::memory::Place;
 use crate::residency::{
     AcquireError, Alias, Conditions, KeepAlive, Layers, Library, Presence, Residency, Turns,
 };
@@ -115,7 +115,11 @@ pub(super) fn serving(shelf: &Arc<Shelf>, residency: Residency) -> Arc<TestServe
     serving_under(Conditions::default(), shelf, residency)
 }
 
-fn serving_under(conditions: Conditions, shelf: &Arc<Shelf>, residency: Residency) -> Arc<TestServer> {
+pub(super) fn serving_under(
+    conditions: Conditions,
+    shelf: &Arc<Shelf>,
+    residency: Residency,
+) -> Arc<TestServer> {
     let (config, gate) = (config(), Gate::open());
     let Assembled { model, outputs } =
         assemble(&config, loaded(SCRIPT, TEMPLATE, &config, gate.clone())).unwrap();
@@ -382,110 +386,6 @@ async fn a_load_that_waits_keeps_requests_from_one_model_for_a_while() {
     assert_eq!(load.await.unwrap(), "ccc");
     assert_eq!(running(&server).await, ["b:latest", "c:latest"]);
     drop(second);
-}
-
-/// A machine with so much memory, and what this process has taken of it, which is nothing unless a test says so.
-#[derive(Clone, Default)]
-struct Room {
-    free: u64,
-    taken: Arc<AtomicU64>,
-}
-
-impl Room {
-    fn of(free: u64) -> Self {
-        Self { free, ..Self::default() }
-    }
-}
-
-impl Memory for Room {
-    fn free_bytes(&self) -> Option<u64> {
-        Some(self.free)
-    }
-
-    fn taken_bytes(&self) -> u64 {
-        self.taken.load(Ordering::SeqCst)
-    }
-}
-
-#[tokio::test]
-async fn metrics_tell_how_far_a_load_is() {
-    let shelf = Arc::new(Shelf { bytes: 200, ..Shelf::of(&["a", "b"]) });
-    let door = Arc::new(std::sync::Barrier::new(2));
-    shelf.doors.lock().unwrap().insert("a", door.clone());
-    let room = Room::of(10_000);
-    let conditions = Conditions { memory: Box::new(room.clone()), ..Conditions::default() };
-    let server = serving_under(conditions, &shelf, residency());
-    let ask = |model: &'static str| {
-        let server = server.clone();
-        tokio::spawn(async move { generate(&server, model, json!({})).await["response"].clone() })
-    };
-    let a = ask("a");
-    eventually("the load begins", async || shelf.loads.load(Ordering::SeqCst) == 1).await;
-    let b = ask("b");
-    queued(&server, 2).await;
-    room.taken.store(50, Ordering::SeqCst);
-    let progress = async |model: &str| {
-        let prefix = format!("weirgate_model_load_progress{{model=\"{model}\"}} ");
-        let text = server.get("/metrics").await.text;
-        text.lines().find_map(|line| line.strip_prefix(&prefix)).map(str::to_owned)
-    };
-    assert_eq!((progress("a").await.as_deref(), progress("b").await.as_deref()), (Some("0.25"), Some("0")));
-    tokio::task::spawn_blocking(move || door.wait()).await.unwrap();
-    assert_eq!((a.await.unwrap(), b.await.unwrap()), (json!("aaa"), json!("bbb")));
-    assert_eq!((progress("a").await, progress("b").await), (None, None));
-}
-
-#[tokio::test]
-async fn where_memory_is_short_the_model_used_longest_ago_makes_room() {
-    let shelf = Arc::new(Shelf { bytes: 100, ..Shelf::of(&["a", "b", "c"]) });
-    let conditions = Conditions { memory: Box::new(Room::of(250)), ..Conditions::default() };
-    let server = serving_under(conditions, &shelf, residency());
-    for model in ["a", "b", "a", "c"] {
-        generate(&server, model, json!({})).await;
-    }
-    assert_eq!(running(&server).await, ["a:latest", "c:latest"]);
-    generate(&server, "b", json!({})).await;
-    assert_eq!(running(&server).await, ["b:latest", "c:latest"]);
-    assert_eq!(shelf.loads.load(Ordering::SeqCst), 4);
-}
-
-/// Each memory has room of its own, and what is in the other makes none.
-#[tokio::test]
-async fn models_on_a_gpu_make_room_for_models_on_it() {
-    let shelf = Shelf { bytes: 100, on_gpu: vec!["a", "b", "d"], ..Shelf::of(&["a", "b", "c", "d"]) };
-    let (memory, gpu) = (Box::new(Room::of(150)), Box::new(Room::of(250)));
-    let conditions = Conditions { memory, gpu: Some(gpu), ..Conditions::default() };
-    let server = serving_under(conditions, &Arc::new(shelf), residency());
-    for model in ["c", "a", "b"] {
-        generate(&server, model, json!({})).await;
-    }
-    assert_eq!(running(&server).await, ["a:latest", "b:latest", "c:latest"]);
-    generate(&server, "d", json!({})).await;
-    assert_eq!(running(&server).await, ["b:latest", "c:latest", "d:latest"]);
-    let ps = server.get("/api/ps").await.json();
-    let shares = ps["models"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|model| (model["name"].as_str().unwrap().to_owned(), model["size_vram"].as_u64().unwrap()));
-    let shares: HashMap<String, u64> = shares.collect();
-    assert_eq!((shares["b:latest"], shares["c:latest"], shares["test/model:latest"]), (100, 0, 0));
-}
-
-#[tokio::test]
-async fn a_model_that_no_room_can_be_made_for_is_refused_with_what_it_takes() {
-    let shelf = Arc::new(Shelf { bytes: 300, ..Shelf::of(&["a"]) });
-    let conditions = Conditions { memory: Box::new(Room::of(250)), ..Conditions::default() };
-    let server = serving_under(conditions, &shelf, residency());
-    let refused = server.post("/api/generate", json!({"model": "a", "prompt": "Hi"})).await;
-    let message = "model requires more memory (300 bytes) than is available (250 bytes)";
-    assert_eq!(
-        (refused.status, refused.json()),
-        (StatusCode::INTERNAL_SERVER_ERROR, json!({"error": message}))
-    );
-    let body = json!({"model": "a", "prompt": "Hi"});
-    assert_eq!(server.post("/v1/completions", body).await.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!((shelf.loads.load(Ordering::SeqCst), running(&server).await.len()), (0, 0));
 }
 
 #[tokio::test]

@@ -47,6 +47,20 @@ pub(super) unsafe fn run_avx2<K: DotKernel>(kernel: K) {
     kernel.run(Narrow::<false>(unsafe { Avx2::new() }));
 }
 
+/// Reads a vector; such reads keep their order. The compiler's order would be no stream that a processor recognises and
+/// fetches ahead of its use: one row of an eight-bit product then takes half as long again.
+///
+/// # Safety
+/// `from` may be read, at any alignment.
+#[inline(always)]
+unsafe fn in_order<V: Copy>(from: *const V) -> V {
+    #[repr(C, packed)]
+    #[derive(Clone, Copy)]
+    struct Unaligned<V>(V);
+    // SAFETY: as the caller promises; the wrapper has the same bytes and needs no alignment.
+    unsafe { from.cast::<Unaligned<V>>().read_volatile().0 }
+}
+
 /// 512 bits.
 #[derive(Clone, Copy)]
 struct Wide<const VNNI: bool>(Avx512);
@@ -64,7 +78,7 @@ impl<const VNNI: bool> Dot for Wide<VNNI> {
     }
     #[inline(always)]
     fn load(self, from: &[u8; 64]) -> __m512i {
-        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+        unsafe { in_order(from.as_ptr().cast()) }
     }
     #[inline(always)]
     fn store(self, b: __m512i, to: &mut [u8; 64]) {
@@ -169,8 +183,8 @@ impl<const VNNI: bool> Dot for Narrow<VNNI> {
     }
     #[inline(always)]
     fn load(self, from: &[u8; 64]) -> Pair {
-        let p = from.as_ptr();
-        unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())) }
+        let p = from.as_ptr().cast::<__m256i>();
+        unsafe { (in_order(p), in_order(p.add(1))) }
     }
     #[inline(always)]
     fn store(self, b: Pair, to: &mut [u8; 64]) {

@@ -20,8 +20,6 @@ use super::layout::{
 use super::{Activations, Format, with_format};
 use crate::{BlockType, KernelError};
 
-/// With few rows, chunks are fetched so many before their turn.
-const AHEAD: usize = 2;
 /// Most rows whose products are taken straight from memory, without unpacking: one tile, where there are registers.
 const FEW_ROWS: usize = 8;
 /// Most rows in a tile where there are registers for two panels, where there are few, and where there are few but rows
@@ -138,7 +136,11 @@ impl<T: Format> Part<'_, T> {
             for col in (0..self.band.cols).step_by(CHUNK) {
                 let (x, units) = (self.x.chunk::<R>(0, col), self.units(col));
                 // A panel follows on the one before it.
-                let fetch = self.fetch((panel, col + AHEAD * CHUNK), units);
+                let mut fetch = self.fetch((panel, col + CHUNK), units);
+                if T::BITS == 8 {
+                    // There is so little to do for each byte that the processor is far ahead by itself.
+                    fetch.lines = 0;
+                }
                 let sums = dot_chunk::<D, T, R>(d, self.chunk(panel, col), &x, units, fetch);
                 // SAFETY: the rows exist; the panel is this part's alone.
                 unsafe { self.output.add_tile(d.float(), (0, panel, 1), sums, self.turn(col)) };
