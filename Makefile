@@ -28,7 +28,7 @@ lint: ## formatting and lints
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 
 unit: setup cuda-toolchain ## Rust tests; the CUDA kernels are compiled for every chip
-	$(CARGO) test --release --workspace
+	$(CARGO) test --release --workspace --no-fail-fast
 
 integration: setup ## the binaries under real clients
 	$(CARGO) build --release -p weirgate -p weirgate-benchmark -p weirgate-finetune

@@ -52,6 +52,17 @@ def test_vectors_are_those_of_sentence_transformers(serve_encoder, goldens, pool
     assert_all_close(openai_vectors(client, input=goldens["sentences"]), goldens[pooling])
 
 
+@pytest.mark.parametrize(("name", "pooling"), [("xlm-roberta", "mean"), ("qwen2-embedder", "last")])
+def test_other_tokenizers_and_a_decoder(serve_encoder, goldens, name, pooling):
+    """SentencePiece, and a decoder with bytes for tokens whose vector is that of the last one."""
+    client, known = Client(serve_encoder(name, pooling).port), goldens[name]
+    assert_all_close(openai_vectors(client, input=known["ids"]), known["plain"])
+    assert_all_close(openai_vectors(client, input=goldens["others"]), known["plain"])
+    assert_all_close(openai_vectors(client, input=goldens["others"], prompt_name="query"), known["prompted"])
+    usage = client.post_ok("/v1/embeddings", {"input": goldens["others"], "truncate": True})["usage"]
+    assert usage["prompt_tokens"] == sum(map(len, known["ids"]))
+
+
 def test_sentencepiece_reaches_the_encoder(serve_encoder):
     """Its ids are SentencePiece's own (`make_tokenizers.py`), and what the encoder makes of ids has goldens of its own."""
     client, tokenizer = Client(serve_encoder("xlm-roberta").port), Tokenizer.from_file(str(encoders.UNIGRAM))
