@@ -119,6 +119,8 @@ fn every_variable_arrives() {
         ("WATCHDOG_TIMEOUT", "5", "watchdog_timeout", "5"),
         ("DEFAULT_MAX_NEW_TOKENS", "none", "default_max_new_tokens", "none"),
         ("PREFIX_CACHING", "0", "prefix_caching", "false"),
+        ("WAITING_SERVED_RATIO", "1.2", "waiting_served_ratio", "1.2"),
+        ("MAX_WAITING_TOKENS", "0", "max_waiting_tokens", "0"),
         ("CUDA_GEMM", "own", "cuda_gemm", "own"),
         ("KV_CACHE_DTYPE", "fp8_e5m2", "kv_cache_dtype", "fp8_e5m2"),
         ("DETERMINISTIC", "1", "deterministic", "true"),
@@ -220,6 +222,10 @@ fn start_up_checks_exit_1_with_the_message_of_the_reference() {
             "Invalid argument: `quantize` is `exl2`, which is not supported; `q4_k_m` makes weights as small",
         ),
         (&["--rope-factor", "0"], "Invalid argument: `rope_factor` must be > 0. Given: 0"),
+        (
+            &["--waiting-served-ratio", "nan"],
+            "Invalid argument: `waiting_served_ratio` must be >= 0. Given: NaN",
+        ),
         (&["--watermark-gamma", "1"], "Invalid argument: `watermark_gamma` must be > 0 and < 1. Given: 1"),
         (&["--model-id", "a/b/c"], "Invalid argument: `model_id`: \"a/b/c\" is not a model id"),
         (

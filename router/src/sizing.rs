@@ -271,6 +271,15 @@ mod tests {
     }
 
     #[test]
+    fn prompts_come_first_on_a_cpu_unless_that_is_switched_off() {
+        let rule = DeviceKind::Cpu.bursts(&engine());
+        assert_eq!(rule, BurstRule { ratio: 0.3, patience: 20, max_steps: 8 });
+        assert_eq!(DeviceKind::Cuda.bursts(&engine()), BurstRule::NONE);
+        let off = EngineSettings { max_waiting_tokens: 0, ..engine() };
+        assert_eq!(DeviceKind::Cpu.bursts(&off), BurstRule::NONE);
+    }
+
+    #[test]
     fn a_gpu_that_models_share_gives_each_what_its_requests_need_or_half() {
         let shared = Measured { device: DeviceKind::Cuda, shared: true, ..MEASURED };
         assert_eq!(Sizing::resolve(&limits(), &engine(), shared).unwrap().blocks, 14);

@@ -31,5 +31,5 @@ pub fn random(spec: &ModelSpec, seed: u64) -> Adapter {
 }
 
 pub fn load(engine: &Engine, adapter: Adapter) -> AdapterId {
-    engine.handle.load_adapter(Arc::new(adapter)).recv().unwrap().unwrap()
+    engine.handle.load_adapter(Arc::new(adapter)).recv().expect("an answer").expect("it fits")
 }
