@@ -135,6 +135,23 @@ fn many_prompts_come_before_what_decodes_and_draw_together() {
 }
 
 #[test]
+fn a_prompt_that_fits_beside_what_decodes_goes_with_it() {
+    let limits = ExecutorLimits { max_step_tokens: 16, ..limits(64, 4) };
+    let bursts = BurstRule { ratio: 0.0, patience: 1, max_steps: 8 };
+    let config = SchedulerConfig { mixed_step_tokens: 5, bursts, ..config(limits, Rotary::Fixed) };
+    let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+    rig.submit(request(0, &prompt(2, 0), 30));
+    rig.step();
+    rig.step();
+    rig.submit(request(1, &prompt(4, 1), 30));
+    rig.step();
+    assert_eq!(chunks(&rig), [(3, 1), (0, 4)]);
+    rig.submit(request(2, &prompt(4, 2), 30));
+    rig.step();
+    assert_eq!(chunks(&rig), [(0, 3)], "one token too long");
+}
+
+#[test]
 fn nobody_more_urgent_waits_for_prompts() {
     let limits = ExecutorLimits { max_step_tokens: 16, ..limits(64, 4) };
     let bursts = BurstRule { ratio: 0.0, patience: 1, max_steps: 8 };
@@ -158,7 +175,7 @@ fn nobody_more_urgent_waits_for_prompts() {
 fn a_burst_that_cannot_be_is_none() {
     let limits = ExecutorLimits { max_step_tokens: 16, ..limits(4, 4) };
     let bursts = BurstRule { ratio: 0.0, patience: 1, max_steps: 8 };
-    let config = SchedulerConfig { bursts, ..config(limits, Rotary::Fixed) };
+    let config = SchedulerConfig { mixed_step_tokens: 5, bursts, ..config(limits, Rotary::Fixed) };
     let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
     rig.submit(request(0, &prompt(10, 0), 6));
     rig.step();

@@ -73,6 +73,10 @@ impl Scheduler {
         if decoding.is_none() || prompts().map(priority).min().is_none_or(|first| Some(first) > decoding) {
             return false;
         }
+        // What fits beside those that decode goes with them.
+        if prompts().map(Sequence::work).sum::<usize>() <= self.spare_tokens(held) {
+            return false;
+        }
         let prompts = prompts().count();
         if self.bursts.left == 0 && self.bursts.since > 0 {
             let many = prompts as f32 >= rule.ratio * held as f32;

@@ -124,7 +124,7 @@ impl Scheduler {
     }
 
     /// The token budget for all else, when `single` tokens are set aside.
-    fn spare_tokens(&self, single: usize) -> usize {
+    pub(super) fn spare_tokens(&self, single: usize) -> usize {
         let left = self.max_step_tokens - single;
         // Those that wait for their masks wait for this step, too.
         match self.running.iter().filter(|sequence| sequence.draws_next()).count() {

@@ -50,9 +50,9 @@ fn many_in_one_batch_have_the_cpus_tokens_and_each_ones_own_bits() {
         cuda.finish();
         assert_parity(&expected, &together, name, bound);
 
-        let (cuda, _) = start(exact(&model, Setup { prefix_cache: false, ..SETUP }), &model);
+        let (cuda, ids) = start(exact(&model, Setup { prefix_cache: false, ..SETUP }), &model);
         let mut alone = Results::new();
-        for request in &all {
+        for request in &under_all(&ids, model.spec.vocab_size) {
             alone.extend(cuda.run(std::slice::from_ref(request)));
         }
         cuda.finish();
