@@ -284,7 +284,8 @@ impl Metrics {
         if joined > 0 {
             batches.next_size.observe(joined as f64);
         }
-        if joined > 0 && stats.decode_tokens > 0 {
+        // Those that run already may pause for this step.
+        if joined > 0 && (stats.decode_tokens > 0 || stats.running as usize > joined) {
             batches.concat.add(1);
             batches.concat_duration.observe(stats.schedule_time.as_secs_f64());
         }

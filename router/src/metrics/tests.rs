@@ -111,6 +111,18 @@ fn steps_are_told_apart() {
 }
 
 #[test]
+fn who_joins_those_that_pause_joins_them_too() {
+    let metrics = metrics();
+    for (running, decode_tokens) in [(1, 0), (3, 0), (1, 1)] {
+        let update = SeqUpdate::Scheduled { cached_tokens: 0 };
+        let outputs = vec![SeqOutput { request: RequestId(1), index: 0, update }];
+        let stats = StepStats { prefill_tokens: 3, running, decode_tokens, ..StepStats::default() };
+        metrics.observe_step(&StepOutputs { outputs, stats });
+    }
+    assert_line(&metrics, "tgi_batch_concat{reason=\"chunking\"} 2");
+}
+
+#[test]
 fn skipped_tokens_are_per_sequence_and_step() {
     let metrics = metrics();
     let token = |request, index| SeqOutput {
