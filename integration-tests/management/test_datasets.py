@@ -197,6 +197,8 @@ def refuses(server):
 
 
 def test_a_bucket_that_is_not_there_fails_the_upload_alone(manage, bucket):
+    if bucket.kind == "s3s-fs":
+        pytest.skip("s3s-fs makes a bucket that is not there")
     refuses(manage("--dataset-store", "s3://absent", **stored_in(bucket)))
 
 

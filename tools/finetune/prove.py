@@ -213,7 +213,7 @@ def logits(trained: dict[Path, Path], work: Path):
         plain = scores(model)
         adapted = peft.PeftModel.from_pretrained(model, folder / "adapter").eval()
         expected = scores(adapted)
-        env = {"LORA_ADAPTERS": f"own={folder / 'adapter'}", "MAX_TOP_N_TOKENS": str(TOP)}
+        env = {"LORA_ADAPTERS": f"own={folder / 'adapter'}", "MAX_TOP_N_TOKENS": str(TOP), "ENABLE_PREFILL_LOGPROBS": "1"}
         server = Server(folder / "log", "--model-id", str(wide), env=env)
         server.start()
         parameters = {
