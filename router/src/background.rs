@@ -4,9 +4,9 @@ use std::io;
 
 use tokio::sync::oneshot;
 
-/// Linux's measure: a tenth of what a thread of priority 0 gets beside it. With less, a load beside busy engines would
-/// take for ever.
-pub(crate) const NICE: i32 = 10;
+/// Linux's measure: a twentieth of what a thread of priority 0 gets beside it. With more, streams beside a load would have
+/// to wait for it too often; with less, a load beside busy engines would take for ever.
+pub(crate) const NICE: i32 = 13;
 
 /// Does `work` in a thread of low priority, which those that it starts share. Nothing comes where it panics.
 ///

@@ -10,11 +10,12 @@ use weirgate_grammar::{Backend, Compiler, GrammarError, Limits, Vocabulary, Whit
 
 use super::lenient::{Checks, Relaxer};
 use super::{Constraint, Form};
-use crate::background;
 use crate::service::error::ValidationError;
 use crate::service::workers::WorkerPool;
 use crate::tools::Thinking;
 
+/// Somebody waits for a grammar; the streams come first all the same.
+const NICE: i32 = 10;
 /// Bytes of compiled grammars that are kept.
 const CACHE_BYTES: usize = 64 << 20;
 
@@ -58,7 +59,7 @@ impl Grammars {
         let shared = Shared { tokenizer, style, compiler: OnceLock::new(), limits: Limits::default() };
         Ok(Self {
             shared: Arc::new(shared),
-            workers: WorkerPool::with_niceness("grammar", threads, background::NICE)?,
+            workers: WorkerPool::with_niceness("grammar", threads, NICE)?,
         })
     }
 
