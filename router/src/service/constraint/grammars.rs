@@ -57,10 +57,7 @@ impl Grammars {
         threads: usize,
     ) -> std::io::Result<Self> {
         let shared = Shared { tokenizer, style, compiler: OnceLock::new(), limits: Limits::default() };
-        Ok(Self {
-            shared: Arc::new(shared),
-            workers: WorkerPool::with_niceness("grammar", threads, NICE)?,
-        })
+        Ok(Self { shared: Arc::new(shared), workers: WorkerPool::with_niceness("grammar", threads, NICE)? })
     }
 
     /// Compiles a constraint. Waits for nothing but its turn; dropped, it is given up.
