@@ -111,7 +111,6 @@ async fn time_engine(args: EngineArgs) -> Result<()> {
         runs: args.runs,
         warmups: args.warmups,
         device: args.device,
-        // As the server takes it.
         deterministic: args.deterministic,
         quantize: args.quantize,
         threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),

@@ -97,13 +97,17 @@ fn a_prompt_beside_many_decodes_does_not_starve() {
     assert_eq!(chunks(&rig)[7], (0, 4), "half as many tokens as decode");
 }
 
+/// Steps of 16 tokens, of `mixed` where somebody decodes.
+fn bursting(blocks: usize, mixed: usize, bursts: BurstRule) -> Rig {
+    let limits = ExecutorLimits { max_step_tokens: 16, ..limits(blocks, 4) };
+    let config = SchedulerConfig { mixed_step_tokens: mixed, bursts, ..config(limits, Rotary::Fixed) };
+    Rig::with(limits, Rotary::Fixed, Scheduler::new(config))
+}
+
 /// Who decodes waits while the prompts are computed but for their last tokens; then all draw together.
 #[test]
 fn many_prompts_come_before_what_decodes_and_draw_together() {
-    let limits = ExecutorLimits { max_step_tokens: 16, ..limits(64, 4) };
-    let bursts = BurstRule { ratio: 1.5, patience: 4, max_steps: 8 };
-    let config = SchedulerConfig { mixed_step_tokens: 5, bursts, ..config(limits, Rotary::Fixed) };
-    let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+    let mut rig = bursting(64, 5, BurstRule { ratio: 1.5, patience: 4, max_steps: 8 });
     for id in 0..2 {
         rig.submit(request(id, &prompt(2, id as u32), 30));
     }
@@ -136,10 +140,7 @@ fn many_prompts_come_before_what_decodes_and_draw_together() {
 
 #[test]
 fn a_prompt_that_fits_beside_what_decodes_goes_with_it() {
-    let limits = ExecutorLimits { max_step_tokens: 16, ..limits(64, 4) };
-    let bursts = BurstRule { ratio: 0.0, patience: 1, max_steps: 8 };
-    let config = SchedulerConfig { mixed_step_tokens: 5, bursts, ..config(limits, Rotary::Fixed) };
-    let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+    let mut rig = bursting(64, 5, BurstRule { ratio: 0.0, patience: 1, max_steps: 8 });
     rig.submit(request(0, &prompt(2, 0), 30));
     rig.step();
     rig.step();
@@ -153,10 +154,7 @@ fn a_prompt_that_fits_beside_what_decodes_goes_with_it() {
 
 #[test]
 fn nobody_more_urgent_waits_for_prompts() {
-    let limits = ExecutorLimits { max_step_tokens: 16, ..limits(64, 4) };
-    let bursts = BurstRule { ratio: 0.0, patience: 1, max_steps: 8 };
-    let config = SchedulerConfig { bursts, ..config(limits, Rotary::Fixed) };
-    let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+    let mut rig = bursting(64, usize::MAX, BurstRule { ratio: 0.0, patience: 1, max_steps: 8 });
     rig.submit(GenerateRequest { priority: -1, ..request(0, &prompt(2, 0), 30) });
     rig.step();
     rig.step();
@@ -173,10 +171,7 @@ fn nobody_more_urgent_waits_for_prompts() {
 /// A prompt for which there are no blocks holds up nobody.
 #[test]
 fn a_burst_that_cannot_be_is_none() {
-    let limits = ExecutorLimits { max_step_tokens: 16, ..limits(4, 4) };
-    let bursts = BurstRule { ratio: 0.0, patience: 1, max_steps: 8 };
-    let config = SchedulerConfig { mixed_step_tokens: 5, bursts, ..config(limits, Rotary::Fixed) };
-    let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+    let mut rig = bursting(4, 5, BurstRule { ratio: 0.0, patience: 1, max_steps: 8 });
     rig.submit(request(0, &prompt(10, 0), 6));
     rig.step();
     rig.submit(request(1, &prompt(8, 1), 2));

@@ -7,7 +7,7 @@
 //!
 //! In a burst no prompt's last token is computed: who would draw a token there would only wait for the others.
 
-use crate::sequence::{SeqStatus, Sequence};
+use crate::sequence::SeqStatus;
 
 use super::Scheduler;
 
@@ -61,23 +61,24 @@ impl Scheduler {
         if rule.max_steps == 0 {
             return false;
         }
-        let held = self.running.iter().filter(|sequence| sequence.draws_next()).count();
-        let prompts = || {
-            let queued = self.waiting.values().filter(|sequence| sequence.status == SeqStatus::Waiting);
-            let places = self.max_seqs.saturating_sub(self.running.len());
-            self.running.iter().chain(queued.take(places)).filter(|sequence| !sequence.draws_next())
-        };
-        let priority = |sequence: &Sequence| sequence.key.priority;
-        let decoding = self.running.iter().filter(|sequence| sequence.draws_next()).map(priority).min();
-        // Nobody is put before who is more urgent.
-        if decoding.is_none() || prompts().map(priority).min().is_none_or(|first| Some(first) > decoding) {
+        let mut decoding = self.running.iter().filter(|sequence| sequence.draws_next());
+        // In order of service: the first is the most urgent.
+        let Some(first) = decoding.next() else { return false };
+        let held = 1 + decoding.count();
+        let queued = self.waiting.values().filter(|sequence| sequence.status == SeqStatus::Waiting);
+        let places = self.max_seqs.saturating_sub(self.running.len());
+        let waiting =
+            self.running.iter().chain(queued.take(places)).filter(|sequence| !sequence.draws_next());
+        let (mut prompts, mut work, mut as_urgent) = (0, 0, false);
+        for prompt in waiting {
+            prompts += 1;
+            work += prompt.work();
+            as_urgent |= prompt.key.priority <= first.key.priority;
+        }
+        // Nobody is put before who is more urgent, and what fits beside those that decode goes with them.
+        if !as_urgent || work <= self.spare_tokens(held) {
             return false;
         }
-        // What fits beside those that decode goes with them.
-        if prompts().map(Sequence::work).sum::<usize>() <= self.spare_tokens(held) {
-            return false;
-        }
-        let prompts = prompts().count();
         if self.bursts.left == 0 && self.bursts.since > 0 {
             let many = prompts as f32 >= rule.ratio * held as f32;
             if many || self.bursts.since >= rule.patience {

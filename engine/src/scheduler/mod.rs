@@ -36,17 +36,17 @@
 //! the tokens to be kept, and starts over with the others: from whatever of them is still cached, as after a preemption.
 //!
 //! # Progress, and a bound on waiting
-//! The first running sequence in the order is never preempted and computes at least one token in every
-//! step unless it waits for a mask or for a burst: `max_seqs` is at most the token budget, and a request that needs more
-//! than the whole pool is refused. Among
-//! equal priorities the running sequences are always ahead of the waiting ones, so the first running one is the oldest
-//! of all and stays so until it ends. Hence a sequence waits at most
+//! The first running sequence in the order is never preempted and computes at least one token in every step unless it
+//! waits for a mask or for a burst: `max_seqs` is at most the token budget, and a request that needs more than the whole
+//! pool is refused. Among equal priorities the running sequences are always ahead of the waiting ones, so the first
+//! running one is the oldest of all and stays so until it ends. Hence a sequence waits at most
 //!
 //! > Σ (prompt + max_new_tokens) over the sequences ahead of it
 //!
 //! steps, besides those for which one of these waits for a mask or for a burst, of which there are at most
-//! `BurstRule::max_steps` for each step that decodes (twice that where a change of the rotary table makes a sequence be recomputed). Each later arrival of a
-//! more urgent priority adds its own such term and may make the sequences behind it repeat theirs once.
+//! `BurstRule::max_steps` for each step that decodes (twice that where a change of the rotary table makes a sequence be
+//! recomputed). Each later arrival of a more urgent priority adds its own such term and may make the sequences behind it
+//! repeat theirs once.
 
 mod admit;
 mod burst;
