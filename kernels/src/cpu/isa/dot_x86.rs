@@ -48,7 +48,7 @@ pub(super) unsafe fn run_avx2<K: DotKernel>(kernel: K) {
 }
 
 /// Reads a vector; such reads keep their order. The compiler's order would be no stream that a processor recognises and
-/// fetches ahead of its use: one row of an eight-bit product then takes half as long again.
+/// fetches ahead of its use: one row of an eight-bit product then takes up to twice the time.
 ///
 /// # Safety
 /// `from` may be read, at any alignment.
