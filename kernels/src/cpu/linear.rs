@@ -26,7 +26,7 @@ const ROWS_IN_CACHE: usize = 192;
 /// Panels whose blocks are in the cache together.
 const PANELS_IN_CACHE: usize = 32;
 /// With few rows, prefetch this many bytes ahead in each panel.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 512;
 /// With many rows, columns between prefetches.
 const STRETCH: usize = 16;
 

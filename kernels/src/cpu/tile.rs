@@ -7,9 +7,10 @@
 use super::isa::Simd;
 use super::panel::{Element, LANES};
 
-/// Most rows in a tile. With four panels six take 24 of 32 vector registers; with NEON, where a column of one panel is
-/// four registers, five take 20, and two columns eight.
-pub(crate) const MAX_ROWS: usize = if cfg!(target_arch = "aarch64") { 5 } else { 6 };
+/// Most rows in a tile. With four panels five take 20 of 32 vector registers, two columns eight (a panel of NEON, or of
+/// AVX2, is several registers, but there it is one panel). With six the compiler spills sums in the innermost loop, and
+/// products take up to twice the time.
+pub(crate) const MAX_ROWS: usize = 5;
 
 /// `acc[r][p] += a[r][..len] · b[p][..len]` for sixteen rows of each panel. Meanwhile as many columns from each of
 /// `next` on are brought nearer; those are addresses of any kind.
@@ -92,7 +93,7 @@ pub(crate) fn row_group(rows: usize, groups: usize, g: usize) -> (usize, usize) 
 /// Evaluates an expression with the number of rows as a constant, `$R`; it is one of those listed.
 macro_rules! with_rows {
     ($rows:expr, $R:ident => $body:expr) => {
-        with_rows!($rows, $R in 1, 2, 3, 4, 5; 6 => $body)
+        with_rows!($rows, $R in 1, 2, 3, 4; 5 => $body)
     };
     ($rows:expr, $R:ident in $($n:literal),*; $last:literal => $body:expr) => {
         match $rows {
