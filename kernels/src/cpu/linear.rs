@@ -27,8 +27,6 @@ const ROWS_IN_CACHE: usize = 192;
 const PANELS_IN_CACHE: usize = 32;
 /// With few rows, prefetch this many bytes ahead in each panel.
 const AHEAD: usize = 512;
-/// With many rows, columns between prefetches.
-const STRETCH: usize = 16;
 
 /// One band's product, its shapes checked.
 struct Linear<'a> {
@@ -174,7 +172,8 @@ impl<W: Element> Chunk<'_, W> {
         }
     }
 
-    /// One block of columns of one panel, or four, for `rows`.
+    /// One block of columns of one panel, or four, for `rows`. Meanwhile the block at `next` is fetched: a panel of it
+    /// in each of the first groups of rows, or all of them in the only chance there is.
     #[inline(always)]
     fn rows<S: Simd>(
         &self,
@@ -185,38 +184,32 @@ impl<W: Element> Chunk<'_, W> {
         next: (usize, usize),
     ) {
         let groups = tile::row_groups(rows.len(), tile::MAX_ROWS);
-        let mut fetch = Fetch {
-            start: self.weights(next.0, next.1),
-            panel_len: panel_len(self.job.cols),
-            // The rows before these have fetched it already.
-            line: if rows.start == 0 { 0 } else { Fetch::<W>::LINES },
-            step: Fetch::<W>::LINES.div_ceil(groups.len() * (BLOCK / STRETCH)),
-        };
-        for (row, count) in groups {
+        let hurry = groups.len() < 4;
+        let next = |p: usize| self.weights(next.0 + p, next.1);
+        for (group, (row, count)) in groups.enumerate() {
             let at = (rows.start + row, panel);
-            if four {
-                with_rows!(count, R => self.tile::<S, R, 4>(s, at, col, &mut fetch));
+            // The rows before these have fetched it already; the block itself is in the cache.
+            let next_one = if rows.start == 0 && group < 4 { next(group) } else { self.weights(panel, col) };
+            if !four {
+                with_rows!(count, R => self.tile::<S, R, 1, 1>(s, at, col, [next_one]));
+            } else if hurry && rows.start == 0 && group == 0 {
+                with_rows!(count, R => self.tile::<S, R, 4, 4>(s, at, col, std::array::from_fn(next)));
             } else {
-                with_rows!(count, R => self.tile::<S, R, 1>(s, at, col, &mut fetch));
+                with_rows!(count, R => self.tile::<S, R, 4, 1>(s, at, col, [next_one]));
             }
         }
     }
 
     /// One block of columns of `R` rows and `P` panels.
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const P: usize>(
+    fn tile<S: Simd, const R: usize, const P: usize, const N: usize>(
         &self,
         s: S,
         at: (usize, usize),
         col: usize,
-        fetch: &mut Fetch<W>,
+        next: [*const W; N],
     ) {
-        let mut sums = [[s.splat(0.0); P]; R];
-        let block = self.block(col);
-        for from in block.clone().step_by(STRETCH) {
-            fetch.some(s);
-            sums = self.dot(s, sums, at, from..block.end.min(from + STRETCH), []);
-        }
+        let sums = self.dot(s, [[s.splat(0.0); P]; R], at, self.block(col), next);
         self.finish(s, sums, at, col);
     }
 
@@ -264,31 +257,5 @@ impl<W: Element> Chunk<'_, W> {
         let turn = Turn { first: col == 0, last: self.block(col).end == self.job.cols };
         // SAFETY: the rows and the panels exist; only this chunk has these outputs.
         unsafe { self.job.output.add_tile(s, (row, panel, P), sums, turn) };
-    }
-}
-
-/// Prefetches a block of four panels little by little.
-struct Fetch<W> {
-    start: *const W,
-    panel_len: usize,
-    /// The next line to fetch.
-    line: usize,
-    /// Lines to fetch at a time.
-    step: usize,
-}
-
-impl<W> Fetch<W> {
-    const PER_LINE: usize = 64 / size_of::<W>();
-    const LINES_PER_PANEL: usize = BLOCK * LANES / Self::PER_LINE;
-    const LINES: usize = 4 * Self::LINES_PER_PANEL;
-
-    #[inline(always)]
-    fn some<S: Simd>(&mut self, s: S) {
-        let end = Self::LINES.min(self.line + self.step);
-        for line in self.line..end {
-            let (panel, line) = (line / Self::LINES_PER_PANEL, line % Self::LINES_PER_PANEL);
-            s.prefetch(self.start.wrapping_add(panel * self.panel_len + line * Self::PER_LINE));
-        }
-        self.line = end;
     }
 }

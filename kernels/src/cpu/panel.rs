@@ -31,8 +31,8 @@ pub(crate) const fn panel_len(cols: usize) -> usize {
 pub(crate) trait Element: Plain {
     /// Where column `col` of row `lane` lies in a panel.
     fn offset(col: usize, lane: usize) -> usize;
-    /// Two columns, an even one and the next.
-    fn load_pair<S: Simd>(simd: S, pair: &[[Self; LANES]; 2]) -> (S::V, S::V);
+    /// One of two columns, the even one (0) or the next (1).
+    fn load<S: Simd>(simd: S, pair: &[[Self; LANES]; 2], which: usize) -> S::V;
     /// From `size_of::<Self>()` bytes.
     fn from_le(bytes: &[u8]) -> Self;
     fn from_f32(value: f32) -> Self;
@@ -45,8 +45,8 @@ impl Element for f32 {
         col * LANES + lane
     }
     #[inline(always)]
-    fn load_pair<S: Simd>(simd: S, pair: &[[f32; LANES]; 2]) -> (S::V, S::V) {
-        (simd.load(&pair[0]), simd.load(&pair[1]))
+    fn load<S: Simd>(simd: S, pair: &[[f32; LANES]; 2], which: usize) -> S::V {
+        simd.load(&pair[which])
     }
     #[inline(always)]
     fn from_le(bytes: &[u8]) -> Self {
@@ -68,8 +68,8 @@ impl Element for f16 {
         col * LANES + lane
     }
     #[inline(always)]
-    fn load_pair<S: Simd>(simd: S, pair: &[[f16; LANES]; 2]) -> (S::V, S::V) {
-        (simd.load_f16(&pair[0]), simd.load_f16(&pair[1]))
+    fn load<S: Simd>(simd: S, pair: &[[f16; LANES]; 2], which: usize) -> S::V {
+        simd.load_f16(&pair[which])
     }
     #[inline(always)]
     fn from_le(bytes: &[u8]) -> Self {
@@ -91,8 +91,8 @@ impl Element for bf16 {
         (col / 2 * LANES + lane) * 2 + col % 2
     }
     #[inline(always)]
-    fn load_pair<S: Simd>(simd: S, pair: &[[bf16; LANES]; 2]) -> (S::V, S::V) {
-        simd.load_bf16_pairs(pair)
+    fn load<S: Simd>(simd: S, pair: &[[bf16; LANES]; 2], which: usize) -> S::V {
+        if which == 0 { simd.load_bf16_first(pair) } else { simd.load_bf16_second(pair) }
     }
     #[inline(always)]
     fn from_le(bytes: &[u8]) -> Self {

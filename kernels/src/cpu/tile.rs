@@ -4,6 +4,8 @@
 //! whole of a result's reduction order, so how rows and panels are grouped into tiles cannot change a bit of it.
 #![allow(unsafe_code)]
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use super::isa::Simd;
 use super::panel::{Element, LANES};
 
@@ -27,10 +29,9 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: us
     len: usize,
     next: [*const W; N],
 ) -> [[S::V; P]; R] {
-    let zero = s.splat(0.0);
-    let load = |p: usize, pair: usize| {
+    let load = |p: usize, pair: usize, which: usize| {
         // SAFETY: `pair` is below `len / 2` rounded up; the caller vouches for that many columns.
-        W::load_pair(s, unsafe { &*b[p].cast::<[[W; LANES]; 2]>().add(pair) })
+        W::load(s, unsafe { &*b[p].cast::<[[W; LANES]; 2]>().add(pair) }, which)
     };
     // SAFETY: `col` is below `len`.
     let splat = |r: usize, col: usize| s.splat(unsafe { *a[r].add(col) });
@@ -42,26 +43,24 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: us
                 s.prefetch(pair.wrapping_add(LANES));
             }
         }
-        let mut columns = [(zero, zero); P];
-        for p in 0..P {
-            columns[p] = load(p, pair);
-        }
-        for r in 0..R {
-            let x = splat(r, 2 * pair);
+        for which in 0..2 {
+            // Else the compiler loads the second column with the first, and has no registers left for the sums.
+            compiler_fence(Ordering::AcqRel);
+            let mut columns = [s.splat(0.0); P];
             for p in 0..P {
-                acc[r][p] = s.fma(x, columns[p].0, acc[r][p]);
+                columns[p] = load(p, pair, which);
             }
-        }
-        for r in 0..R {
-            let x = splat(r, 2 * pair + 1);
-            for p in 0..P {
-                acc[r][p] = s.fma(x, columns[p].1, acc[r][p]);
+            for r in 0..R {
+                let x = splat(r, 2 * pair + which);
+                for p in 0..P {
+                    acc[r][p] = s.fma(x, columns[p], acc[r][p]);
+                }
             }
         }
     }
     if len % 2 == 1 {
         for p in 0..P {
-            let column = load(p, len / 2).0;
+            let column = load(p, len / 2, 0);
             for r in 0..R {
                 acc[r][p] = s.fma(splat(r, len - 1), column, acc[r][p]);
             }

@@ -126,8 +126,10 @@ pub(crate) trait Simd: Copy {
     fn store(self, v: Self::V, to: &mut [f32; 16]);
     /// Sixteen f16.
     fn load_f16(self, from: &[f16; 16]) -> Self::V;
-    /// Sixteen pairs of bf16, back to back: the first of every pair, the second of every pair.
-    fn load_bf16_pairs(self, from: &[[bf16; 16]; 2]) -> (Self::V, Self::V);
+    /// The first of each of sixteen pairs of bf16 that lie back to back.
+    fn load_bf16_first(self, from: &[[bf16; 16]; 2]) -> Self::V;
+    /// The second of each.
+    fn load_bf16_second(self, from: &[[bf16; 16]; 2]) -> Self::V;
     /// Brings the cache line at `at` into the second-level cache.
     fn prefetch<T>(self, at: *const T);
 

@@ -68,6 +68,13 @@ pub(super) fn widen_f16(halves: uint16x4_t) -> float32x4_t {
     unsafe { vcvt_f32_f16(vreinterpret_f16_u16(halves)) }
 }
 
+/// Sixteen pairs of bf16, as 32-bit words.
+#[inline(always)]
+fn bf16_pairs(from: &[[bf16; 16]; 2]) -> Four<uint32x4_t> {
+    // SAFETY: as for [`widen_f16`]; four quarters of sixteen bytes follow each other in the array.
+    Four::from_parts(|part| unsafe { vld1q_u32(from.as_ptr().cast::<u32>().add(4 * part)) })
+}
+
 // SAFETY (every block): the token proves the feature; loads and stores stay within references of the exact size, the
 // parts of which follow each other; a prefetch may name any address.
 impl Simd for Neon {
@@ -97,11 +104,13 @@ impl Simd for Neon {
         Four::from_parts(|part| widen_f16(unsafe { vld1_u16(from.as_ptr().cast::<u16>().add(4 * part)) }))
     }
     #[inline(always)]
-    fn load_bf16_pairs(self, from: &[[bf16; 16]; 2]) -> (V, V) {
-        let pairs = Four::from_parts(|part| unsafe { vld1q_u32(from.as_ptr().cast::<u32>().add(4 * part)) });
-        let first = |pairs| unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs)) };
+    fn load_bf16_first(self, from: &[[bf16; 16]; 2]) -> V {
+        bf16_pairs(from).map(|pairs| unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs)) })
+    }
+    #[inline(always)]
+    fn load_bf16_second(self, from: &[[bf16; 16]; 2]) -> V {
         let second = |pairs| unsafe { vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff_0000))) };
-        (pairs.map(first), pairs.map(second))
+        bf16_pairs(from).map(second)
     }
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {

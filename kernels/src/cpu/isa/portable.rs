@@ -34,10 +34,12 @@ impl Simd for Portable {
         from.map(f16::to_f32)
     }
     #[inline(always)]
-    fn load_bf16_pairs(self, from: &[[bf16; 16]; 2]) -> (V, V) {
-        let widen = |h: bf16| f32::from_bits(u32::from(h.to_bits()) << 16);
-        let pair = from.as_flattened();
-        (std::array::from_fn(|i| widen(pair[2 * i])), std::array::from_fn(|i| widen(pair[2 * i + 1])))
+    fn load_bf16_first(self, from: &[[bf16; 16]; 2]) -> V {
+        std::array::from_fn(|i| from.as_flattened()[2 * i].to_f32())
+    }
+    #[inline(always)]
+    fn load_bf16_second(self, from: &[[bf16; 16]; 2]) -> V {
+        std::array::from_fn(|i| from.as_flattened()[2 * i + 1].to_f32())
     }
     #[inline(always)]
     fn prefetch<T>(self, _at: *const T) {}

@@ -64,12 +64,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
     }
     #[inline(always)]
-    fn load_bf16_pairs(self, from: &[[bf16; 16]; 2]) -> (__m512, __m512) {
+    fn load_bf16_first(self, from: &[[bf16; 16]; 2]) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn load_bf16_second(self, from: &[[bf16; 16]; 2]) -> __m512 {
         unsafe {
-            let pairs = _mm512_loadu_si512(from.as_ptr().cast());
-            let first = _mm512_slli_epi32::<16>(pairs);
-            let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-            (_mm512_castsi512_ps(first), _mm512_castsi512_ps(second))
+            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from.as_ptr().cast()), high))
         }
     }
     #[inline(always)]
@@ -183,16 +185,19 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn load_bf16_pairs(self, from: &[[bf16; 16]; 2]) -> (Pair, Pair) {
-        let p = from.as_ptr();
-        unsafe {
-            let a = _mm256_loadu_si256(p.cast());
-            let b = _mm256_loadu_si256(p.add(1).cast());
+    fn load_bf16_first(self, from: &[[bf16; 16]; 2]) -> Pair {
+        let first = |pairs: &[bf16; 16]| unsafe {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_loadu_si256(pairs.as_ptr().cast())))
+        };
+        (first(&from[0]), first(&from[1]))
+    }
+    #[inline(always)]
+    fn load_bf16_second(self, from: &[[bf16; 16]; 2]) -> Pair {
+        let second = |pairs: &[bf16; 16]| unsafe {
             let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-            let first = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v));
-            let second = |v| _mm256_castsi256_ps(_mm256_and_si256(v, high));
-            ((first(a), first(b)), (second(a), second(b)))
-        }
+            _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(pairs.as_ptr().cast()), high))
+        };
+        (second(&from[0]), second(&from[1]))
     }
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
