@@ -89,7 +89,7 @@ pub(crate) fn row_group(rows: usize, groups: usize, g: usize) -> (usize, usize) 
     (first, (g + 1) * rows / groups - first)
 }
 
-/// Evaluates an expression with the number of rows as a constant, `$R`; it is one of those listed.
+/// Evaluates an expression with the number of rows as a constant, `$R`; it is one of those listed, or up to [`MAX_ROWS`].
 macro_rules! with_rows {
     ($rows:expr, $R:ident => $body:expr) => {
         with_rows!($rows, $R in 1, 2, 3, 4; 5 => $body)
@@ -100,7 +100,8 @@ macro_rules! with_rows {
                 const $R: usize = $n;
                 $body
             })*
-            _ => {
+            rows => {
+                debug_assert_eq!(rows, $last, "rows in a tile");
                 const $R: usize = $last;
                 $body
             }

@@ -186,7 +186,7 @@ impl<T: Format> Part<'_, T> {
         let product = Product::<T, P> { weights, units: self.units(col), format: PhantomData };
         for tile in tiles {
             let (row, height) = self.x.tile(tile);
-            with_rows!(height, R => {
+            with_rows!(height, R in 1, 2, 3, 4, 5; 6 => {
                 let sums = product.take(d, &self.x.chunk::<R>(tile, col), &mut fetch);
                 // SAFETY: the rows exist; the panels exist and are this part's alone.
                 unsafe { self.output.add_tile(d.float(), (row, panel, count), sums, self.turn(col)) };
