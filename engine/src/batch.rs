@@ -30,6 +30,8 @@ pub struct Batch {
     pub history: Vec<u32>,
     /// Prompt tokens whose log-probability was asked for.
     pub scores: Vec<Score>,
+    /// The rows whose hidden states matter, ascending; `None`: all.
+    pub wanted: Option<Vec<u32>>,
 }
 
 /// Draw the token that follows row `row` of the batch.
@@ -69,6 +71,15 @@ impl Batch {
         self.kv_len.len()
     }
 
+    /// Wants the rows of the samples and scores, and no others.
+    pub(crate) fn want_results(&mut self) {
+        let samples = self.samples.iter().map(|sample| sample.row);
+        let mut rows: Vec<u32> = samples.chain(self.scores.iter().map(|score| score.row)).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        self.wanted = Some(rows);
+    }
+
     /// Becomes what a device needs of `other` to fill the KV cache and compute hidden states; keeps the memory.
     pub(crate) fn copy_inputs(&mut self, other: &Self) {
         self.ids.clone_from(&other.ids);
@@ -81,6 +92,7 @@ impl Batch {
         self.rope_len.clone_from(&other.rope_len);
         self.adapters.clone_from(&other.adapters);
         self.block_copies.clone_from(&other.block_copies);
+        self.wanted.clone_from(&other.wanted);
         self.samples.clear();
         self.history.clear();
         self.scores.clear();
@@ -118,5 +130,6 @@ impl Batch {
         self.samples.clear();
         self.history.clear();
         self.scores.clear();
+        self.wanted = None;
     }
 }

@@ -70,6 +70,15 @@ impl Runner {
 
     /// Computes the pieces in one step; the logits after every token.
     fn step(&mut self, pieces: &[Piece<'_>]) -> Vec<f32> {
+        let batch = Self::batch(pieces);
+        self.decoder.forward(&batch).unwrap();
+        let rows: Vec<u32> = (0..batch.tokens() as u32).collect();
+        let mut logits = Vec::new();
+        self.decoder.logits(&rows, &mut logits).unwrap();
+        logits
+    }
+
+    fn batch(pieces: &[Piece<'_>]) -> Batch {
         let mut batch = Batch { cu_q: vec![0], block_offsets: vec![0], ..Batch::default() };
         for piece in pieces {
             for position in piece.start..piece.tokens.len() {
@@ -86,11 +95,7 @@ impl Runner {
             batch.adapters.push(None);
             batch.block_offsets.push(batch.block_tables.len() as u32);
         }
-        self.decoder.forward(&batch).unwrap();
-        let rows: Vec<u32> = (0..batch.tokens() as u32).collect();
-        let mut logits = Vec::new();
-        self.decoder.logits(&rows, &mut logits).unwrap();
-        logits
+        batch
     }
 
     /// The logits after every token of `prompt`, computed in pieces that end at `cuts`.
@@ -268,6 +273,42 @@ checkpoints! {
     qwen2_bf16 = "qwen2-bf16",
     gemma3_bf16 = "gemma3-bf16",
     phi3_f16 = "phi3-f16",
+}
+
+/// The last layer leaves out rows that are not wanted; the others are the same bits, and so is what follows.
+#[test]
+fn wanted_rows_are_what_they_are_among_all() {
+    for name in ["llama", "gemma2", "qwen2-bf16", "phi3"] {
+        let definition = Definition::named(name).unwrap();
+        let checkpoint = RandomCheckpoint::new(&definition).unwrap();
+        let vocab = checkpoint.spec().vocab_size;
+        let prompt = definition.prompt(LOGITS_PROMPT, LOGITS_TOKENS, vocab);
+        let whole = Runner::new(&checkpoint, DType::F32, 2).prompt_logits(&prompt, &[LOGITS_TOKENS]);
+        let mut runner = Runner::new(&checkpoint, DType::F32, 2);
+        let cuts: [(usize, usize, &[u32]); 4] =
+            [(0, 60, &[]), (60, 100, &[0, 7, 39]), (100, 190, &[89]), (190, 200, &[9])];
+        for (start, end, wanted) in cuts {
+            let piece = Piece { seq: 3, tokens: &prompt[..end], start, rope_base: prompt.len() };
+            let batch = Batch { wanted: Some(wanted.to_vec()), ..Runner::batch(&[piece]) };
+            runner.decoder.forward(&batch).unwrap();
+            let mut logits = Vec::new();
+            runner.decoder.logits(wanted, &mut logits).unwrap();
+            for (row, ours) in wanted.iter().zip(logits.chunks(vocab)) {
+                let at = start + *row as usize;
+                assert_eq!(bits(ours), bits(&whole[at * vocab..][..vocab]), "{name}: token {at}");
+            }
+            // Where few rows are spared, all are computed.
+            let refused = runner.decoder.logits(&[2], &mut logits).err().map(|error| error.to_string());
+            assert_eq!(refused.is_some(), end - start > 16, "{name}: {start}..{end}, {refused:?}");
+            if let Some(refused) = refused {
+                assert!(refused.contains("row 2, which it did not want"), "{refused}");
+            }
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
 }
 
 /// The comparison can fail: a reference of another checkpoint, or a single wrong logit, is seen.

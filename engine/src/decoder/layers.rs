@@ -21,19 +21,32 @@ pub(super) struct Layers<'a, B: Backend> {
 }
 
 impl<B: Backend> Layers<'_, B> {
-    /// Fills `buffers.hidden` and the cache for the step's `rows` tokens.
-    pub fn run(&mut self, backend: &mut B, rows: usize) -> Result<(), ExecutorError> {
+    /// Fills the cache for the step's `rows` tokens, and `buffers.hidden` for as many or, back to back, for `kept` of them;
+    /// that takes a step without adapters.
+    pub fn run(&mut self, backend: &mut B, rows: usize, kept: Option<&[u32]>) -> Result<(), ExecutorError> {
         let Self { spec, weights, step, buffers, .. } = self;
         backend.embed(&mut buffers.hidden, &weights.embedding, step, spec.embedding_scale)?;
-        for layer in 0..self.weights.layers.len() {
-            self.attention_block(backend, layer, rows)?;
-            self.feed_forward_block(backend, layer, rows)?;
+        let layers = weights.layers.len();
+        for layer in 0..layers {
+            // What comes after the last layer's keys and values is for the rows alone that are asked for.
+            let kept = kept.filter(|_| layer + 1 == layers);
+            self.attention_block(backend, layer, rows, kept)?;
+            let rows = kept.map_or(rows, <[u32]>::len);
+            if rows > 0 {
+                self.feed_forward_block(backend, layer, rows)?;
+            }
         }
         Ok(())
     }
 
-    /// `hidden += post_norm(attention(norm(hidden)))`.
-    fn attention_block(&mut self, backend: &mut B, index: usize, rows: usize) -> Result<(), ExecutorError> {
+    /// `hidden += post_norm(attention(norm(hidden)))`, of which only the rows in `kept` are left.
+    fn attention_block(
+        &mut self,
+        backend: &mut B,
+        index: usize,
+        rows: usize,
+        kept: Option<&[u32]>,
+    ) -> Result<(), ExecutorError> {
         let Self { spec, weights, adapters, cache, step, buffers: b, group } = self;
         let (Some(layer), Some(settings)) = (weights.layers.get(index), spec.layers.get(index)) else {
             return Err(ExecutorError::Batch(format!("no layer {index}")));
@@ -50,6 +63,9 @@ impl<B: Backend> Layers<'_, B> {
             backend.norm_heads(&mut b.qkv, q, k, heads, eps, rows)?;
         }
         backend.rope_and_store(&mut b.qkv, cache, step, index, heads.q, settings.rope)?;
+        if kept.is_some_and(<[u32]>::is_empty) {
+            return Ok(());
+        }
         let params = AttentionParams {
             heads: heads.q,
             scale: spec.attention_scale,
@@ -57,9 +73,19 @@ impl<B: Backend> Layers<'_, B> {
             window: settings.window,
         };
         backend.attention(&mut b.attn, &b.qkv, cache, step, index, &params)?;
-        apply(backend, &mut b.delta, &b.attn, &layer.output, rows)?;
+        let mut attn = &b.attn;
+        if let Some(kept) = kept {
+            // `qkv` and `normed` have served. Buffers stay where they are: recorded steps know their addresses.
+            backend.gather_rows(&mut b.qkv, &b.attn, kept, spec.heads * spec.head_dim)?;
+            attn = &b.qkv;
+            backend.gather_rows(&mut b.normed, &b.hidden, kept, spec.hidden_size)?;
+            let back_to_back: Vec<u32> = (0..kept.len() as u32).collect();
+            backend.gather_rows(&mut b.hidden, &b.normed, &back_to_back, spec.hidden_size)?;
+        }
+        let rows = kept.map_or(rows, <[u32]>::len);
+        apply(backend, &mut b.delta, attn, &layer.output, rows)?;
         if let Some(adapted) = adapted {
-            backend.add_low_rank(&mut b.delta, &b.attn, &adapted.output, step)?;
+            backend.add_low_rank(&mut b.delta, attn, &adapted.output, step)?;
         }
         if let Some(group) = group {
             backend.all_reduce(&mut b.delta, rows * spec.hidden_size, group.as_mut())?;

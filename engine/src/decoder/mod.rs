@@ -6,6 +6,7 @@ mod layers;
 mod rotary;
 mod weights;
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use weirgate_kernels::{
@@ -22,6 +23,10 @@ use weights::Weights;
 pub(crate) use weights::{Linear, weight_view};
 
 use crate::{Batch, ExecutorError};
+
+/// The last layer leaves rows out that nobody wants where there are at least so many: in prompts. Steps of few tokens are
+/// computed whole, as devices may have recorded them.
+const LEAST_SPARED: usize = 16;
 
 /// Sizes fixed at load; nothing is allocated afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub struct Decoder<B: Backend> {
     /// Blocks of the cache behind those that sequences may have, for the rows that steps are padded with.
     spare_blocks: usize,
     padded: Batch,
+    /// The rows of the last step that `buffers.hidden` has, back to back, where it has not all of them.
+    kept: Option<Vec<u32>>,
     /// When the device got its first work of the last step.
     begun: Option<Instant>,
     /// The other shards, where this is one.
@@ -133,6 +140,7 @@ impl<B: Backend> Decoder<B> {
             buffers,
             spare_blocks,
             padded: Batch::default(),
+            kept: None,
             begun: None,
             group: None,
         })
@@ -192,8 +200,8 @@ impl<B: Backend> Decoder<B> {
         self.adapters.unload(&mut self.backend, id);
     }
 
-    /// Runs the batch's tokens through all layers: fills the KV cache and leaves the hidden states for
-    /// [`Decoder::sample`], [`Decoder::score`] and [`Decoder::logits`].
+    /// Runs the batch's tokens through all layers: fills the KV cache and leaves the hidden states that the batch wants for
+    /// [`Decoder::draw`], [`Decoder::score`], [`Decoder::logits`] and [`Decoder::hidden`].
     pub fn forward(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
         let result = self.all_layers(batch);
         if result.is_err()
@@ -214,21 +222,24 @@ impl<B: Backend> Decoder<B> {
                 self.config.max_seqs
             )));
         }
+        self.kept = None;
         self.backend.copy_blocks(&mut self.cache, &batch.block_copies)?;
         if batch.tokens() == 0 {
             return Ok(());
         }
         let rows = self.upload(batch)?;
+        let few = |wanted: &&Vec<u32>| wanted.len() + LEAST_SPARED <= batch.tokens();
+        self.kept = batch.wanted.as_ref().filter(few).filter(|_| !self.adapters.any()).cloned();
         self.begun = Some(Instant::now());
-        let Self { backend, spec, weights, adapters, cache, step, buffers, group, .. } = self;
+        let Self { backend, spec, weights, adapters, cache, step, buffers, group, kept, .. } = self;
         let step = &*step;
-        // Shards meet between their ops, which is no work for a device to record.
-        let shard = group.is_some();
+        // Shards meet between their ops, which is no work for a device to record; nor is what depends on the rows wanted.
+        let recordable = group.is_none() && kept.is_none();
         let mut layers = Layers { spec, weights, adapters, cache, step, buffers, group };
-        if shard {
-            return layers.run(backend, rows);
+        if !recordable {
+            return layers.run(backend, rows, kept.as_deref());
         }
-        backend.repeated(step, |backend| layers.run(backend, rows))
+        backend.repeated(step, |backend| layers.run(backend, rows, None))
     }
 
     /// When the device got its first work of the last step; `None` before the first.
@@ -305,9 +316,10 @@ impl<B: Backend> Decoder<B> {
 
     /// The last hidden states after `rows` of the last batch, normalised, `[rows.len(), hidden]`, appended to `out`.
     pub fn hidden(&mut self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), ExecutorError> {
-        let Self { backend, spec, weights, buffers: b, .. } = self;
+        let Self { backend, spec, weights, buffers: b, kept, .. } = self;
         for tile in rows.chunks(self.config.max_logit_rows) {
-            backend.gather_rows(&mut b.last, &b.hidden, tile, spec.hidden_size)?;
+            let places = places(kept.as_deref(), tile)?;
+            backend.gather_rows(&mut b.last, &b.hidden, &places, spec.hidden_size)?;
             backend.rms_norm(&mut b.last_normed, &b.last, &weights.final_norm, spec.norm_eps, tile.len())?;
             let start = out.len();
             out.resize(start + tile.len() * spec.hidden_size, 0.0);
@@ -318,8 +330,9 @@ impl<B: Backend> Decoder<B> {
 
     /// Head of the model for up to `max_logit_rows` rows, into `buffers.logits`.
     fn fill_logits(&mut self, rows: &[u32]) -> Result<(), ExecutorError> {
-        let Self { backend, spec, weights, buffers: b, .. } = self;
-        backend.gather_rows(&mut b.last, &b.hidden, rows, spec.hidden_size)?;
+        let Self { backend, spec, weights, buffers: b, kept, .. } = self;
+        let places = places(kept.as_deref(), rows)?;
+        backend.gather_rows(&mut b.last, &b.hidden, &places, spec.hidden_size)?;
         backend.rms_norm(&mut b.last_normed, &b.last, &weights.final_norm, spec.norm_eps, rows.len())?;
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
         backend.linear(&mut b.logits, &b.last_normed, head, None, rows.len())?;
@@ -328,6 +341,19 @@ impl<B: Backend> Decoder<B> {
         }
         Ok(())
     }
+}
+
+/// Where the hidden states of a batch's `rows` are, of which `kept` are left.
+///
+/// # Errors
+/// A row that the batch did not want.
+fn places<'a>(kept: Option<&[u32]>, rows: &'a [u32]) -> Result<Cow<'a, [u32]>, ExecutorError> {
+    let Some(kept) = kept else { return Ok(Cow::Borrowed(rows)) };
+    let place = |row: &u32| match kept.binary_search(row) {
+        Ok(place) => Ok(place as u32),
+        Err(_) => Err(ExecutorError::Batch(format!("the result of row {row}, which it did not want"))),
+    };
+    rows.iter().map(place).collect::<Result<_, _>>().map(Cow::Owned)
 }
 
 /// Of the cache with `spare` blocks that no sequence may have.

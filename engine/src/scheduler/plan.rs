@@ -154,6 +154,7 @@ impl Scheduler {
                 append(sequence, item, draft, self.pool.block_size(), batch);
             }
         }
+        batch.want_results();
     }
 
     /// Admits the head of the queue to place `at` of the running sequences if that is its place and there is room.

@@ -27,6 +27,8 @@ const FEW_ROWS: usize = 8;
 const WIDE_ROWS: usize = 6;
 const NARROW_ROWS: usize = 3;
 const PAIRED_ROWS: usize = 4;
+/// Most tiles whose activations, all of them, are in the cache while weights stream by.
+const TILES_IN_STREAM: usize = 8;
 /// Tiles whose activations, a chunk of each, are in the cache together.
 const TILES_IN_CACHE: usize = 32;
 
@@ -153,37 +155,49 @@ impl<T: Format> Part<'_, T> {
     fn blocked<D: Dot, const P: usize>(&self, d: D) {
         let mut unpacked = [const { Unpacked::EMPTY }; P];
         let tiles = self.x.tiles();
+        if tiles <= TILES_IN_STREAM {
+            // There is little to do for each byte: panels are read as they lie.
+            for panel in self.panels.clone().step_by(P) {
+                for col in (0..self.band.cols).step_by(CHUNK) {
+                    let further = col + CHUNK < self.band.cols;
+                    let next = if further { (panel, col + CHUNK) } else { (panel + P, 0) };
+                    self.chunks(d, 0..tiles, (panel, &mut unpacked), col, next);
+                }
+            }
+            return;
+        }
         for col in (0..self.band.cols).step_by(CHUNK) {
             for first in (0..tiles).step_by(TILES_IN_CACHE) {
                 let tiles = first..tiles.min(first + TILES_IN_CACHE);
                 for panel in self.panels.clone().step_by(P) {
-                    let count = P.min(self.panels.end - panel);
-                    for (p, unpacked) in unpacked.iter_mut().enumerate().take(count) {
-                        unpacked.fill::<D, T>(d, self.chunk(panel + p, col), self.units(col));
-                    }
-                    self.tiles(d, tiles.clone(), (panel, count, &unpacked), col);
+                    let further = panel + P < self.panels.end;
+                    let next = if further { (panel + P, col) } else { (self.panels.start, col + CHUNK) };
+                    self.chunks(d, tiles.clone(), (panel, &mut unpacked), col, next);
                 }
             }
         }
     }
 
-    /// The chunks at `col` of `count` panels with some tiles.
+    /// The chunks at `col` of up to `P` panels, which are unpacked, with some tiles; meanwhile those at `next` are fetched.
     #[inline(always)]
-    fn tiles<D: Dot, const P: usize>(
+    fn chunks<D: Dot, const P: usize>(
         &self,
         d: D,
         tiles: Range<usize>,
-        (panel, count, weights): (usize, usize, &[Unpacked; P]),
+        (panel, unpacked): (usize, &mut [Unpacked; P]),
         col: usize,
+        next: (usize, usize),
     ) {
-        let after = panel + P;
-        let next = if after < self.panels.end { (after, col) } else { (self.panels.start, col + CHUNK) };
-        let mut fetch = self.fetch::<P>(next, tiles.len() * self.units(col));
+        let (count, units) = (P.min(self.panels.end - panel), self.units(col));
+        for (p, unpacked) in unpacked.iter_mut().enumerate().take(count) {
+            unpacked.fill::<D, T>(d, self.chunk(panel + p, col), units);
+        }
+        let mut fetch = self.fetch::<P>(next, tiles.len() * units);
         if tiles.start > 0 {
             // The rows before these have fetched it already.
             fetch.lines = 0;
         }
-        let product = Product::<T, P> { weights, units: self.units(col), format: PhantomData };
+        let product = Product::<T, P> { weights: unpacked, units, format: PhantomData };
         for tile in tiles {
             let (row, height) = self.x.tile(tile);
             with_rows!(height, R in 1, 2, 3, 4, 5; 6 => {
