@@ -267,21 +267,38 @@ impl Unpacked {
     /// Unpacks a chunk of `units` units.
     #[inline(always)]
     pub(crate) fn fill<D: Dot, T: Format>(&mut self, d: D, chunk: &[u8], units: usize) {
-        let (header, codes) = chunk.split_at(header_len::<T>(units));
-        let header = Header::new::<T>(d, header);
-        for group in 0..units * UNIT / T::GROUP {
-            let (scale, min) = header.scales::<T>(group);
-            d.float().store(scale, &mut self.scales[group]);
-            d.float().store(min, &mut self.mins[group]);
-        }
+        self.fill_scales::<D, T>(d, chunk, units);
         let unpacked = self.codes.as_chunks_mut::<8>().0;
-        for (unit, out) in codes.chunks_exact(unit_len::<T>()).zip(unpacked) {
+        for (unit, out) in codes::<T>(chunk, units).chunks_exact(unit_len::<T>()).zip(unpacked) {
             let quads = d.arrange(quads::<D, T>(d, unit));
             for q in 0..8 {
                 d.store(quads[q], &mut out[q]);
             }
         }
     }
+
+    /// Unpacks its scales and minima alone.
+    #[inline(always)]
+    pub(crate) fn fill_scales<D: Dot, T: Format>(&mut self, d: D, chunk: &[u8], units: usize) {
+        let header = Header::new::<T>(d, &chunk[..header_len::<T>(units)]);
+        for group in 0..units * UNIT / T::GROUP {
+            let (scale, min) = header.scales::<T>(group);
+            d.float().store(scale, &mut self.scales[group]);
+            d.float().store(min, &mut self.mins[group]);
+        }
+    }
+}
+
+/// The codes of a chunk of `units` units.
+#[inline(always)]
+pub(crate) fn codes<T: Format>(chunk: &[u8], units: usize) -> &[u8] {
+    &chunk[header_len::<T>(units)..]
+}
+
+/// Whether the codes are nibbles and nothing else, 32 of a row under each scale: the vector `i` of a unit has the quads `i`
+/// and `i + 4`.
+pub(crate) const fn plain_nibbles<T: Format>() -> bool {
+    matches!(planes::<T>(), (4, 0)) && T::GROUP == UNIT && T::TABLE.is_none() && T::BIAS < 64
 }
 
 /// One row of a band, in f32.

@@ -8,14 +8,15 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::super::isa::{Dispatch, Dot, DotKernel, Simd};
+use super::super::isa::{self, Dispatch, Dot, DotKernel, Simd};
 use super::super::output::{Output, Turn};
 use super::super::panel::LANES;
 use super::super::pool::Pool;
 use super::super::tile::with_rows;
 use super::activations::{Rows, TileChunk, Wanted};
 use super::layout::{
-    CHUNK, Header, UNIT, UNITS, Unpacked, chunk_len, header_len, panel_len, quads, unit_len,
+    CHUNK, Header, UNIT, UNITS, Unpacked, chunk_len, codes, header_len, panel_len, plain_nibbles, quads,
+    unit_len,
 };
 use super::{Activations, Format, with_format};
 use crate::{BlockType, KernelError};
@@ -189,15 +190,22 @@ impl<T: Format> Part<'_, T> {
         next: (usize, usize),
     ) {
         let (count, units) = (P.min(self.panels.end - panel), self.units(col));
-        for (p, unpacked) in unpacked.iter_mut().enumerate().take(count) {
-            unpacked.fill::<D, T>(d, self.chunk(panel + p, col), units);
+        // Where there is one panel, it is multiplied in the others' places, too.
+        let chunks: [_; P] = std::array::from_fn(|p| self.chunk(panel + p.min(count - 1), col));
+        for (unpacked, chunk) in unpacked.iter_mut().zip(chunks) {
+            if in_registers::<D, T>() {
+                unpacked.fill_scales::<D, T>(d, chunk, units);
+            } else {
+                unpacked.fill::<D, T>(d, chunk, units);
+            }
         }
         let mut fetch = self.fetch::<P>(next, tiles.len() * units);
         if tiles.start > 0 {
             // The rows before these have fetched it already.
             fetch.lines = 0;
         }
-        let product = Product::<T, P> { weights: unpacked, units, format: PhantomData };
+        let packed = chunks.map(|chunk| codes::<T>(chunk, units).as_chunks().0);
+        let product = Product::<T, P> { weights: unpacked, packed, units, format: PhantomData };
         for tile in tiles {
             let (row, height) = self.x.tile(tile);
             with_rows!(height, R in 1, 2, 3, 4, 5; 6 => {
@@ -258,6 +266,8 @@ fn dot_chunk<D: Dot, T: Format, const R: usize>(
 /// A chunk of `P` panels, to be multiplied with tiles, all sums in registers.
 struct Product<'a, T, const P: usize> {
     weights: &'a [Unpacked; P],
+    /// The codes as they are in memory.
+    packed: [&'a [[u8; 64]]; P],
     units: usize,
     format: PhantomData<T>,
 }
@@ -292,6 +302,10 @@ impl<T: Format, const P: usize> Product<'_, T, P> {
             for r in 0..R {
                 products[r] = [d.splat_i32(starts[r]); P];
             }
+        }
+        if in_registers::<D, T>() {
+            let packed = self.packed.map(|codes| &codes[group * 4..][..4]);
+            return nibbles(d, products, packed, &x.codes[group * quads..][..quads], T::RANGE);
         }
         let first = group * quads;
         // SAFETY: a tile's chunk has as many quads as the weights' chunk, at most `8 * UNITS`.
@@ -331,6 +345,45 @@ impl<T: Format, const P: usize> Product<'_, T, P> {
             }
         }
     }
+}
+
+/// Whether codes are unpacked anew for each tile, in registers, instead of once for all of them, to memory: that takes twice
+/// as long to write as they take to be unpacked.
+const fn in_registers<D: Dot, T: Format>() -> bool {
+    D::F::WIDE && D::COLUMNS == 4 && plain_nibbles::<T>()
+}
+
+/// [`Dot::dot_group`] with the nibbles of a unit.
+// Counted loops unroll into registers, whatever iterators would do.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+fn nibbles<D: Dot, const R: usize, const P: usize>(
+    d: D,
+    mut sums: [[D::I; P]; R],
+    packed: [&[[u8; 64]]; P],
+    x: &[[[i8; 4]; R]],
+    range: isa::Range,
+) -> [[D::I; P]; R] {
+    let low = d.splat1(15);
+    for i in 0..4 {
+        let mut both = [low; P];
+        for p in 0..P {
+            both[p] = d.load(&packed[p][i]);
+        }
+        for half in 0..2 {
+            let mut quads = [low; P];
+            for p in 0..P {
+                quads[p] = d.and(if half == 0 { both[p] } else { d.down(both[p], 4) }, low);
+            }
+            for r in 0..R {
+                let four = d.splat4(&x[i + 4 * half][r]);
+                for p in 0..P {
+                    sums[r][p] = d.dot(sums[r][p], quads[p], four, range);
+                }
+            }
+        }
+    }
+    sums
 }
 
 /// Brings one chunk of each of `P` panels nearer, little by little.
