@@ -3,10 +3,12 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weirgate_text::{Conversation, Sources};
@@ -49,7 +51,12 @@ impl Sandbox {
             Some(worker) => worker,
             None => Worker::start(&self.sources)?.0,
         };
-        let reply: Reply = worker.ask(conversation)?;
+        let mut reply = worker.ask(conversation);
+        if reply.is_err() && worker.was_killed() {
+            worker = Worker::start(&self.sources)?.0;
+            reply = worker.ask(conversation);
+        }
+        let reply = reply?;
         self.idle().push(worker);
         match reply {
             Reply::Text(text) => Ok(text),
@@ -108,6 +115,12 @@ impl Worker {
             Ok::<_, io::Error>(read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock))
         };
         silent(&mut self.socket).unwrap_or(false) && matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Whether somebody killed it, an operator or the kernel for want of memory. That says nothing about its template.
+    fn was_killed(&mut self) -> bool {
+        let status = self.process.try_wait().ok().flatten();
+        status.and_then(|status| status.signal()) == Some(Signal::KILL.as_raw())
     }
 
     /// Sends one message and waits for the answer. After an error the process is of no more use.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -198,14 +199,29 @@ fn the_next_conversation_gets_a_new_process() {
 fn a_process_that_was_killed_is_replaced() {
     let template = sandboxed("{{ messages[0].content }}");
     assert_eq!(template.render(&conversation(hello())).unwrap(), "Hello");
-    let worker = children().pop().expect("one process");
-    assert!(Command::new("kill").args(["-KILL", &worker]).status().unwrap().success());
-    // Until nothing is left of it but its status.
-    let state = || std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
-    while !state().contains(") Z ") {
-        std::thread::yield_now();
+    // Whatever is left of it at the next conversation: nothing, its status, or some of its threads.
+    for wait in [0, 1, 10] {
+        let worker = children().pop().expect("one process");
+        assert!(Command::new("kill").args(["-KILL", &worker]).status().unwrap().success());
+        std::thread::sleep(Duration::from_millis(wait));
+        assert_eq!(template.render(&conversation(hello())).unwrap(), "Hello");
     }
+}
+
+/// It is stopped, so that it has its conversation and has not answered when it is killed.
+#[test]
+fn a_process_that_is_killed_at_work_is_replaced() {
+    let template = sandboxed("{{ messages[0].content }}");
     assert_eq!(template.render(&conversation(hello())).unwrap(), "Hello");
+    let worker = children().pop().expect("one process");
+    assert!(Command::new("kill").args(["-STOP", &worker]).status().unwrap().success());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(Command::new("kill").args(["-KILL", &worker]).status().unwrap().success());
+        });
+        assert_eq!(template.render(&conversation(hello())).unwrap(), "Hello");
+    });
 }
 
 #[test]
