@@ -184,12 +184,14 @@ impl<W: Element> Chunk<'_, W> {
         next: (usize, usize),
     ) {
         let groups = tile::row_groups(rows.len(), tile::MAX_ROWS);
-        let hurry = groups.len() < 4;
+        let panels = if four { 4 } else { 1 };
+        let hurry = groups.len() < panels;
         let next = |p: usize| self.weights(next.0 + p, next.1);
         for (group, (row, count)) in groups.enumerate() {
             let at = (rows.start + row, panel);
             // The rows before these have fetched it already; the block itself is in the cache.
-            let next_one = if rows.start == 0 && group < 4 { next(group) } else { self.weights(panel, col) };
+            let fetched = rows.start > 0 || group >= panels;
+            let next_one = if fetched { self.weights(panel, col) } else { next(group) };
             if !four {
                 with_rows!(count, R => self.tile::<S, R, 1, 1>(s, at, col, [next_one]));
             } else if hurry && rows.start == 0 && group == 0 {

@@ -9,9 +9,9 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use super::isa::Simd;
 use super::panel::{Element, LANES};
 
-/// Most rows in a tile. With four panels five take 20 of 32 vector registers, two columns eight (a panel of NEON, or of
-/// AVX2, is several registers, but there it is one panel). With six the compiler spills sums in the innermost loop, and
-/// products take up to twice the time.
+/// Most rows in a tile. With four panels their sums take 20 of 32 vector registers (a panel of NEON, or of AVX2, is several
+/// registers, but there it is one panel). With six the compiler spills sums in the innermost loop, and products take up
+/// to twice the time.
 pub(crate) const MAX_ROWS: usize = 5;
 
 /// `acc[r][p] += a[r][..len] · b[p][..len]` for sixteen rows of each panel. Meanwhile as many columns from each of

@@ -98,8 +98,6 @@ pub(crate) trait Dot: Copy {
 }
 
 /// [`Dot::dot_group`], quad by quad.
-// Counted loops unroll into registers, whatever iterators would do.
-#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 pub(super) fn dot_quads<D: Dot, const R: usize, const P: usize>(
     d: D,
@@ -109,12 +107,27 @@ pub(super) fn dot_quads<D: Dot, const R: usize, const P: usize>(
     range: Range,
 ) -> [[D::I; P]; R] {
     for (quad, x) in x.iter().enumerate() {
-        let codes: [_; P] = std::array::from_fn(|p| d.load(&codes[p][quad]));
-        for r in 0..R {
-            let four = d.splat4(&x[r]);
-            for p in 0..P {
-                sums[r][p] = d.dot(sums[r][p], codes[p], four, range);
-            }
+        let codes = std::array::from_fn(|p| d.load(&codes[p][quad]));
+        sums = dot_quad(d, sums, codes, x, range);
+    }
+    sums
+}
+
+/// The sums plus [`Dot::dot`] of one quad of `P` panels with that of `R` rows.
+// Counted loops unroll into registers, whatever iterators would do.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+pub(crate) fn dot_quad<D: Dot, const R: usize, const P: usize>(
+    d: D,
+    mut sums: [[D::I; P]; R],
+    codes: [D::B; P],
+    x: &[[i8; 4]; R],
+    range: Range,
+) -> [[D::I; P]; R] {
+    for r in 0..R {
+        let four = d.splat4(&x[r]);
+        for p in 0..P {
+            sums[r][p] = d.dot(sums[r][p], codes[p], four, range);
         }
     }
     sums

@@ -15,7 +15,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use dot::{Dot, DotKernel, Range};
+pub(crate) use dot::{Dot, DotKernel, Range, dot_quad};
 use half::{bf16, f16};
 
 /// An instruction set the CPU device has code for.

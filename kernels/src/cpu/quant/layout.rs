@@ -298,7 +298,10 @@ pub(crate) fn codes<T: Format>(chunk: &[u8], units: usize) -> &[u8] {
 /// Whether the codes are nibbles and nothing else, 32 of a row under each scale: the vector `i` of a unit has the quads `i`
 /// and `i + 4`.
 pub(crate) const fn plain_nibbles<T: Format>() -> bool {
-    matches!(planes::<T>(), (4, 0)) && T::GROUP == UNIT && T::TABLE.is_none() && T::BIAS < 64
+    matches!(planes::<T>(), (4, 0))
+        && T::GROUP == UNIT
+        && T::TABLE.is_none()
+        && matches!(T::RANGE, Range::SevenBits)
 }
 
 /// One row of a band, in f32.

@@ -8,7 +8,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::super::isa::{self, Dispatch, Dot, DotKernel, Simd};
+use super::super::isa::{self, Dispatch, Dot, DotKernel, Simd, dot_quad};
 use super::super::output::{Output, Turn};
 use super::super::panel::LANES;
 use super::super::pool::Pool;
@@ -354,8 +354,6 @@ const fn in_registers<D: Dot, T: Format>() -> bool {
 }
 
 /// [`Dot::dot_group`] with the nibbles of a unit.
-// Counted loops unroll into registers, whatever iterators would do.
-#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn nibbles<D: Dot, const R: usize, const P: usize>(
     d: D,
@@ -366,22 +364,10 @@ fn nibbles<D: Dot, const R: usize, const P: usize>(
 ) -> [[D::I; P]; R] {
     let low = d.splat1(15);
     for i in 0..4 {
-        let mut both = [low; P];
-        for p in 0..P {
-            both[p] = d.load(&packed[p][i]);
-        }
-        for half in 0..2 {
-            let mut quads = [low; P];
-            for p in 0..P {
-                quads[p] = d.and(if half == 0 { both[p] } else { d.down(both[p], 4) }, low);
-            }
-            for r in 0..R {
-                let four = d.splat4(&x[i + 4 * half][r]);
-                for p in 0..P {
-                    sums[r][p] = d.dot(sums[r][p], quads[p], four, range);
-                }
-            }
-        }
+        let both: [_; P] = std::array::from_fn(|p| d.load(&packed[p][i]));
+        sums = dot_quad(d, sums, std::array::from_fn(|p| d.and(both[p], low)), &x[i], range);
+        let high = std::array::from_fn(|p| d.and(d.down(both[p], 4), low));
+        sums = dot_quad(d, sums, high, &x[i + 4], range);
     }
     sums
 }
