@@ -138,6 +138,21 @@ fn many_prompts_come_before_what_decodes_and_draw_together() {
     assert_eq!(chunks(&rig)[5], (19, 1));
 }
 
+/// One stream began before the others came; it is one token ahead of them and no more.
+#[test]
+fn who_just_began_waits_for_the_others_at_once() {
+    let mut rig = bursting(64, 5, BurstRule { ratio: 0.3, patience: 20, max_steps: 8 });
+    rig.submit(request(0, &prompt(8, 0), 30));
+    rig.step();
+    for id in 1..3 {
+        rig.submit(request(id, &prompt(8, id as u32), 30));
+    }
+    rig.step();
+    assert_eq!(chunks(&rig), [(0, 7), (0, 7)]);
+    rig.step();
+    assert_eq!(chunks(&rig), [(8, 1), (7, 1), (7, 1)]);
+}
+
 #[test]
 fn a_prompt_that_fits_beside_what_decodes_goes_with_it() {
     let mut rig = bursting(64, 5, BurstRule { ratio: 0.0, patience: 1, max_steps: 8 });

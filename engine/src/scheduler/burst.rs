@@ -16,7 +16,7 @@ use super::Scheduler;
 pub struct BurstRule {
     /// Waiting prompts for each sequence that decodes which make a burst.
     pub ratio: f32,
-    /// So many steps that decode after the last burst, one waiting prompt makes another.
+    /// So many steps after the last burst, one waiting prompt makes another.
     pub patience: usize,
     /// Most steps of a burst, which has one for each waiting prompt; 0: no bursts.
     pub max_steps: usize,
@@ -32,7 +32,8 @@ pub(super) struct Bursts {
     rule: BurstRule,
     /// Steps left of this burst.
     left: usize,
-    /// Steps that decoded since the last one.
+    /// Steps since the last one. Those of prompts alone count: streams that just began had better wait at once, so that
+    /// all decode in step, and end in step. One that ends before the others holds them up with its client's next prompt.
     since: usize,
 }
 
@@ -47,10 +48,10 @@ impl Bursts {
         self.since = 0;
     }
 
-    /// Another step was planned, in which `decoded` says whether anybody decodes.
-    pub fn passed(&mut self, decoded: bool) {
+    /// Another step was planned.
+    pub fn passed(&mut self) {
         self.left = 0;
-        self.since = self.since.saturating_add(usize::from(decoded));
+        self.since = self.since.saturating_add(1);
     }
 }
 
