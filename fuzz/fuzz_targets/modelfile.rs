@@ -10,10 +10,10 @@ fuzz_target!(|data: &[u8]| {
     let Ok(modelfile) = Modelfile::from_bytes(data) else {
         return;
     };
-    let written = modelfile.to_string();
-    let read = Modelfile::parse(&written).unwrap_or_else(|error| panic!("{error}: {written:?}"));
-    // Values with a line that ends in three quotes have no exact form; once written, they keep the one they got.
-    assert_eq!(Modelfile::parse(&read.to_string()).ok(), Some(read));
+    // A value that has no exact form is an error; what is written is read back as it was.
+    if let Ok(written) = modelfile.write() {
+        assert_eq!(Modelfile::parse(&written).as_ref(), Ok(&modelfile), "{written:?}");
+    }
     let parameters = modelfile.commands.iter().filter_map(|command| match command {
         Command::Parameter(name, value) => Some((name.as_str(), value.as_str())),
         _ => None,
