@@ -11,11 +11,8 @@ text=$(cat)
 coverage="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Coverflow-checks"
-(
-    cd fuzz
-    RUSTFLAGS=$coverage cargo +nightly build -q --release --target x86_64-unknown-linux-gnu --no-default-features \
-        --features "$features" "${targets[@]/#/--bin=}"
-)
+RUSTFLAGS=$coverage cargo +nightly build -q --release --target x86_64-unknown-linux-gnu --target-dir fuzz/target \
+    -p weirgate-fuzz --no-default-features --features "$features" "${targets[@]/#/--bin=}"
 [[ $seconds == 0 ]] && exit 0
 sum() { awk '{ all += $1 } END { print all + 0 }'; }
 status=0
