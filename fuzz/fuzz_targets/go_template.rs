@@ -16,7 +16,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let given = serde_json::from_str::<Vec<Value>>(messages).ok();
     let messages = given.unwrap_or_else(|| vec![json!({"role": "user", "content": "Hi"})]);
-    let function = json!({"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}});
+    let function =
+        json!({"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}});
     let conversation = Conversation {
         messages,
         tools: vec![json!({"type": "function", "function": function})],
