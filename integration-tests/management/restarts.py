@@ -69,6 +69,8 @@ def play(folder: Path, chance: random.Random, kills: int, args: tuple[str, ...] 
         killer = stack.enter_context(ThreadPoolExecutor(1))
         server.start()
         dataset, numbers = server.api.add_dataset(), itertools.count(1)
+        # Longer than a life of the server, so that kills hit a training behind a checkpoint, whatever chance says.
+        played.jobs.append(server.api.train("adapter 0", dataset, max_steps=100, step_seconds=0.03))
         #: Where the log of each life of the server ends.
         ends = []
         while played.kills < kills:
