@@ -10,7 +10,7 @@ use weirgate_text::TextError;
 use super::{Loaded, LoadedEngine, Pace, read_text_model};
 use crate::config::RouterConfig;
 use crate::error::RouterError;
-use crate::memory::{self, Place};
+use crate::memory::Place;
 use crate::residency::Card;
 use crate::service::{Beside, EmbedProfile, Failure, Scores, ServiceError, Unstarted};
 use crate::sizing::{DeviceKind, Sizing};
@@ -104,10 +104,6 @@ pub(crate) fn beside(config: Arc<RouterConfig>, files: ModelFiles) -> Beside {
         ServiceError::from(Failure::Engine)
     };
     Beside::new(move || {
-        let needed = Pace::Quiet.open(&files).map_err(|error| failed(error.into()))?.total_bytes();
-        if memory::free_bytes().is_some_and(|free| free < needed) {
-            return Err(ServiceError::Unavailable("too little memory to load the model for embeddings, too"));
-        }
         let loaded = load(&config, &files, &Kind::Decoder, Pace::Quiet).map_err(&failed)?;
         match loaded.engine {
             LoadedEngine::Embedder { embedder, profile } => {

@@ -7,6 +7,7 @@ use super::resident::Resident;
 use super::{AcquireError, Card, Key, Loading, Models, Slot, key};
 use crate::assemble::Assembled;
 use crate::memory::Place;
+use crate::service::Beside;
 
 impl Models {
     /// Ends a load.
@@ -53,7 +54,15 @@ impl Models {
         };
         tracing::info!(model = card.name, seconds = begun.elapsed().as_secs_f32(), bytes = weights, "loaded");
         let service = &model.service;
-        let running = tokio::spawn(service.dispatcher.clone().run(outputs, service.metrics.clone()));
+        let dispatcher = service.dispatcher.clone().run(outputs, service.metrics.clone());
+        let beside = service.engine.beside().inspect(|beside| beside.load_into(self.room_of(card)));
+        let beside_gone = beside.map(Beside::gone);
+        let running = tokio::spawn(async move {
+            dispatcher.await;
+            if let Some(gone) = beside_gone {
+                gone.await;
+            }
+        });
         Ok(Arc::new(Resident::new(model, Some(running), weights, self.changed.clone())))
     }
 

@@ -16,6 +16,7 @@ mod loading;
 mod queue;
 mod resident;
 mod room;
+mod second;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -12,7 +12,7 @@ use super::budget::Footprint;
 use super::{Card, KeepAlive};
 use crate::api::Settings;
 use crate::memory::Place;
-use crate::service::Service;
+use crate::service::{Beside, Service};
 
 /// A model that is loaded.
 #[derive(Clone)]
@@ -114,8 +114,19 @@ impl Resident {
         !self.stays() && self.life().keep == KeepAlive::NOT_AT_ALL
     }
 
-    pub fn footprint(&self) -> Footprint {
-        Footprint { weights: self.weights, pool: self.model.pool_bytes }
+    /// What it may take of the memory of `place`, if anything.
+    pub fn footprint(&self, place: Place) -> Option<Footprint> {
+        let own = (self.model.place == place)
+            .then_some(Footprint { weights: self.weights, pool: self.model.pool_bytes });
+        // Vectors are made on the CPU, wherever texts are.
+        let beside = self.model.service.engine.beside().map_or(0, Beside::taken_bytes);
+        let beside = (place == Place::Host && beside > 0).then_some(Footprint { weights: beside, pool: 0 });
+        match (own, beside) {
+            (Some(own), Some(beside)) => {
+                Some(Footprint { weights: own.weights.saturating_add(beside.weights), ..own })
+            }
+            (own, beside) => own.or(beside),
+        }
     }
 
     /// Whether nobody uses it: neither a lease is out, nor a request under way. Asked for under the table's lock, where

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::budget::Footprint;
 use super::resident::Resident;
 use super::{AcquireError, Key, Models, Slot, ended, look_again, ready, retire};
 use crate::memory::Place;
@@ -64,6 +66,26 @@ impl Models {
         }
     }
 
+    /// Unloads idle models until `needed` more bytes of this machine's memory are free, and has `taken` say that they are
+    /// taken. It waits for nobody: whoever asks has a model in use, for which others may wait.
+    ///
+    /// # Errors
+    /// Where too little is free and idle.
+    pub(super) async fn take_room(&self, needed: u64, taken: &AtomicU64) -> Result<(), AcquireError> {
+        loop {
+            let retired = {
+                let mut table = self.table();
+                let Some((shortage, others)) = self.memory_shortage(&table, needed, Place::Host) else {
+                    taken.store(needed, Ordering::SeqCst);
+                    return Ok(());
+                };
+                let victim = victim(&others, shortage.clone())?.ok_or(shortage)?;
+                table.remove(&victim).and_then(retire)
+            };
+            ended(retired).await;
+        }
+    }
+
     /// What keeps a model of `needed` bytes from being loaded now, and the models that are in its way.
     fn shortage(
         &self,
@@ -71,18 +93,46 @@ impl Models {
         needed: u64,
         place: Place,
     ) -> Option<(AcquireError, Others)> {
-        let all = || ready(table).map(|(key, resident)| (key.clone(), resident.clone()));
         let most = self.residency.max_loaded;
         if most > 0 && ready(table).count() >= most {
             let message = format!(
                 "all places for models ({most}) are taken by models that are deployed; \
                  raise `--max-loaded-models`, or end a deployment"
             );
-            return Some((AcquireError::Failed(message), all().collect()));
+            let all = ready(table).map(|(key, resident)| (key.clone(), resident.clone()));
+            return Some((AcquireError::Failed(message), all.collect()));
         }
-        let there: Others = all().filter(|(_, resident)| resident.model.place == place).collect();
-        let free = self.budget(place).free(there.iter().map(|(_, resident)| resident.footprint()))?;
+        self.memory_shortage(table, needed, place)
+    }
+
+    /// Where fewer than `needed` bytes are free: that, and the models that take some.
+    fn memory_shortage(
+        &self,
+        table: &HashMap<Key, Slot>,
+        needed: u64,
+        place: Place,
+    ) -> Option<(AcquireError, Others)> {
+        let (mut there, mut footprints) = (Others::new(), Vec::new());
+        for (key, resident) in ready(table) {
+            if let Some(footprint) = resident.footprint(place) {
+                there.push((key.clone(), resident.clone()));
+                footprints.push(footprint);
+            }
+        }
+        footprints.extend(self.coming(table, place));
+        let free = self.budget(place).free(footprints.into_iter())?;
         (needed > free).then_some((AcquireError::Memory { needed, free }, there))
+    }
+
+    /// What the load under way will take of `place`.
+    fn coming(&self, table: &HashMap<Key, Slot>, place: Place) -> Option<Footprint> {
+        let (key, ..) = self.begun().clone().filter(|(_, at, _)| *at == place)?;
+        match table.get(&key)? {
+            Slot::Loading(loading) => {
+                Some(Footprint { weights: self.budget(place).expected(&key, loading.bytes), pool: 0 })
+            }
+            Slot::Ready(_) => None,
+        }
     }
 }
 

@@ -48,6 +48,14 @@ impl Engine {
         }
     }
 
+    /// What makes vectors with a copy of the model of its own.
+    pub fn beside(&self) -> Option<&Beside> {
+        match self {
+            Self::Generator { vectors, .. } => vectors.as_ref(),
+            Self::Embedder(_) => None,
+        }
+    }
+
     /// # Errors
     /// When the model is no cross-encoder.
     pub fn ranker(&self) -> Result<&Embedding, ValidationError> {
@@ -67,9 +75,9 @@ impl Engine {
     /// Accepts no more requests and ends when what was accepted is done.
     pub fn stop(&self) {
         match self {
-            Self::Generator { engine, vectors } => {
+            Self::Generator { engine, .. } => {
                 engine.stop();
-                if let Some(embedding) = vectors.as_ref().and_then(Beside::started) {
+                if let Some(embedding) = self.beside().and_then(Beside::started) {
                     embedding.handle.stop();
                 }
             }

@@ -35,7 +35,7 @@ use crate::telemetry::Tracer;
 use crate::tools::{ModelForms, Thinking};
 pub(crate) use account::Account;
 pub(crate) use adapters::{AdapterError, Adapters};
-pub(crate) use beside::{Beside, Unstarted};
+pub(crate) use beside::{Beside, MakeRoom, Unstarted};
 use constraint::Enforced;
 pub(crate) use constraint::{
     Checks, Constraint, Field, Grammars, Guided, SchemaCheck, guided, response_format, tgi_grammar,

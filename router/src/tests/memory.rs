@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::residency::{Shelf, eventually, generate, queued, residency, running, serving_under};
 use super::*;
@@ -112,4 +112,71 @@ async fn a_model_that_no_room_can_be_made_for_is_refused_with_what_it_takes() {
     let body = json!({"model": "a", "prompt": "Hi"});
     assert_eq!(server.post("/v1/completions", body).await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!((shelf.loads.load(Ordering::SeqCst), running(&server).await.len()), (0, 0));
+}
+
+async fn embed(server: &TestServer, model: &str) -> (StatusCode, Value) {
+    let answer = server.post("/api/embed", json!({"model": model, "input": "Hi"})).await;
+    (answer.status, answer.json())
+}
+
+/// The second copy of a model takes the place of a model that nobody uses, and is counted as long as it is there.
+#[tokio::test]
+async fn a_second_copy_for_vectors_takes_room_as_models_do() {
+    let shelf = Shelf { bytes: 100, embeds: vec!["a"], ..Shelf::of(&["a", "b", "c"]) };
+    let conditions = Conditions { memory: Box::new(Room::of(250)), ..Conditions::default() };
+    let server = serving_under(conditions, &Arc::new(shelf), residency());
+    for model in ["a", "b"] {
+        generate(&server, model, json!({})).await;
+    }
+    let (status, vectors) = embed(&server, "a").await;
+    assert_eq!((status, &vectors["embeddings"]), (StatusCode::OK, &json!([[1.0]])));
+    assert_eq!(running(&server).await, ["a:latest"]);
+    // It is there, and takes no more.
+    assert_eq!(embed(&server, "a").await.0, StatusCode::OK);
+    // 50 are free: the model with both its copies goes, and then there is room for two.
+    for model in ["b", "c"] {
+        generate(&server, model, json!({})).await;
+    }
+    assert_eq!(running(&server).await, ["b:latest", "c:latest"]);
+}
+
+/// Whoever asks for vectors has the model in use, for which others may wait: it waits for nobody.
+#[tokio::test]
+async fn a_second_copy_is_refused_where_all_models_are_in_use() {
+    let shelf = Arc::new(Shelf { bytes: 100, embeds: vec!["a", "b"], ..Shelf::of(&["a", "b"]) });
+    let conditions = Conditions { memory: Box::new(Room::of(250)), ..Conditions::default() };
+    let server = serving_under(conditions, &shelf, residency());
+    generate(&server, "a", json!({})).await;
+    shelf.gates["b"].shut();
+    let other = {
+        let server = server.clone();
+        tokio::spawn(async move { generate(&server, "b", json!({})).await["response"].clone() })
+    };
+    eventually("both are loaded", async || running(&server).await.len() == 2).await;
+    let (status, refusal) = embed(&server, "a").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{refusal}");
+    let message = refusal["error"].as_str().unwrap();
+    assert!(message.ends_with("too little memory to load the model for embeddings, too"), "{message}");
+    shelf.gates["b"].reopen();
+    assert_eq!(other.await.unwrap(), json!("bbb"));
+    // What was refused takes nothing; now the other one makes room.
+    eventually("it is loaded", async || embed(&server, "a").await.0 == StatusCode::OK).await;
+    assert_eq!(running(&server).await, ["a:latest"]);
+}
+
+/// A model on a GPU makes vectors on the CPU, where its copy is in the way of others.
+#[tokio::test]
+async fn the_copy_of_a_model_on_a_gpu_is_in_the_machines_memory() {
+    let shelf = Shelf { bytes: 100, on_gpu: vec!["a"], embeds: vec!["a"], ..Shelf::of(&["a", "b"]) };
+    let (memory, gpu) = (Box::new(Room::of(150)), Box::new(Room::of(150)));
+    let conditions = Conditions { memory, gpu: Some(gpu), ..Conditions::default() };
+    let server = serving_under(conditions, &Arc::new(shelf), residency());
+    for model in ["a", "b"] {
+        generate(&server, model, json!({})).await;
+    }
+    assert_eq!(running(&server).await, ["a:latest", "b:latest"]);
+    assert_eq!(embed(&server, "a").await.0, StatusCode::OK);
+    assert_eq!(running(&server).await, ["a:latest"]);
+    generate(&server, "b", json!({})).await;
+    assert_eq!(running(&server).await, ["b:latest"]);
 }

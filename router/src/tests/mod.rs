@@ -27,7 +27,7 @@ use axum::http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use weirgate_engine::RopeRule;
+use weirgate_engine::{EmbedInput, EmbedLimits, Embedder, ExecutorError, RopeRule};
 use weirgate_store::Store;
 
 use crate::api::AppState;
@@ -40,7 +40,7 @@ use crate::load::{Loaded, LoadedEngine, TextModel};
 use crate::memory::Place;
 use crate::residency::{Card, Models};
 use crate::server;
-use crate::service::ChatTemplate;
+use crate::service::{ChatTemplate, EmbedProfile, Unstarted};
 use crate::sizing::{BLOCK_SIZE, DeviceKind, Sizing};
 use crate::test_tokenizers::byte_level;
 use device::{Device, Gate};
@@ -268,6 +268,26 @@ fn loaded(script: &str, template: &str, config: &RouterConfig, gate: Gate) -> Lo
         vectors: None,
     };
     Loaded { text, engine, sizing, place: Place::Host, pool_bytes: 0, card: Card::default() }
+}
+
+/// Makes of each text the number of its tokens.
+pub(crate) struct Lengths;
+
+impl Lengths {
+    pub fn unstarted() -> Unstarted {
+        Unstarted { embedder: Box::new(Self), profile: EmbedProfile::default(), threads: 1 }
+    }
+}
+
+impl Embedder for Lengths {
+    fn limits(&self) -> EmbedLimits {
+        EmbedLimits { vocab_size: 300, max_tokens: 64, max_step_tokens: 64, max_seqs: 8, dimensions: 1 }
+    }
+
+    fn embed(&mut self, texts: &[EmbedInput], out: &mut Vec<f32>) -> Result<(), ExecutorError> {
+        out.extend(texts.iter().map(|text| text.tokens.len() as f32));
+        Ok(())
+    }
 }
 
 async fn answer(response: Response<Body>) -> Answer {

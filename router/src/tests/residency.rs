@@ -14,6 +14,7 @@ use crate::memory::Place;
 use crate::residency::{
     AcquireError, Alias, Conditions, KeepAlive, Layers, Library, Presence, Residency, Turns,
 };
+use crate::service::Beside;
 
 /// Models `a`, `b`, `c`, ..., each of which writes its name over and over; `broken` cannot be loaded.
 pub(super) struct Shelf {
@@ -31,6 +32,8 @@ pub(super) struct Shelf {
     pub bytes: u64,
     /// Those that are computed on a GPU.
     pub on_gpu: Vec<&'static str>,
+    /// Those that make vectors, too.
+    pub embeds: Vec<&'static str>,
 }
 
 impl Shelf {
@@ -45,6 +48,7 @@ impl Shelf {
             layers: Layers::default(),
             bytes: 1,
             on_gpu: Vec::new(),
+            embeds: Vec::new(),
         }
     }
 
@@ -98,11 +102,16 @@ impl Library for Arc<Shelf> {
         }
         let config = RouterConfig { model_id: name.into(), ..config() };
         let gate = self.gates[name].clone();
-        let loaded = Loaded {
+        let mut loaded = Loaded {
             card: card.clone(),
             place: self.place(card),
             ..loaded(&name.repeat(100), TEMPLATE, &config, gate)
         };
+        if let LoadedEngine::Generator { vectors, .. } = &mut loaded.engine
+            && self.embeds.contains(&name)
+        {
+            *vectors = Some(Beside::new(|| Ok(Lengths::unstarted())));
+        }
         Ok(assemble(&config, loaded).unwrap())
     }
 }
