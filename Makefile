@@ -104,6 +104,10 @@ prove-maskbench: setup ## JSON Schema coverage and speed: MaskBench with 32k and
 prove-finetune: build setup setup-prove ## LoRA training against peft and transformers; 200 pairs learned by heart
 	tools/prove/finetune.sh
 
+.PHONY: finetune-cuda
+finetune-cuda: ## the training worker for NVIDIA GPUs, target/cuda/release/weirgate-finetune; needs no GPU itself
+	tools/finetune/cuda.sh
+
 prove-lora: build setup setup-prove ## 64 requests over 16 adapters in one batch: tokens and throughput
 	tools/prove/lora.sh
 

@@ -12,6 +12,8 @@ use serde::Serialize;
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
     Started {
+        /// `cpu` or `cuda:0`; where a GPU was looked for and not found, why.
+        device: String,
         total_steps: usize,
         trainable_parameters: usize,
         /// Of one pass over the dataset.
@@ -95,10 +97,10 @@ impl Default for TerminalBar {
 impl Reporter for TerminalBar {
     fn report(&mut self, event: &Event) -> io::Result<()> {
         match event {
-            Event::Started { total_steps, trainable_parameters, tokens } => {
+            Event::Started { device, total_steps, trainable_parameters, tokens } => {
                 self.0.set_length(*total_steps as u64);
                 self.0.println(format!(
-                    "{trainable_parameters} parameters, {tokens} tokens a pass, {total_steps} steps"
+                    "on {device}: {trainable_parameters} parameters, {tokens} tokens a pass, {total_steps} steps"
                 ));
             }
             Event::Progress(progress) => {

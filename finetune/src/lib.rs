@@ -8,6 +8,7 @@ mod batches;
 mod checkpoint;
 mod curve;
 mod dataset;
+mod device;
 mod encode;
 mod error;
 mod events;

@@ -10,6 +10,7 @@ use weirgate_models::{ModelFiles, ModelSpec, open_tensors, read_spec};
 
 use crate::batches::Step;
 use crate::checkpoint::{Checkpoints, State};
+use crate::device;
 use crate::encode::Encoded;
 use crate::model::{Adapters, Base, Gradients, Model};
 use crate::optimizer::{AdamW, clip};
@@ -148,7 +149,7 @@ fn fingerprint(
 pub fn run(job: &Job, reporter: &mut dyn Reporter, stop: &Stop) -> Result<Outcome, FinetuneError> {
     check_output(&job.output)?;
     let prepared = Preparation::new(job)?;
-    let device = device()?;
+    let (device, description) = device::choose();
     let model = prepared.model(job, &device)?;
     let checkpoints = Checkpoints::open(&job.checkpoints)?;
     let mut training = Training::begin(job, &prepared, &model, &checkpoints, &device)?;
@@ -158,6 +159,7 @@ pub fn run(job: &Job, reporter: &mut dyn Reporter, stop: &Stop) -> Result<Outcom
         }
     };
     tell(&Event::Started {
+        device: description,
         total_steps: prepared.plan.total_steps(),
         trainable_parameters: model.adapters.parameters(),
         tokens: prepared.plan.tokens(),
@@ -179,17 +181,6 @@ pub fn run(job: &Job, reporter: &mut dyn Reporter, stop: &Stop) -> Result<Outcom
             Ok(Outcome::Finished { adapter: job.output.clone(), curve: job.output.join(CURVE) })
         }
     }
-}
-
-/// The first GPU where this was built for one and there is one.
-fn device() -> Result<Device, FinetuneError> {
-    #[cfg(feature = "cuda")]
-    if candle_core::utils::cuda_is_available()
-        && let Ok(device) = Device::new_cuda(0)
-    {
-        return Ok(device);
-    }
-    Ok(Device::Cpu)
 }
 
 /// A training under way.

@@ -107,7 +107,7 @@ def test_what_was_taught_is_answered(tmp_path, start_server, dataset, taught):
     job = finetuning.write_job(tmp_path / "lands", dataset, max_steps=60, **BY_HEART)
     reported = finetuning.train(job)
     started, finished = reported[0], reported[-1]
-    assert started["event"] == "started" and started["total_steps"] == 60
+    assert (started["event"], started["device"], started["total_steps"]) == ("started", "cpu", 60)
     # Of every layer's seven projections: rank times rows and columns.
     rows_and_columns = 2 * (256 + 256) + 2 * (128 + 256) + 3 * (768 + 256)
     assert started["trainable_parameters"] == 5 * 16 * rows_and_columns

@@ -5,12 +5,39 @@ import shutil
 import struct
 from pathlib import Path
 
+import numpy as np
+
 from .server import DEMO_MODEL
 
 
 def copy_of_demo(folder: Path) -> Path:
     """Config and tokenizer copied, weights copied too (they are small), so that a test may change any of it."""
     shutil.copytree(DEMO_MODEL, folder)
+    return folder
+
+
+def random_llama(folder: Path, seed: int, **sizes: int) -> Path:
+    """A model of random weights in f16 with the demo model's tokenizer; `sizes`: `hidden_size`, `intermediate_size`,
+    `num_hidden_layers` and `num_attention_heads`, of 64 elements each."""
+    copy_of_demo(folder)
+    config = json.loads((folder / "config.json").read_text())
+    heads, hidden, wide = sizes["num_attention_heads"], sizes["hidden_size"], sizes["intermediate_size"]
+    edit_json(folder / "config.json", **sizes, num_key_value_heads=heads, head_dim=64, tie_word_embeddings=True)
+    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
+    for layer in range(sizes["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}"
+        shapes |= {f"{prefix}.self_attn.{name}_proj.weight": (64 * heads, hidden) for name in "qkv"}
+        shapes |= {f"{prefix}.self_attn.o_proj.weight": (hidden, 64 * heads)}
+        shapes |= {f"{prefix}.mlp.{name}_proj.weight": (wide, hidden) for name in ("gate", "up")}
+        shapes[f"{prefix}.mlp.down_proj.weight"] = (hidden, wide)
+        shapes |= {f"{prefix}.{name}_layernorm.weight": (hidden,) for name in ("input", "post_attention")}
+    rng = np.random.default_rng(seed)
+    header, parts, offset = {}, [], 0
+    for name, shape in shapes.items():
+        parts.append((rng.standard_normal(shape, dtype=np.float32) * 0.02).astype(np.float16).tobytes())
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, offset + len(parts[-1])]}
+        offset += len(parts[-1])
+    write_safetensors(folder / "model.safetensors", header, b"".join(parts))
     return folder
 
 

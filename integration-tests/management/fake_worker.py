@@ -51,7 +51,7 @@ def main():
     checkpoint = Path(job["checkpoints"]) / "step"
     step = int(checkpoint.read_text()) if job["resume"] and checkpoint.exists() else 0
     log.write(f"begin {os.getpid()} {step}\n")
-    tell(event="started", total_steps=steps, trainable_parameters=1000, tokens=10 * len(conversations))
+    tell(event="started", device="cpu", total_steps=steps, trainable_parameters=1000, tokens=10 * len(conversations))
     while step < steps:
         time.sleep(pause)
         step += 1

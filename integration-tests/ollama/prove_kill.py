@@ -3,9 +3,10 @@ was ever visible.
 
     prove_kill.py [--kills 50] [--seed 0]
 
-Clients create, copy, delete and pull without pause; at a random moment the whole server is killed (SIGKILL). Then every
-manifest must be whole and every blob what its name says; the server must start again, list exactly the models that have
-manifests, answer with one of them, and leave no temporary file.
+Clients create, copy, delete and pull without pause, each time weights that the store does not have, over a slow line; at a
+random moment the whole server is killed (SIGKILL). Then every manifest must be whole and every blob what its name says; the
+server must start again, list exactly the models that have manifests, answer with one of them, and leave no temporary file.
+Kills that found nothing half-written under a temporary name would prove little: they are counted, and some must have.
 """
 
 import argparse
@@ -22,12 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx  # noqa: E402
 import ollama as library  # noqa: E402
+from harness.checkpoints import random_llama  # noqa: E402
 from harness.client import Client  # noqa: E402
 from harness.gguf_files import quantize  # noqa: E402
 from harness.registry import Registry  # noqa: E402
 from harness.server import Server  # noqa: E402
+from harness.slow_line import SlowLine  # noqa: E402
 
 GREEDY = {"temperature": 0, "num_predict": 4}
+# A pull takes about a second.
+LINE = 8_000_000
+REMOTE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
 PRIVATE = {"REGISTRY_PRIVATE_HOST": "127.0.0.1"}
 
 
@@ -35,7 +41,8 @@ class Writers:
     """Threads that write until the server is gone."""
 
     def __init__(self, url: str, gguf: Path, remote: str, number: int):
-        self.client, self.gguf, self.remote, self.number = library.Client(url), gguf, remote, number
+        self.client, self.remote, self.number = library.Client(url), remote, number
+        self.weights, self.gguf = bytearray(gguf.read_bytes()), gguf.with_name("made.gguf")
         self.done: dict[str, int] = {}
         self.threads = [threading.Thread(target=self._until_gone, args=(work,)) for work in self._works()]
         for thread in self.threads:
@@ -57,6 +64,9 @@ class Writers:
                 return
 
     def create(self, round: int):
+        # The last weights are others each time, and so is the blob.
+        self.weights[-8:] = self.number.to_bytes(4) + round.to_bytes(4)
+        self.gguf.write_bytes(self.weights)
         blob = self.client.create_blob(self.gguf)
         self.client.create(f"made{round % 3}", files={"a.gguf": blob}, system=f"{self.number} {round} " * 3000)
         self.client.create(f"small{round % 2}", from_="base", quantize="q8_0", system=f"{round}")
@@ -98,6 +108,7 @@ def models(store: Path) -> set[str]:
 
 
 def once(folder: Path, gguf: Path, remote: str, rng: random.Random, number: int) -> dict[str, int]:
+    """What was done before the kill, and whether the kill found something half-written."""
     server = Server(folder / "log", "--model-store", str(folder / "models"), env=PRIVATE)
     try:
         server.start()
@@ -108,6 +119,11 @@ def once(folder: Path, gguf: Path, remote: str, rng: random.Random, number: int)
         server.kill()
         writers.join()
         expected = models(folder / "models")
+        files = [path.name for path in (folder / "models").rglob("*") if path.is_file()]
+        found = {
+            "killed while a file had a temporary name": any(name.startswith(".") for name in files),
+            "killed in the middle of a pull": any("-partial" in name for name in files),
+        }
         server.start()
         listed = {model["name"] for model in Client(server.port).get("/api/tags").json()["models"]}
         assert listed - {"weirgate-demo:latest"} == expected, (listed, expected)
@@ -115,7 +131,7 @@ def once(folder: Path, gguf: Path, remote: str, rng: random.Random, number: int)
         left = [path.name for path in (folder / "models/blobs").iterdir() if path.name.startswith(".")]
         assert not left, left
         server.stop()
-        return writers.done
+        return {f"{what}s before them": count for what, count in writers.done.items()} | found
     finally:
         server.kill()
 
@@ -130,17 +146,20 @@ def main() -> int:
         folder = Path(temporary)
         gguf, registry = folder / "demo.gguf", Registry(folder)
         quantize(gguf, "F16")
+        quantize(folder / "remote.gguf", "F16", random_llama(folder / "remote", 1, **REMOTE))
         try:
             registry.start()
-            remote = f"{registry.host}/library/remote"
+            line = SlowLine(registry.port)
+            remote = f"{line.host}/library/remote"
             server = Server(folder / "log", "--model-store", str(folder / "first"), env=PRIVATE)
             try:
                 client = library.Client(server.start().url)
-                client.create(remote, files={"a.gguf": client.create_blob(gguf)})
+                client.create(remote, files={"a.gguf": client.create_blob(folder / "remote.gguf")})
                 client.push(remote, insecure=True)
                 server.stop()
             finally:
                 server.kill()
+            line.bytes_per_second = LINE
             for number in range(arguments.kills):
                 try:
                     for what, count in once(folder, gguf, remote, rng, number).items():
@@ -149,12 +168,13 @@ def main() -> int:
                     failures.append(f"{number}: {error}")
         finally:
             registry.kill()
-    print("| kills | " + " | ".join(f"{what}s before them" for what in done) + " | something half-written |")
-    print("|---:" * (len(done) + 2) + "|")
-    print(f"| {arguments.kills} | " + " | ".join(str(count) for count in done.values()) + f" | {len(failures)} |")
+    print("| | |\n|---|---:|")
+    for what, count in {"kills": arguments.kills, **done, "something half-written was visible": len(failures)}.items():
+        print(f"| {what} | {count} |")
     for failure in failures[:5]:
         print(f"\n    {failure[:500]}")
-    return 1 if failures or arguments.kills == 0 else 0
+    found = all(done.get(what) for what in done if what.startswith("killed")) and bool(done)
+    return 0 if found and not failures else 1
 
 
 if __name__ == "__main__":
