@@ -96,6 +96,7 @@ impl Model {
             max_seqs: most,
             max_seq_len: length,
             kv_dtype: None,
+            commit_cache: true,
         };
         let executor = match Device::choose(plan.device)? {
             Device::Cpu { .. } => load_cpu(&spec, tensors, &options)?,

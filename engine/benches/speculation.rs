@@ -121,6 +121,7 @@ fn measure(Setting { text, together, speculate, threads }: Setting) -> Measured 
         max_seqs: 64,
         max_seq_len: 1024,
         kv_dtype: None,
+        commit_cache: true,
     };
     let executor = load_cpu(&spec, &tensors, &options).expect("a model");
     let config = EngineConfig { speculate, rope: RopeRule::of(&spec), ..EngineConfig::default() };

@@ -9,12 +9,15 @@ use weirgate_kernels::{Backend, SampleParams};
 use weirgate_models::{ModelSpec, TensorSource};
 
 use crate::decoder::{Decoder, DecoderConfig, LoadError};
-use crate::model_executor::{MAX_LOGIT_ROWS, ModelExecutor, kv_type};
+use crate::model_executor::{ModelExecutor, kv_type};
 use crate::{Batch, Executor, ExecutorError, LoadOptions, Sample, Score, StepResult};
 
 /// Bytes left free: the driver takes some for itself as kernels are first used, and the kernels' scratch memory may grow a
 /// little between the sizes that were tried.
 const RESERVE: usize = 512 << 20;
+/// Most rows of logits held at once: enough to read the head's weights a few times for the largest batch, few enough that
+/// a 152k vocabulary costs 40 MB.
+const MAX_LOGIT_ROWS: usize = 64;
 /// Log-probabilities that a draw is asked for at most, or nearly.
 const MOST_LOGPROBS: u32 = 32;
 
@@ -261,6 +264,7 @@ mod tests {
                 max_seqs: seqs,
                 max_seq_len: 128,
                 kv_dtype: None,
+                commit_cache: true,
             };
             let draw = Draw::greediest(&options, 100);
             let batch = prompts(&options, &draw);

@@ -26,11 +26,14 @@ pub struct LoadOptions {
     pub max_seq_len: usize,
     /// `None`: f32 for f32 checkpoints, else f16.
     pub kv_dtype: Option<KvType>,
+    /// The KV pool's memory is taken at once, so that it cannot run out while serving; else on the CPU page by page as the
+    /// pool fills, which leaves it to others until then.
+    pub commit_cache: bool,
 }
 
-/// Most rows of logits held at once: enough to read the head's weights once for a large decode batch, small enough
-/// that a 152k vocabulary costs 40 MB.
-pub(crate) const MAX_LOGIT_ROWS: usize = 64;
+/// Most rows of logits held at once on the CPU: products of so many rows run at nearly their full speed, and a 128k
+/// vocabulary costs 16 MB.
+const MAX_LOGIT_ROWS: usize = 32;
 
 /// Bytes of one KV block of `block_size` tokens over all layers, for sizing the pool before loading.
 pub fn kv_block_bytes(spec: &ModelSpec, dtype: KvType, block_size: usize) -> usize {
@@ -79,7 +82,12 @@ pub fn load_cpu(
     tensors: &dyn TensorSource,
     options: &LoadOptions,
 ) -> Result<Box<dyn Executor>, LoadError> {
-    load(CpuBackend::new(options.threads), spec, tensors, options)
+    load(cpu_backend(options.threads, options), spec, tensors, options)
+}
+
+pub(crate) fn cpu_backend(threads: usize, options: &LoadOptions) -> CpuBackend {
+    let backend = CpuBackend::new(threads);
+    if options.commit_cache { backend } else { backend.with_growing_cache() }
 }
 
 /// Loads a checkpoint onto any device; `options.threads` is the caller's affair.

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use flume::{Receiver, Sender};
-use weirgate_kernels::cpu::CpuBackend;
 use weirgate_kernels::{Backend, KernelError, local_group};
 use weirgate_models::{Adapter, ModelSpec, Shard, TensorSource};
 use weirgate_types::AdapterId;
 
 use crate::decoder::{Decoder, LoadError};
 use crate::engine::panic_text;
-use crate::model_executor::{LoadOptions, ModelExecutor, decoder_config};
+use crate::model_executor::{LoadOptions, ModelExecutor, cpu_backend, decoder_config};
 use crate::{Batch, Executor, ExecutorError, ExecutorLimits, StepResult};
 
 /// Loads a checkpoint onto the CPU in `shards` parts, which share the threads.
@@ -28,7 +27,7 @@ pub fn load_cpu_sharded(
     shards: usize,
 ) -> Result<Box<dyn Executor>, LoadError> {
     let mut shares = (0..).map(|index| share(options.threads, index, shards));
-    let backend = || CpuBackend::new(shares.next().unwrap_or(1));
+    let backend = || cpu_backend(shares.next().unwrap_or(1), options);
     load_sharded((shards, backend), spec, tensors, options)
 }
 
@@ -194,6 +193,7 @@ impl<B: Backend> Executor for ShardedExecutor<B> {
 
 #[cfg(test)]
 mod tests {
+    use weirgate_kernels::cpu::CpuBackend;
     use weirgate_testkit::{Definition, RandomCheckpoint};
 
     use super::*;
@@ -219,6 +219,7 @@ mod tests {
             max_seqs: 2,
             max_seq_len: 64,
             kv_dtype: None,
+            commit_cache: true,
         };
         let (spec, tensors) = checkpoint.spec().shard(Shard { index: 0, count: 2 }, &checkpoint).unwrap();
         let config = decoder_config(&spec, &tensors, &options).unwrap();

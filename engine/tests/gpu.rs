@@ -2,6 +2,8 @@
 //! (`make gpu-check`).
 #![allow(clippy::panic)]
 
+#[path = "cuda/adapters.rs"]
+mod adapters;
 #[path = "cuda/kv.rs"]
 mod kv;
 #[path = "cuda/parity.rs"]

@@ -115,6 +115,7 @@ fn options() -> LoadOptions {
         max_seqs: 4,
         max_seq_len: 128,
         kv_dtype: None,
+        commit_cache: false,
     }
 }
 

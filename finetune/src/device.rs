@@ -7,11 +7,16 @@ use candle_core::Device;
 pub(crate) fn choose() -> (Device, String) {
     match Device::new_cuda(0) {
         Ok(device) => (device, "cuda:0".to_owned()),
-        Err(error) => (Device::Cpu, format!("cpu (no GPU can be used: {error})")),
+        Err(error) => {
+            // Behind its first line there may be a backtrace.
+            let error = error.to_string();
+            let reason = error.lines().next().unwrap_or_default();
+            (Device::Cpu, format!("cpu (no GPU can be used: {reason})"))
+        }
     }
 }
 
-/// The CPU; and what it is called.
+/// The CPU, and what it is called.
 #[cfg(not(feature = "cuda"))]
 pub(crate) fn choose() -> (Device, String) {
     (Device::Cpu, "cpu".to_owned())

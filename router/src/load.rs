@@ -198,6 +198,7 @@ fn on_cpu(
         max_seqs: sizing.max_seqs.min(sizing.max_step_tokens),
         max_seq_len: sizing.max_total_tokens,
         kv_dtype: Some(kv_dtype),
+        commit_cache: pace == Pace::Full,
     };
     let executor = match count {
         1 => load_cpu(spec, tensors, &options)?,
@@ -225,6 +226,7 @@ fn on_gpu(
         max_seqs: sizing::max_seqs(engine).min(max_step_tokens),
         max_seq_len: config.limits.max_total_tokens.unwrap_or(model_tokens(spec, text)),
         kv_dtype: Some(kv_dtype),
+        commit_cache: true,
     };
     let cache = engine.kernel_cache.clone();
     let cuda = CudaOptions {

@@ -21,6 +21,7 @@ const OPTIONS: LoadOptions = LoadOptions {
     max_seqs: 6,
     max_seq_len: 300,
     kv_dtype: None,
+    commit_cache: true,
 };
 
 fn load(model: &Model, cuda: &CudaOptions) -> (CudaModel<Watched<Emulator>>, Arc<Watch>) {

@@ -66,6 +66,7 @@ impl Setup {
             max_seqs: 64,
             max_seq_len: 512,
             kv_dtype: self.kv,
+            commit_cache: true,
         }
     }
 }

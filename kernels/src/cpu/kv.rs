@@ -41,7 +41,8 @@ impl KvLayout {
 }
 
 impl KvCache {
-    pub(crate) fn new(shape: KvShape) -> Result<Self, KernelError> {
+    /// `commit`: takes the pages now.
+    pub(crate) fn new(shape: KvShape, commit: bool) -> Result<Self, KernelError> {
         const OP: &str = "kv_cache";
         for (what, size) in
             [("block_size", shape.block_size), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim)]
@@ -58,7 +59,11 @@ impl KvCache {
         let heads = shape.layers.saturating_mul(shape.blocks).saturating_mul(shape.kv_heads);
         let values_at = heads.saturating_mul(layout.keys);
         let len = heads.saturating_mul(layout.values).saturating_add(values_at);
-        Ok(Self { shape, data: Panels::committed("KV cache", dtype, len)?, values_at })
+        let data = match commit {
+            true => Panels::committed("KV cache", dtype, len)?,
+            false => Panels::zeroed("KV cache", dtype, len)?,
+        };
+        Ok(Self { shape, data, values_at })
     }
 
     pub(crate) fn shape(&self) -> KvShape {
@@ -133,5 +138,31 @@ impl KvCache {
             Some(&slot) => Err(shape_error(op, "slot", slot as usize, slots)),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    fn resident_bytes() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    }
+
+    #[test]
+    fn memory_is_taken_at_once_or_as_it_fills() {
+        const MIB: usize = 1 << 20;
+        let dtype = DType::F32.into();
+        let shape = KvShape { layers: 1, blocks: 8 << 10, block_size: 16, kv_heads: 4, head_dim: 64, dtype };
+        let bytes = shape.bytes_per_block() * shape.blocks;
+        assert_eq!(bytes, 256 * MIB);
+        let before = resident_bytes();
+        let growing = KvCache::new(shape, false).unwrap();
+        // Other tests take and give back at the same time.
+        assert!(resident_bytes() < before + 128 * MIB);
+        let committed = KvCache::new(shape, true).unwrap();
+        assert!(resident_bytes() > before + 128 * MIB);
+        assert_eq!(growing.shape(), committed.shape());
     }
 }

@@ -58,6 +58,8 @@ const DEVICE: &str = "cpu";
 /// The CPU device.
 pub struct CpuBackend {
     pool: Pool,
+    /// Whether a KV cache's memory is taken when it is made.
+    commits_cache: bool,
     isa: Dispatch,
     /// One per participant of the pool.
     scratch: Vec<Mutex<Scratch>>,
@@ -101,7 +103,24 @@ impl CpuBackend {
         let lowered = Lowered::default();
         let isa = Dispatch::new(isa);
         let drawn = Vec::new();
-        Self { pool, isa, scratch, activations, lowered, encoder_scratch, sample_scratch, drawn }
+        let commits_cache = true;
+        Self {
+            pool,
+            commits_cache,
+            isa,
+            scratch,
+            activations,
+            lowered,
+            encoder_scratch,
+            sample_scratch,
+            drawn,
+        }
+    }
+
+    /// Has KV caches take their memory page by page as they fill. Otherwise they take it when they are made, so that it
+    /// cannot run out later.
+    pub fn with_growing_cache(self) -> Self {
+        Self { commits_cache: false, ..self }
     }
 
     /// The instruction set in use.
@@ -149,7 +168,7 @@ impl Backend for CpuBackend {
         for scratch in &self.scratch {
             scratch.lock().unwrap_or_else(PoisonError::into_inner).fit(shape.head_dim)?;
         }
-        KvCache::new(shape)
+        KvCache::new(shape, self.commits_cache)
     }
 
     fn step_buffers(&self, tokens: usize, seqs: usize, blocks: usize) -> Result<Step> {

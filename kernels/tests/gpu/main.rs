@@ -14,6 +14,8 @@ mod common;
 mod generators;
 #[path = "../cuda/linear.rs"]
 mod linear;
+#[path = "../cuda/low_rank.rs"]
+mod low_rank;
 #[path = "../shared/paged.rs"]
 mod paged;
 #[path = "../shared/products.rs"]
