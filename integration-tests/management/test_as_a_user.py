@@ -24,9 +24,9 @@ BY_HEART = {
 
 
 @pytest.mark.timeout(120)
-def test_what_is_uploaded_is_learned_served_and_forgotten(manage, tmp_path, reference):
-    server = manage(trains=True)
-    api = server.api
+def test_what_is_uploaded_is_learned_served_and_forgotten(start_server, tmp_path, reference):
+    server = start_server("--state-dir", str(tmp_path / "state"))
+    api = Api(server.port)
     taught = finetuning.pairs(12, seed=5)
     questions = [question for question, _ in taught]
     clients = {
@@ -59,10 +59,9 @@ def test_what_is_uploaded_is_learned_served_and_forgotten(manage, tmp_path, refe
         assert finetuning.right(base, taught[:4]) == 0, f"{name}: {base}"
 
     assert api.ok("POST", "deploy/interrupt/")["id"] == deployment["id"]
+    api.until(deployment, "KILLED", seconds=1)
     for name, client in clients.items():
         assert wait_for(lambda client=client: client.is_unknown(NAME), 1, f"{name}: undeployed")
-    api.until(deployment, "KILLED", seconds=1)
-    for client in clients.values():
         assert client.ask(questions[0]) != taught[0][1]
 
 
