@@ -1,16 +1,12 @@
-"""What schemathesis is told about this API: how to check streams, which it cannot parse by itself, and what the server has."""
+"""What schemathesis is told about this API: how to check streams, which it cannot parse by itself."""
 
 import json
-import os
-from typing import Any
-from zlib import crc32
 
 import jsonschema
+import naming  # noqa: F401 (its hook)
 import schemathesis
 
 DONE = "[DONE]"
-#: What the server has, by the parameters and fields that take it: `furnished.py`.
-KNOWN: dict[str, list] = json.loads(os.environ.get("FUZZ_KNOWN", "{}"))
 #: Components that an event of a stream may be beside those of its operation: the stream failed.
 FAILURES = ("ErrorResponse", "OpenAiErrorResponse", "StreamFailure")
 
@@ -33,22 +29,6 @@ def before_load_schema(context, raw_schema):
                 for media, content in response.get("content", {}).items():
                     if media in ("text/event-stream", "application/x-ndjson"):
                         content["schema"] = {"type": "string"}
-
-
-@schemathesis.hook
-def before_call(context, case, kwargs):
-    """Three of four names that were made up become names of what is there; the same ones every time."""
-    for values in (case.path_parameters, case.query, case.body):
-        if isinstance(values, dict):
-            for name, value in values.items():
-                values[name] = known(case, name, value)
-
-
-def known(case, name: str, value: Any) -> Any:
-    keys = (f"{case.operation.path} {name}", f"{case.method} {name}", name)
-    choice = next((KNOWN[key] for key in keys if key in KNOWN), None)
-    draw = crc32(repr(value).encode())
-    return choice[draw // 4 % len(choice)] if choice and draw % 4 else value
 
 
 @schemathesis.check
