@@ -3,6 +3,7 @@
 import json
 
 import jsonschema
+import naming  # noqa: F401 (its hook)
 import schemathesis
 
 DONE = "[DONE]"

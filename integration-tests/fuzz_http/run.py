@@ -14,7 +14,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from harness.server import ROOT, Server  # noqa: E402
+from harness.server import ROOT  # noqa: E402
+
+from fuzz_http.furnished import furnished  # noqa: E402
 
 #: The first refuses every 5xx, the documented ones too: nothing here should bring one about.
 CHECKS = (
@@ -46,7 +48,8 @@ class Result:
 
 def run(profile: str, phases: str, cases: int, folder: Path, seconds: float) -> Result:
     """Starts a server of `profile`, runs the `phases`, each with so many `cases` per operation, and stops it again."""
-    server = Server(folder / "log", "--profile", profile, *SERVER)
+    there = furnished(folder, "--profile", profile, *SERVER)
+    server = there.server
     report = folder / "report.json"
     command = [Path(sys.executable).with_name("st"), "run", ROOT / "openapi.json", "--url", server.url]
     command += ["--phases", phases, "--max-examples", str(cases), "--seed", str(SEED)]
@@ -54,9 +57,9 @@ def run(profile: str, phases: str, cases: int, folder: Path, seconds: float) -> 
     # Of Python 3.11, two threads that compile at once may fail each other (cpython issue 106905).
     command += ["--workers", "1"]
     command += ["--generation-database", "none", "--report", "json", "--report-json-path", report]
-    environment = os.environ | {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(HERE), "NO_COLOR": "1"}
+    hooks = {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(HERE), "FUZZ_KNOWN": json.dumps(there.known)}
+    environment = os.environ | hooks | {"NO_COLOR": "1"}
     try:
-        server.start()
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds)
         server.stop()
     finally:

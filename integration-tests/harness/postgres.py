@@ -46,13 +46,15 @@ class Postgres:
         return self
 
     def _sql(self, text: str, database: str = "postgres") -> subprocess.CompletedProcess:
-        command = [str(self.programs / "psql"), "-h", str(self.folder), "-U", "postgres", "-d", database, "-c", text]
-        return subprocess.run(command, capture_output=True)
+        command = [str(self.programs / "psql"), "-h", str(self.folder), "-U", "postgres", "-d", database]
+        # Rows alone, a line each.
+        return subprocess.run([*command, "-qAt", "-c", text], capture_output=True)
 
-    def run(self, database: str, text: str):
-        """Does what a statement says in one of the databases."""
+    def run(self, database: str, text: str) -> list[str]:
+        """Does what a statement says in one of the databases; its rows."""
         done = self._sql(text, database)
         assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode().splitlines()
 
     def url(self, name: str) -> str:
         """The address of a database, which is made where it is missing."""

@@ -1,9 +1,11 @@
 """A server with its state in a folder, beside a worker that stands in for the one that trains, or beside that one."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 
 from harness import fake_hub
 from harness.client import Client, Response
+from harness.postgres import Postgres
 from harness.server import BINARY, DEMO_MODEL, ROOT, Server, children_of, command_of, wait_for
 
 HERE = Path(__file__).parent
@@ -35,22 +38,33 @@ def program_folder(folder: Path) -> Path:
     return binary
 
 
-def in_hub_cache(home: Path, name: str):
-    """The demo model as a model of this name that was downloaded before."""
+def in_hub_cache(home: Path, name: str, files: Path = DEMO_MODEL):
+    """What is in a folder, as a model of this name that was downloaded before."""
     repository = home / "hub" / f"models--{name.replace('/', '--')}"
-    shutil.copytree(DEMO_MODEL, repository / "snapshots" / fake_hub.COMMIT)
+    shutil.copytree(files, repository / "snapshots" / fake_hub.COMMIT)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(fake_hub.COMMIT)
 
 
 class Managed(Server):
-    """`root` holds everything: state, hub cache, programs. `trains`: with the real worker."""
+    """`root` holds everything: state, hub cache, programs. `trains`: with the real worker. `postgres`: where its jobs are
+    kept, in a database of the folder's own."""
 
     def __init__(
-        self, root: Path, *args: str, env: dict[str, str] | None = None, name: str = "state", trains: bool = False
+        self,
+        root: Path,
+        *args: str,
+        env: dict[str, str] | None = None,
+        name: str = "state",
+        trains: bool = False,
+        postgres: Postgres | None = None,
     ):
         hub = {"HF_HOME": str(root / "hf"), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
         env = hub | (env or {})
+        self.postgres = postgres
+        self.database = "jobs_" + hashlib.sha256(str(root / name).encode()).hexdigest()[:16]
+        if postgres is not None:
+            args += ("--state-database", postgres.url(self.database))
         super().__init__(root / f"{name}.log", "--state-dir", str(root / name), *args, env=env)
         if not trains:
             binary = root / "bin/weirgate"
@@ -60,6 +74,13 @@ class Managed(Server):
     @property
     def api(self) -> "Api":
         return Api(self.port)
+
+    def sql(self, text: str) -> list[str]:
+        """Does what a statement says in its database; the first value of each row."""
+        if self.postgres is not None:
+            return [row.partition("|")[0] for row in self.postgres.run(self.database, text)]
+        with contextlib.closing(sqlite3.connect(self.state / "jobs.sqlite", timeout=10)) as database, database:
+            return [str(row[0]) for row in database.execute(text)]
 
     def workers(self) -> list[int]:
         """Process ids of those that train; the router has other children, too."""

@@ -1,8 +1,5 @@
 """A trained adapter is deleted: its row, its files, its place in memory and its name, whatever cuts that off."""
 
-import sqlite3
-from contextlib import closing
-
 import pytest
 import schemas
 from harness.client import Client
@@ -13,8 +10,7 @@ MODEL = "weirgate-demo"
 
 
 def rows(server: Managed) -> list[str]:
-    with closing(sqlite3.connect(server.state / "jobs.sqlite", timeout=10)) as database:
-        return [name for (name,) in database.execute("SELECT name FROM adapters ORDER BY name")]
+    return server.sql("SELECT name FROM adapters ORDER BY name")
 
 
 def files(server: Managed) -> set[str]:
@@ -113,8 +109,7 @@ def test_a_deletion_that_a_kill_cut_off_comes_to_its_end(manage, row):
     goes = server.state / "adapters" / jobs["goes"]["id"]
     goes.rename(goes.with_suffix(".deleted"))
     if not row:
-        with closing(sqlite3.connect(server.state / "jobs.sqlite", timeout=10)) as database, database:
-            database.execute("DELETE FROM adapters WHERE name = 'goes'")
+        server.sql("DELETE FROM adapters WHERE name = 'goes'")
     server.start()
     assert rows(server) == ["stays"] and files(server) == {jobs["stays"]["id"]} and offered(api) == {MODEL, "stays"}
     again = api.train("goes", dataset)
@@ -128,8 +123,12 @@ def test_what_cannot_be_written_down_is_not_done(manage):
     api = server.api
     job = api.train("kept", api.add_dataset())
     api.until(job, "FINISHED")
-    with closing(sqlite3.connect(server.state / "jobs.sqlite", timeout=10)) as database:
-        database.execute("CREATE TRIGGER refuse BEFORE DELETE ON adapters BEGIN SELECT RAISE(ABORT, 'no'); END")
+    refuses = "CREATE TRIGGER refuse BEFORE DELETE ON adapters "
+    if server.postgres is None:
+        server.sql(refuses + "BEGIN SELECT RAISE(ABORT, 'no'); END")
+    else:
+        server.sql("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$")
+        server.sql(refuses + "FOR EACH ROW EXECUTE FUNCTION refuse()")
     for delete in (of_jan, of_management):
         refused = delete(server, "kept")
         assert refused.status == 503 and "its log says why" in refused.text, refused.text

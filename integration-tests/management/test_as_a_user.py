@@ -59,9 +59,9 @@ def test_what_is_uploaded_is_learned_served_and_forgotten(start_server, tmp_path
         assert finetuning.right(base, taught[:4]) == 0, f"{name}: {base}"
 
     assert api.ok("POST", "deploy/interrupt/")["id"] == deployment["id"]
-    api.until(deployment, "KILLED")
+    api.until(deployment, "KILLED", seconds=1)
     for name, client in clients.items():
-        assert wait_for(lambda client=client: client.is_unknown(NAME), 5, f"{name}: undeployed")
+        assert wait_for(lambda client=client: client.is_unknown(NAME), 1, f"{name}: undeployed")
         assert client.ask(questions[0]) != taught[0][1]
 
 

@@ -12,6 +12,7 @@ import schemas
 from buckets import Bucket, stored_in
 from harness import fake_hub
 from harness.checkpoints import add_pooling, copy_of_demo
+from harness.client import Client
 from harness.postgres import Postgres
 from harness.server import DEMO_MODEL, ROOT, wait_for
 from managed import LINE, curl, in_hub_cache, progress
@@ -46,6 +47,18 @@ class Replay:
         reply = json.loads(body)
         schemas.check(reply, schema)
         return reply
+
+
+def test_the_page_has_every_command_of_the_document(manage):
+    paths = Client(manage().port).get("/api/docs/openapi.json").json()["paths"]
+    offered = [(method.upper(), path) for path, item in paths.items() for method in item]
+    # Parameters of paths have names there and values in the document.
+    offered = [(method, re.sub(r"\{\w+\}", "[0-9a-f-]{36}", path).rstrip("/") + "/?") for method, path in offered]
+    asked = [re.match(r"curl -X '(\w+)' \\\n'http://localhost:8080([^'?]*)", command).groups() for command in COMMANDS]
+    assert len(set(asked)) == len(COMMANDS) == 19
+    for method, address in asked:
+        found = [pattern for offers, pattern in offered if offers == method and re.fullmatch(pattern, address)]
+        assert len(found) == 1, f"{method} {address}: {found}"
 
 
 @pytest.mark.parametrize("store", ["folder", "bucket"])

@@ -4,11 +4,11 @@ import time
 
 import pytest
 import schemas
-from harness import fake_hub, finetuning
+from harness import fake_hub, finetuning, metrics
 from harness.client import Client
 from harness.server import DEMO_MODEL, wait_for
 from harness.slow_line import SlowLine
-from managed import Api, progress
+from managed import Api, Managed, progress
 
 
 def interrupt(api: Api, job: dict) -> float:
@@ -25,13 +25,26 @@ def test_a_place_is_free_at_once(manage):
     api = server.api
     job = api.train("long", api.add_dataset(), max_steps=10_000, step_seconds=0.05)
     wait_for(lambda: progress(api, job).get("step", 0) >= 2, 20, "it trains")
-    metrics = Client(server.port).get("/metrics").text
-    assert 'weirgate_training_loss{adapter="long"}' in metrics
+    told = progress(api, job)["step"]
+    series = training_series(server, "long")
+    # What `fake_worker.py` tells.
+    step = series["step"]
+    assert told <= step, "the job's progress is written down every half second"
+    assert (series["steps"], series["loss"], series["tokens_per_second"]) == (10_000, 2 / step, 123)
+    assert (series["learning_rate"], series["eta_seconds"]) == (1e-4, pytest.approx((10_000 - step) * 0.05))
+    wait_for(lambda: progress(api, job)["step"] >= step, 2, "the job has it, too")
     waits = api.train("waits", api.add_dataset(), max_steps=1)
     interrupt(api, job)
     api.until(waits, "FINISHED")
-    assert "weirgate_training_loss" not in Client(server.port).get("/metrics").text
+    assert training_series(server, "long") == training_series(server, "waits") == {}
     assert api.ok("POST", f"jobs/{job['id']}/interrupt/")["status"] == "KILLED", "a second time changes nothing"
+
+
+def training_series(server: Managed, adapter: str) -> dict[str, float]:
+    """What `/metrics` says of the training under way."""
+    samples = metrics.parse(Client(server.port).get("/metrics").text)
+    begin, end = "weirgate_training_", f'{{adapter="{adapter}"}}'
+    return {key[len(begin) : -len(end)]: value for key, value in samples.items() if key.startswith(begin) and end in key}
 
 
 @pytest.mark.timeout(120)

@@ -73,7 +73,7 @@ def test_all_of_it_is_at_v1_there(manage):
         assert answer["id"].startswith("cmpl-") and answer["choices"][0]["stop_reason"] is None
     assert [one["id"] for one in own.ok("GET", "jobs/?limit=1&order=desc")] == [deployment["id"]]
     assert own.ok("POST", "deploy/interrupt/")["id"] == deployment["id"]
-    wait_for(lambda: own.ok("GET", "deploy/")["model_id"] is None, 5, "undeployed")
+    wait_for(lambda: own.ok("GET", "deploy/")["model_id"] is None, 1, "undeployed")
 
 
 def test_keys_are_asked_for_there(manage):

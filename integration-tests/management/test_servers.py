@@ -74,9 +74,12 @@ def test_what_a_server_took_in_waits_for_it(manage, tmp_path):
         assert [job["id"] for job in b.api.ok("GET", "jobs/")][-2:] == [own["id"], others["id"]]
         assert b.api.ok("GET", "deploy/status/")["job"]["id"] == others["id"], "each has one of its own"
         # Whoever is asked ends a job of the other's, too.
+        asked_at = time.monotonic()
         assert b.api.ok("POST", f"jobs/{deployment['id']}/interrupt/")["status"] == "KILLED"
         wait_for(lambda: a.api.ok("GET", "deploy/")["model_id"] is None, 5, "undeployed")
         wait_for(lambda: a.api.request("POST", "completions", asked).status == 404, 5, "unknown")
+        taken = time.monotonic() - asked_at
+        assert taken < 1, f"{taken:.2f} s"
         assert b.api.status(others) == "RUNNING" and b.api.chat("support")
         for server in (a, b):
             server.stop()

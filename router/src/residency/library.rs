@@ -242,7 +242,8 @@ fn source(entry: &Entry) -> String {
     let escaped: String = entry.name.bytes().map(escape).collect();
     match entry.kind {
         Kind::HubCache => format!("https://huggingface.co/{escaped}"),
-        Kind::Ollama => format!("ollama://{escaped}"),
+        // The colon of a tag would begin a port behind `//`.
+        Kind::Ollama => format!("ollama:{escaped}"),
         Kind::Folder | Kind::Gguf | Kind::Jan => format!("weirgate://models/{escaped}"),
     }
 }

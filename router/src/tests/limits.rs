@@ -26,13 +26,21 @@ async fn the_excess_is_refused_at_once() {
         (refused.status, &refused.json()["error_type"]),
         (StatusCode::TOO_MANY_REQUESTS, &json!("overloaded"))
     );
+    // The management API's own form, also of what is refused before its stream begins.
+    for stream in [false, true] {
+        let body = json!({"messages": [{"role": "user", "content": "Hi"}], "stream": stream});
+        let refused = server.post("/api/v1/chat/completions/", body).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.json(), json!({"detail": "Model is overloaded"}));
+        assert_eq!(refused.headers["retry-after"], "1");
+    }
     server.gate.reopen();
     for request in requests {
         assert_eq!(request.await.unwrap().json_events().last().unwrap()["generated_text"], "Hello");
     }
-    assert_eq!(server.metric("tgi_request_failure{err=\"overloaded\"}").await, 3.0);
+    assert_eq!(server.metric("tgi_request_failure{err=\"overloaded\"}").await, 5.0);
     assert_eq!(server.metric("tgi_request_success").await, 4.0);
-    assert_eq!(server.metric("tgi_request_count").await, 7.0);
+    assert_eq!(server.metric("tgi_request_count").await, 9.0);
     assert_eq!(server.post("/generate", greedy(json!({}))).await.status, StatusCode::OK);
 }
 

@@ -317,20 +317,32 @@ async fn a_suffix_goes_through_the_completion_template() {
 async fn a_failure_in_midstream_ends_the_stream_with_one_event() {
     let message = "Request failed during generation: the engine failed";
     let object = json!({"message": message, "type": "server_error", "param": null, "code": null});
-    for (profile, last, expected) in [
-        (Profile::OpenAi, None, json!({"error": object, "error_type": "generation"})),
-        (Profile::Tgi, Some("[DONE]"), json!({"error": {"message": message, "http_status_code": 422}})),
+    let openais = json!({"error": object, "error_type": "generation"});
+    for (profile, prefix, last, expected) in [
+        (Profile::OpenAi, "/v1", None, &openais),
+        (Profile::Ollama, "/v1", None, &openais),
+        (Profile::Jan, "/v1", None, &openais),
+        (Profile::Management, "/v1", None, &openais),
+        // There is no other form of it for the clients of the management API, which are OpenAI's.
+        (Profile::OpenAi, "/api/v1", None, &openais),
+        (Profile::Tgi, "/api/v1", None, &openais),
+        (
+            Profile::Tgi,
+            "/v1",
+            Some("[DONE]"),
+            &json!({"error": {"message": message, "http_status_code": 422}}),
+        ),
     ] {
-        for (path, body) in [
-            ("/v1/chat/completions", chat(json!({"stream": true, "max_tokens": 15}))),
-            ("/v1/completions", completion(json!({"stream": true, "max_tokens": 15}))),
+        for (route, body) in [
+            ("chat/completions", chat(json!({"stream": true, "max_tokens": 15}))),
+            ("completions", completion(json!({"stream": true, "max_tokens": 15}))),
         ] {
-            let mut events = stream_that_fails(profile, path, body).await;
+            let mut events = stream_that_fails(profile, &format!("{prefix}/{route}"), body).await;
             if last.is_some() {
                 assert_eq!(events.pop().as_deref(), last);
             }
             let failed: Value = serde_json::from_str(&events.pop().unwrap()).unwrap();
-            assert_eq!(failed, expected);
+            assert_eq!(&failed, expected);
             assert!(!events.is_empty() && events.iter().all(|event| !event.contains("error")));
         }
     }

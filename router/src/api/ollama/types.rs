@@ -160,18 +160,25 @@ pub(super) struct State {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Vec<Logprob>>,
     #[serde(flatten)]
+    #[schema(value_type = Figures)]
     pub figures: Option<Figures>,
 }
 
-/// Of the last object.
+/// Of the last object; the others have none of these, so the document requires none.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[schema(as = OllamaFigures)]
 pub(super) struct Figures {
+    #[schema(required = false)]
     pub total_duration: u64,
+    #[schema(required = false)]
     pub load_duration: u64,
+    #[schema(required = false)]
     pub prompt_eval_count: u32,
+    #[schema(required = false)]
     pub prompt_eval_duration: u64,
+    #[schema(required = false)]
     pub eval_count: u32,
+    #[schema(required = false)]
     pub eval_duration: u64,
 }
 
@@ -342,16 +349,21 @@ pub(super) struct EmbedResponse {
     /// Of length one each.
     pub embeddings: Vec<Vec<f32>>,
     #[serde(flatten)]
+    #[schema(value_type = EmbedFigures)]
     pub figures: Option<EmbedFigures>,
 }
 
-/// What a request for embeddings took; times in nanoseconds.
+/// What a request for embeddings took; times in nanoseconds. One without texts has none of these, so the document requires
+/// none.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OllamaEmbedFigures)]
 pub(super) struct EmbedFigures {
+    #[schema(required = false)]
     pub total_duration: u64,
+    #[schema(required = false)]
     pub load_duration: u64,
     /// Tokens of all texts.
+    #[schema(required = false)]
     pub prompt_eval_count: usize,
 }
 
