@@ -7,8 +7,11 @@ import naming  # noqa: F401 (its hook)
 import schemathesis
 
 DONE = "[DONE]"
-#: Components that an event of a stream may be beside those of its operation: the stream failed.
-FAILURES = ("ErrorResponse", "OpenAiErrorResponse", "StreamFailure")
+#: Components that an event of a stream, or a line of one, may be beside those of its operation: the stream failed.
+FAILURES = {
+    "text/event-stream": ("ErrorResponse", "OpenAiErrorResponse", "StreamFailure"),
+    "application/x-ndjson": ("OllamaError",),
+}
 
 
 @schemathesis.deserializer("application/x-ndjson")
@@ -27,25 +30,41 @@ def before_load_schema(context, raw_schema):
         for operation in item.values():
             for response in operation["responses"].values():
                 for media, content in response.get("content", {}).items():
-                    if media in ("text/event-stream", "application/x-ndjson"):
+                    if media in FAILURES:
                         content["schema"] = {"type": "string"}
 
 
 @schemathesis.check
 def events_conform(ctx, response, case):
-    """Every event of a stream is of the operation's schema or tells of a failure."""
-    if not response.headers.get("content-type", [""])[0].startswith("text/event-stream"):
+    """Every event or line of a stream is of the operation's schema or tells of a failure."""
+    media = response.headers.get("content-type", [""])[0].partition(";")[0]
+    if media not in FAILURES:
         return
     operation = document["paths"][case.operation.path][case.operation.method.lower()]
-    schema = operation["responses"][str(response.status_code)]["content"]["text/event-stream"]["schema"]
-    options = [schema] + [{"$ref": f"#/components/schemas/{name}"} for name in FAILURES]
+    schema = operation["responses"][str(response.status_code)]["content"][media]["schema"]
+    options = [schema] + [{"$ref": f"#/components/schemas/{name}"} for name in FAILURES[media]]
     validator = jsonschema.Draft202012Validator({"components": document["components"], "anyOf": options})
-    frames = response.content.decode().split("\n\n")
+    split = events if media == "text/event-stream" else lines
+    for text in split(response.content.decode()):
+        errors = [error.message for error in validator.iter_errors(json.loads(text))]
+        assert not errors, f"{text}: {errors}"
+
+
+def events(stream):
+    """The data of server-sent events."""
+    frames = stream.split("\n\n")
     assert frames.pop() == "", "the stream ends inside an event"
     for frame in frames:
         if frame == ":":
             continue
         assert frame.startswith("data: ") and "\n" not in frame, f"not an event: {frame!r}"
         if frame[6:] != DONE:
-            errors = [error.message for error in validator.iter_errors(json.loads(frame[6:]))]
-            assert not errors, f"{frame}: {errors}"
+            yield frame[6:]
+
+
+def lines(stream):
+    """Those of JSON lines, none of which may be blank."""
+    objects = stream.split("\n")
+    assert objects.pop() == "", "the stream ends inside a line"
+    assert all(objects), "a blank line"
+    return objects

@@ -13,6 +13,9 @@ PROMPT = "Once upon a time"
 QUESTION = [{"role": "user", "content": "Which port do you listen on?"}]
 GREEDY = {"temperature": 0, "num_predict": 24}
 CONTRACT = Path(__file__).resolve().parents[1] / "contracts/ollama-0.1.44.json"
+#: What the contract calls an answer of these routes, be it a line of a stream or all of it.
+ANSWERS = {"/api/generate": "GenerateResponse", "/api/chat": "ChatResponse"}
+ANSWERS |= dict.fromkeys(("/api/create", "/api/pull", "/api/push"), "ProgressResponse")
 
 
 @cache
@@ -45,23 +48,30 @@ class Ollama:
         return Client(self.server.port)
 
     def lines(self, path: str, body: dict) -> list[dict]:
-        """The objects of a streamed answer, in the one framing that every client reads."""
+        """The objects of a streamed answer, in the one framing that every client reads, each as the contract has it."""
         response = self.client.post(path, body)
         assert response.status == 200, response.text
         assert response.headers["content-type"] == "application/x-ndjson"
         assert response.text.endswith("\n") and "\n\n" not in response.text
-        return [json.loads(line) for line in response.text.splitlines()]
+        lines = [json.loads(line) for line in response.text.splitlines()]
+        for line in lines:
+            conforms(ANSWERS[path], line)
+        return lines
+
+    def whole(self, path: str, body: dict) -> dict:
+        """The one object of an answer that is not streamed, as the contract has it."""
+        response = self.client.post(path, body | {"stream": False})
+        assert response.status == 200, f"{path}: {response.status} {response.text}"
+        assert response.headers["content-type"] == "application/json"
+        conforms(ANSWERS[path], response.json())
+        return response.json()
 
 
-def generate(ollama: "Ollama", **more):
+def generate(ollama: Ollama, **more):
     options = GREEDY | more.pop("options", {})
-    return ollama.client.post_ok(
-        "/api/generate", {"model": ollama.model, "prompt": PROMPT, "stream": False, "options": options} | more
-    )
+    return ollama.whole("/api/generate", {"model": ollama.model, "prompt": PROMPT, "options": options} | more)
 
 
-def chat(ollama: "Ollama", **more):
+def chat(ollama: Ollama, **more):
     options = GREEDY | more.pop("options", {})
-    return ollama.client.post_ok(
-        "/api/chat", {"model": ollama.model, "messages": QUESTION, "stream": False, "options": options} | more
-    )
+    return ollama.whole("/api/chat", {"model": ollama.model, "messages": QUESTION, "options": options} | more)

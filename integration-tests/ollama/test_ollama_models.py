@@ -37,7 +37,9 @@ def names(client: Client, path: str = "/api/ps") -> set[str]:
 
 def generate(client: Client, model: str, **more):
     options = {"options": GREEDY} | more
-    return client.post_ok("/api/generate", {"model": model, "prompt": PROMPT, "stream": False} | options)
+    answer = client.post_ok("/api/generate", {"model": model, "prompt": PROMPT, "stream": False} | options)
+    conforms("GenerateResponse", answer)
+    return answer
 
 
 def test_models_are_loaded_listed_and_unloaded(start_server, folder):
@@ -53,7 +55,6 @@ def test_models_are_loaded_listed_and_unloaded(start_server, folder):
     assert client.post_ok("/api/show", {"model": "beta"})["details"]["families"] == ["llama", "clip"]
     for model in ("alpha", "beta"):
         answer = generate(client, model)
-        conforms("GenerateResponse", answer)
         assert answer["response"] and answer["load_duration"] > 1_000_000, "a load takes its time"
     assert generate(client, "alpha")["load_duration"] < answer["total_duration"]
     assert names(client) == {"alpha", "beta"}

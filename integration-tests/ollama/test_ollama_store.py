@@ -17,7 +17,7 @@ import ollama as library
 import pytest
 from harness.client import Client
 from harness.gguf_files import quantize
-from harness.ollama_api import PROMPT, conforms
+from harness.ollama_api import PROMPT, Ollama, conforms
 from harness.registry import Registry
 from harness.server import DEMO_MODEL, resident_bytes, wait_for
 from harness.slow_line import SlowLine
@@ -168,21 +168,13 @@ def test_progress_lines_are_the_contracts(stored, gguf, registry):
     assert client.request("POST", f"/api/blobs/{digest(gguf)}", body).status == 201
     assert client.request("HEAD", f"/api/blobs/{digest(gguf)}").status == 200
     name = f"{registry.host}/library/lines"
+    api = Ollama(stored, name)
     for path, asked in (
         ("/api/create", {"model": name, "modelfile": f"FROM @{digest(gguf)}\nSYSTEM short", "quantize": "q8_0"}),
         ("/api/push", {"name": name, "insecure": True}),
         ("/api/pull", {"name": name, "insecure": True}),
     ):
-        response = client.post(path, asked)
-        assert response.status == 200 and response.headers["content-type"] == "application/x-ndjson"
-        assert response.text.endswith("\n") and "\n\n" not in response.text
-        lines = [json.loads(line) for line in response.text.splitlines()]
-        for line in lines:
-            conforms("ProgressResponse", line)
-        assert lines[-1] == {"status": "success"}
-        whole = client.post(path, asked | {"stream": False})
-        assert (whole.status, whole.json()) == (200, {"status": "success"})
-        assert whole.headers["content-type"] == "application/json"
+        assert api.lines(path, asked)[-1] == api.whole(path, asked) == {"status": "success"}
 
 
 def test_the_name_is_new_at_once_and_answers_go_on(stored, gguf):
