@@ -33,7 +33,7 @@ pub use gguf::{
 };
 pub use quantized::QuantMethod;
 pub use rope::{Rope, RopeOverride, RopeScaling, RopeSpec};
-pub use safetensors::SafetensorsSource;
+pub use safetensors::{MAX_HEADER as MAX_SAFETENSORS_HEADER, SafetensorsSource};
 pub use shard::{Shard, ShardedSource};
 pub use spec::{Activation, LayerSpec, LayerTensors, ModelSpec, TensorNames};
 pub use tensor::{DType, TensorSource, TensorView, open_tensors, open_tensors_in_one_thread};

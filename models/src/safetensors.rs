@@ -7,9 +7,9 @@ use crate::config::Config;
 use crate::files::file_error;
 use crate::{Bytes, DType, ModelError, ModelFiles, TensorSource, TensorView};
 
-/// Longest header accepted. The largest published checkpoints stay far below; the limit keeps a hostile file from
+/// Longest header accepted, in bytes. The largest published checkpoints stay far below; the limit keeps a hostile file from
 /// occupying the loader for seconds.
-const MAX_HEADER: u64 = 16 << 20;
+pub const MAX_HEADER: u64 = 16 << 20;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const PICKLES: [&str; 3] = ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth"];

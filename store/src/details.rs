@@ -1,18 +1,17 @@
 //! Family, size and quantization of a checkpoint, from its headers alone.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::Value;
-use weirgate_models::Gguf;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use weirgate_models::{Gguf, MAX_SAFETENSORS_HEADER};
 
 use crate::entry::Details;
 
-/// Largest JSON header of a safetensors file; the format's own limit.
-const MAX_HEADER: u64 = 100_000_000;
 const MAX_CONFIG: u64 = 16 << 20;
 
 /// Of a GGUF file.
@@ -60,38 +59,64 @@ pub(crate) fn of_folder(folder: &Path) -> Details {
 
 /// Elements of all tensors in the folder's safetensors files, by type.
 fn elements_by_dtype(folder: &Path) -> BTreeMap<String, u64> {
-    #[derive(Deserialize)]
-    struct Tensor {
-        dtype: String,
-        shape: Vec<u64>,
-    }
     let mut counts = BTreeMap::new();
     let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     for path in files.filter(|path| path.extension().is_some_and(|e| e == "safetensors") && path.is_file()) {
-        let Some(header) = safetensors_header(&path) else { continue };
-        for (name, tensor) in header {
-            let Ok(tensor) = serde_json::from_value::<Tensor>(tensor) else { continue };
-            let elements = tensor.shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
-            if name != "__metadata__" {
-                let count = counts.entry(tensor.dtype).or_insert(0u64);
-                *count = count.saturating_add(elements.unwrap_or(0));
-            }
+        for (dtype, elements) in of_safetensors(&path).unwrap_or_default().0 {
+            let count = counts.entry(dtype).or_insert(0u64);
+            *count = count.saturating_add(elements);
         }
     }
     counts
 }
 
-fn safetensors_header(path: &Path) -> Option<BTreeMap<String, Value>> {
+/// Of one file.
+fn of_safetensors(path: &Path) -> Option<Elements> {
     let mut file = File::open(path).ok()?;
     let mut length = [0; 8];
     file.read_exact(&mut length).ok()?;
     let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER || length > file.metadata().ok()?.len() {
+    if length > MAX_SAFETENSORS_HEADER || length > file.metadata().ok()?.len() {
         return None;
     }
-    let mut json = Vec::new();
-    file.take(length).read_to_end(&mut json).ok()?;
-    serde_json::from_slice(&json).ok()
+    serde_json::from_reader(BufReader::new(file.take(length))).ok()
+}
+
+/// The elements of a safetensors header's tensors, by type. Headers may be long: they are counted while they are read.
+#[derive(Default)]
+struct Elements(BTreeMap<String, u64>);
+
+impl<'de> Deserialize<'de> for Elements {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Elements {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("tensors by name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut tensors: A) -> Result<Self, A::Error> {
+        #[derive(Deserialize)]
+        struct Tensor {
+            dtype: String,
+            shape: Vec<u64>,
+        }
+        while let Some(name) = tensors.next_key::<String>()? {
+            if name == "__metadata__" {
+                tensors.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let Tensor { dtype, shape } = tensors.next_value()?;
+            let elements = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
+            let count = self.0.entry(dtype).or_insert(0u64);
+            *count = count.saturating_add(elements.unwrap_or(0));
+        }
+        Ok(self)
+    }
 }
 
 /// A regular file of at most `limit` bytes.
@@ -196,5 +221,20 @@ mod tests {
         assert!(bytes - 2 * counted < 50_000 && bytes > 2 * counted, "{counted} of {bytes}");
         fs::write(folder.path().join("bad.safetensors"), [255; 64]).unwrap();
         assert_eq!(of_folder(folder.path()), details);
+    }
+
+    /// What the loader refuses for its length is not read here either.
+    #[test]
+    fn headers_without_end_are_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let header = |count: usize| {
+            let tensor = |i| format!(r#""{i}":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{}]}}"#, i + 1);
+            let header = format!("{{{}}}", (0..count).map(tensor).collect::<Vec<_>>().join(","));
+            [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; count]].concat()
+        };
+        for (count, known) in [(100_000, Some(&100_000)), (1_000_000, None)] {
+            fs::write(folder.path().join("model.safetensors"), header(count)).unwrap();
+            assert_eq!(elements_by_dtype(folder.path()).get("U8"), known);
+        }
     }
 }
