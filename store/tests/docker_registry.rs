@@ -26,6 +26,23 @@ const WAIT: Duration = Duration::from_secs(20);
 /// `secret`, hashed by crypt(3) with bcrypt.
 const PASSWORD_FILE: &str = "me:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 
+/// In the folder they are made in: an authority, and a certificate of its for this machine.
+const CERTIFICATES: &str = r#"set -e
+printf 'subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n' >extensions
+new="-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+openssl req -x509 $new -subj /CN=authority -days 2 -keyout authority.key -out authority.pem
+openssl req $new -subj /CN=127.0.0.1 -keyout server.key -out server.csr
+openssl x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile extensions -out server.pem"#;
+
+/// What a registry asks of its clients.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Front {
+    Open,
+    Password,
+    /// `https`, with the certificates above.
+    Tls,
+}
+
 fn program() -> PathBuf {
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/debian/usr/bin/docker-registry");
     if unpacked.is_file() { unpacked } else { "docker-registry".into() }
@@ -39,22 +56,29 @@ struct Registry {
 }
 
 impl Registry {
-    fn start(folder: &Path, auth: bool) -> Self {
+    fn start(folder: &Path, front: Front) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let registry =
-            Self { folder: folder.to_owned(), address: free, process: Self::run(folder, free, auth) };
+            Self { folder: folder.to_owned(), address: free, process: Self::run(folder, free, front) };
         registry.wait();
         registry
     }
 
-    fn run(folder: &Path, address: SocketAddr, auth: bool) -> Child {
+    fn run(folder: &Path, address: SocketAddr, front: Front) -> Child {
         let storage = folder.join("registry");
         fs::create_dir_all(&storage).unwrap();
+        let mut http = format!("addr: '{address}'");
+        if front == Front::Tls {
+            let made = Command::new("sh").args(["-c", CERTIFICATES]).current_dir(folder).output().unwrap();
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            let [certificate, key] = ["server.pem", "server.key"].map(|name| folder.join(name));
+            http += &format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display());
+        }
         let mut config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: '{address}'}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{{http}}}\n",
             storage.display()
         );
-        if auth {
+        if front == Front::Password {
             let passwords = folder.join("passwords");
             fs::write(&passwords, PASSWORD_FILE).unwrap();
             config += &format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", passwords.display());
@@ -80,7 +104,7 @@ impl Registry {
     }
 
     fn restart(&mut self) {
-        self.process = Self::run(&self.folder, self.address, false);
+        self.process = Self::run(&self.folder, self.address, Front::Open);
         self.wait();
     }
 
@@ -176,7 +200,7 @@ fn pull(store: &Arc<Store>, model: &str) -> Result<Vec<Progress>, StoreError> {
 /// A registry with a model, what its weights' digest is, and where it all lies.
 fn with_model() -> (tempfile::TempDir, Registry, Digest) {
     let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::start(folder.path(), false);
+    let registry = Registry::start(folder.path(), Front::Open);
     let store = open(&folder.path().join("source"));
     let digest = make_model(&store, &registry.model());
     push(&store, &registry.model()).unwrap();
@@ -221,7 +245,7 @@ fn what_is_pushed_is_what_is_pulled() {
 #[test]
 fn a_password_is_asked_for_and_given() {
     let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::start(folder.path(), true);
+    let registry = Registry::start(folder.path(), Front::Password);
     let root = folder.path().join("store");
     let credentials = Credentials { user: "me".to_owned(), password: "secret".to_owned() };
     let own = settings(&root);
@@ -238,6 +262,46 @@ fn a_password_is_asked_for_and_given() {
     store.delete(&registry.model()).unwrap();
     pull(&store, &registry.model()).unwrap();
     check_integrity(&root);
+}
+
+/// What `FROM` names comes from its registry where it is not here; over https, as nobody said otherwise.
+#[test]
+fn a_base_that_is_not_here_is_pulled() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(folder.path(), Front::Tls);
+    let trusting = |root: &str| {
+        let own = settings(&folder.path().join(root));
+        let certificates = Some(folder.path().join("authority.pem"));
+        let registry = RegistrySettings { certificates, ..own.registry.clone() };
+        Arc::new(Store::open(StoreSettings { registry, ..own }).unwrap())
+    };
+    let source = trusting("source");
+    let weights = make_model(&source, &registry.model());
+    lines(|report| source.push(&registry.model(), Transfer::default(), report)).unwrap();
+
+    let store = trusting("target");
+    assert!(store.list().is_empty());
+    let text = format!("FROM {}\nSYSTEM Be long.", registry.model());
+    let modelfile = weirgate_store::Modelfile::parse(&text).unwrap();
+    let request = CreateRequest::from_modelfile(name("own"), &modelfile, None).unwrap();
+    let made = lines(|report| store.create(&request, report)).unwrap();
+    let status: Vec<&str> = made.iter().map(|line| line.status.as_str()).collect();
+    assert_eq!((status[0], *status.last().unwrap()), ("pulling manifest", "success"), "{status:?}");
+    let own = status.iter().position(|line| !line.starts_with("pulling ")).unwrap();
+    assert!(status[..own].contains(&format!("pulling {}", weights.short()).as_str()), "{status:?}");
+    assert!(status[own..].contains(&format!("using existing layer {weights}").as_str()), "{status:?}");
+    let own = store.find("own").unwrap();
+    assert_eq!(own.details.parent_model, registry.model() + ":latest");
+    assert_eq!(store.settings(&own).unwrap().system.unwrap(), "Be long.");
+    assert_eq!(store.settings(&own).unwrap().template.unwrap(), "{{ .Prompt }}");
+    assert_eq!(store.find(&registry.model()).unwrap().digest, source.find(&registry.model()).unwrap().digest);
+    check_integrity(&folder.path().join("target"));
+    // One that is nowhere is no base, and leaves nothing.
+    let missing = format!("{}/n/none", registry.address);
+    let request = CreateRequest::new(name("other"), Base::Model(missing));
+    let error = lines(|report| store.create(&request, report)).unwrap_err().to_string();
+    assert_eq!(error, "pull model manifest: file does not exist");
+    assert!(matches!(store.find("other"), Err(StoreError::ModelNotFound(_))));
 }
 
 #[test]

@@ -109,6 +109,42 @@ fn a_model_is_shown_with_all_it_has() {
     assert_eq!(shown, json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]));
 }
 
+/// Long arrays and the tensors are told to who asks for all there is.
+#[test]
+fn all_is_shown_to_who_asks_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    demo_files(&folder.path().join("demo"));
+    let store = open(&folder.path().join("store"));
+    create(&store, &CreateRequest::new(name("demo"), Base::Path(folder.path().join("demo")))).unwrap();
+    let entry = store.find("demo").unwrap();
+    let (short, full) = (store.show(&entry, false).unwrap(), store.show(&entry, true).unwrap());
+    assert_eq!(short.tensors, []);
+    let tokens = full.model_info["tokenizer.ggml.tokens"].as_array().unwrap();
+    let config: Value = serde_json::from_slice(weirgate_demo_model::file("config.json").unwrap()).unwrap();
+    assert_eq!(tokens.len() as u64, config["vocab_size"].as_u64().unwrap());
+    assert!(tokens.iter().all(Value::is_string));
+    // But for what is long, both say the same.
+    let mut cut = full.model_info.clone();
+    cut.values_mut()
+        .filter(|value| value.as_array().is_some_and(|list| list.len() > 5))
+        .for_each(|value| *value = Value::Null);
+    assert_eq!((&short.model_info, &short.model_info["tokenizer.ggml.tokens"]), (&cut, &Value::Null));
+    // Those that the checkpoint has, with its shapes.
+    let header = weirgate_demo_model::file("model.safetensors").unwrap();
+    let length = u64::from_le_bytes(header[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&header[8..8 + length]).unwrap();
+    let tensors = header.as_object().unwrap().keys().filter(|name| *name != "__metadata__").count();
+    assert_eq!(full.tensors.len(), tensors);
+    let shape =
+        |name: &str| full.tensors.iter().find(|tensor| tensor.name == name).map(|tensor| json!(tensor.shape));
+    for (ours, theirs) in [
+        ("token_embd.weight", "model.embed_tokens.weight"),
+        ("blk.0.ffn_down.weight", "model.layers.0.mlp.down_proj.weight"),
+    ] {
+        assert_eq!(shape(ours).unwrap(), header[theirs]["shape"], "{ours}");
+    }
+}
+
 #[test]
 fn a_safetensors_folder_becomes_a_gguf_and_can_be_quantized() {
     let folder = tempfile::tempdir().unwrap();

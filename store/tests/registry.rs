@@ -283,7 +283,12 @@ fn with_credentials(folder: &std::path::Path, server: &Server) -> Arc<Store> {
     Arc::new(Store::open(StoreSettings { registry, ..own }).unwrap())
 }
 
-/// The model behind a token, which is given to who says `me:secret`.
+/// Of the two that the registry below gives.
+const READS: &str = "Bearer R3AD";
+const WRITES: &str = "Bearer WR1TE";
+
+/// The model behind tokens, one to read it and one to write it, too, which are given to who says `me:secret`. What is
+/// written is taken, and forgotten.
 fn behind_token(realm: Option<String>) -> Server {
     let (model, _) = hosted();
     Server::start(move |request| {
@@ -292,18 +297,31 @@ fn behind_token(realm: Option<String>) -> Server {
         if request.path.starts_with("/token") {
             // "me:secret" in base64.
             let known = request.header("authorization") == Some("Basic bWU6c2VjcmV0");
-            let scoped = request.path.contains("scope=repository%3An%2Fm%3Apull")
-                && request.path.contains("service=reg");
-            return if known && scoped {
-                Reply::status(200).with_body(r#"{"token":"T0K"}"#)
-            } else {
-                Reply::status(401)
+            let asked = |scope: &str| {
+                let query = format!("service=reg&scope=repository%3An%2Fm%3A{scope}");
+                request.path.ends_with(&format!("?{query}"))
+            };
+            let token = match (asked("pull"), asked("pull%2Cpush")) {
+                (true, _) => READS,
+                (_, true) => WRITES,
+                _ => "",
+            };
+            return match token.strip_prefix("Bearer ").filter(|_| known) {
+                Some(token) => Reply::status(200).with_body(format!(r#"{{"token":"{token}"}}"#)),
+                None => Reply::status(401),
             };
         }
-        if request.header("authorization") == Some("Bearer T0K") {
-            return model.reply(request);
+        let writes = !matches!(request.method.as_str(), "GET" | "HEAD");
+        let token = request.header("authorization");
+        if token == Some(WRITES) || (token == Some(READS) && !writes) {
+            return match request.method.as_str() {
+                "POST" | "PATCH" => Reply::status(202).with("Location", "/v2/n/m/blobs/uploads/1"),
+                "PUT" => Reply::status(201),
+                _ => model.reply(request),
+            };
         }
-        let challenge = format!("Bearer realm=\"{realm}\",service=\"reg\",scope=\"repository:n/m:pull\"");
+        let scope = if writes { "pull,push" } else { "pull" };
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"reg\",scope=\"repository:n/m:{scope}\"");
         Reply::status(401).with("WWW-Authenticate", challenge)
     })
 }
@@ -325,6 +343,48 @@ fn a_challenge_is_answered_once() {
     let sent: Vec<Option<String>> =
         stubborn.requests().iter().map(|r| r.header("authorization").map(str::to_owned)).collect();
     assert_eq!(sent, [None, Some("Basic bWU6c2VjcmV0".to_owned())]);
+}
+
+/// What reads may not write: a push gets a token of its own for that, on the way.
+#[test]
+fn a_push_asks_for_a_token_that_may_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = behind_token(None);
+    let store = with_credentials(folder.path(), &server);
+    pull(&store, &server.model()).unwrap();
+    let system = "Be long.";
+    let mut request = CreateRequest::new(server.model().parse().unwrap(), Base::Model(server.model()));
+    request.system = Some(system.to_owned());
+    lines(|report| store.create(&request, report)).unwrap();
+    let push = |store: &Arc<Store>| lines(|report| store.push(&server.model(), INSECURE, report));
+    let before = server.requests().len();
+    let progress = push(&store).unwrap();
+    assert_eq!(progress.last().unwrap().status, "success");
+    let asked = server.requests().split_off(before);
+    let scopes: Vec<&str> = asked
+        .iter()
+        .filter_map(|request| request.path.split_once("n%2Fm%3A"))
+        .map(|(_, scope)| scope)
+        .collect();
+    assert_eq!(scopes, ["pull", "pull%2Cpush"]);
+    // All that was taken was sent under the second one; the first try under the other is what asked for it.
+    let written: Vec<&Request> =
+        asked.iter().filter(|r| !matches!(r.method.as_str(), "GET" | "HEAD")).collect();
+    assert_eq!((written[0].method.as_str(), written[0].header("authorization")), ("POST", Some(READS)));
+    assert!(
+        written[1..].iter().all(|request| request.header("authorization") == Some(WRITES)),
+        "{written:?}"
+    );
+    let digest = Digest::of(system.as_bytes()).hex();
+    assert!(written.iter().any(|request| request.method == "PUT" && request.path.contains(&digest)));
+    let last = written.last().unwrap();
+    assert_eq!((last.method.as_str(), last.path.as_str()), ("PUT", "/v2/n/m/manifests/latest"));
+    // Without a password there is no token, and nothing is written.
+    let before = server.requests().len();
+    assert_eq!(registry_error(push(&open(folder.path()))), RegistryError::Unauthorized);
+    assert!(
+        server.requests()[before..].iter().all(|request| matches!(request.method.as_str(), "GET" | "HEAD"))
+    );
 }
 
 #[test]

@@ -6,7 +6,9 @@
 pub mod fake;
 
 use std::fs;
+use std::io::Write as _;
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -73,16 +75,27 @@ pub fn lines(
 pub struct SmallDisk(pub PathBuf);
 
 impl SmallDisk {
-    /// `None`, and a line that says so, where it cannot be mounted.
+    /// `None`, and a line that says so past what the test harness keeps to itself, where this user may not.
+    ///
+    /// # Panics
+    /// For root, and where `CI` is set: there the tests that need it are not to pass without it.
     pub fn mount(at: PathBuf, bytes: u64) -> Option<Self> {
         fs::create_dir_all(&at).unwrap();
         let size = format!("size={bytes}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&at).status();
-        let disk = mounted.is_ok_and(|status| status.success()).then_some(Self(at));
-        if disk.is_none() {
-            println!("skipped: mounting needs root");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&at).output();
+        if mounted.as_ref().is_ok_and(|done| done.status.success()) {
+            return Some(Self(at));
         }
-        disk
+        let why = mounted.map_or_else(
+            |error| error.to_string(),
+            |done| String::from_utf8_lossy(&done.stderr).trim().to_owned(),
+        );
+        let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+        assert!(!root && std::env::var_os("CI").is_none(), "no small disk could be mounted: {why}");
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let line = format!("SKIPPED {test}: to mount a small disk needs root\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        None
     }
 }
 
