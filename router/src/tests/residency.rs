@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -24,6 +24,8 @@ pub(super) struct Shelf {
     pub finds: AtomicUsize,
     /// Part of the digests.
     pub version: AtomicUsize,
+    /// When each was made.
+    pub modified: HashMap<&'static str, SystemTime>,
     /// Loading waits for these, by name.
     pub doors: Mutex<HashMap<&'static str, Arc<std::sync::Barrier>>>,
     pub gates: HashMap<&'static str, Gate>,
@@ -43,6 +45,7 @@ impl Shelf {
             loads: AtomicUsize::new(0),
             finds: AtomicUsize::new(0),
             version: AtomicUsize::new(0),
+            modified: HashMap::new(),
             doors: Mutex::default(),
             gates: names.iter().map(|name| (*name, Gate::open())).collect(),
             layers: Layers::default(),
@@ -61,6 +64,7 @@ impl Shelf {
             parent: "base:7b".into(),
             digest,
             bytes: self.bytes,
+            modified: self.modified.get(name).copied(),
             layers: self.layers.clone(),
             ..Card::default()
         }
@@ -497,6 +501,38 @@ async fn a_models_details_are_the_same_wherever_they_are_told() {
             (&json!("base:7b"), &json!("llama"), &json!(["llama", "clip"]))
         );
     }
+}
+
+/// What was made last comes first in the one list, what stays longest in the other.
+#[tokio::test]
+async fn lists_have_ollamas_order() {
+    let mut shelf = Shelf::of(&["a", "b", "c"]);
+    let day = |days: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(days * 24 * 3600);
+    shelf.modified = [("a", day(2)), ("b", day(3)), ("c", day(1))].into();
+    let server = serving(&Arc::new(shelf), residency());
+    let listed = async |path: &str, time: &str| {
+        let models = server.get(path).await.json()["models"].clone();
+        let text = |model: &Value, key: &str| model[key].as_str().unwrap().to_owned();
+        let models = models.as_array().unwrap();
+        let names: Vec<String> = models.iter().map(|model| text(model, "name")).collect();
+        let times: Vec<_> = models
+            .iter()
+            .map(|model| chrono::DateTime::parse_from_rfc3339(&text(model, time)).unwrap())
+            .collect();
+        assert!(times.is_sorted_by(|earlier, later| earlier >= later), "{path}: {times:?}");
+        names
+    };
+    assert_eq!(
+        listed("/api/tags", "modified_at").await,
+        ["b:latest", "a:latest", "c:latest", "test/model:latest"]
+    );
+    for (model, keep) in [("a", json!("1h")), ("b", json!("90s")), ("c", json!("2h"))] {
+        generate(&server, model, json!({"keep_alive": keep})).await;
+    }
+    let running = async || listed("/api/ps", "expires_at").await;
+    assert_eq!(running().await, ["test/model:latest", "c:latest", "a:latest", "b:latest"]);
+    generate(&server, "b", json!({"keep_alive": -1})).await;
+    assert_eq!(running().await, ["test/model:latest", "b:latest", "c:latest", "a:latest"]);
 }
 
 #[tokio::test]
