@@ -7,6 +7,12 @@ import naming  # noqa: F401 (its hook)
 import schemathesis
 
 DONE = "[DONE]"
+#: Streams by operation: of what is made up, next to nothing names the model that is there, or gets as far as a line.
+STREAMED = {
+    "/api/generate": {"prompt": "Once upon a time", "logprobs": True, "top_logprobs": 2},
+    "/api/chat": {"messages": [{"role": "user", "content": "Hi"}], "format": {"type": "boolean"}},
+}
+ANSWERED = {"model": "weirgate-demo", "options": {"num_predict": 8}}
 #: Components that an event of a stream, or a line of one, may be beside those of its operation: the stream failed.
 FAILURES = {
     "text/event-stream": ("ErrorResponse", "OpenAiErrorResponse", "StreamFailure"),
@@ -23,9 +29,12 @@ def as_text(context, response):
 
 @schemathesis.hook
 def before_load_schema(context, raw_schema):
-    """Keeps the schemas of events and lines from being held against whole streams, and where `events_conform` finds them."""
+    """Keeps the schemas of events and lines from being held against whole streams, and where `events_conform` finds them;
+    and adds requests whose answers are lines."""
     global document
     document = json.loads(json.dumps(raw_schema))
+    for path, body in STREAMED.items():
+        raw_schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"] = ANSWERED | body
     for item in raw_schema["paths"].values():
         for operation in item.values():
             for response in operation["responses"].values():

@@ -183,8 +183,10 @@ def test_a_form_content_type_is_read_as_json(ollama):
     assert ollama.client.post("/api/generate", body, headers).status == 200
 
 
-def test_the_greeting(start_server):
-    server = start_server("--profile", "ollama")
+@pytest.mark.parametrize("profile", ["openai", "ollama", "jan"])
+def test_the_greeting(start_server, profile):
+    """Of what serves Ollama's clients at the address that they were given."""
+    server = start_server("--profile", profile)
     for method in ("GET", "HEAD"):
         answer = Client(server.port).request(method, "/")
         assert answer.status == 200 and answer.text == ("Ollama is running" if method == "GET" else "")

@@ -9,8 +9,8 @@ from harness.server import Server, free_port
 
 
 @contextlib.contextmanager
-def listening(folder, port: int, host: str):
-    server = Server(folder / "log", env={"OLLAMA_HOST": host}, port=port).start()
+def listening(folder, port: int, host: str, *args: str):
+    server = Server(folder / "log", *args, env={"OLLAMA_HOST": host}, port=port).start()
     try:
         yield server
         server.stop()
@@ -20,9 +20,15 @@ def listening(folder, port: int, host: str):
 
 def test_another_address_speaks_to_ollamas_clients(tmp_path):
     port, own = free_port(), free_port()
-    with listening(tmp_path, port, f"127.0.0.1:{own}"):
+    with listening(tmp_path, port, f"127.0.0.1:{own}", "--profile", "tgi", "--payload-limit", "20000"):
         assert Client(own).get("/").text == "Ollama is running"
-        assert "Ollama" not in Client(port).get("/").text
+        assert (Client(port).get("/").status, Client(port).get("/").text) == (200, "")
+        for path, body in (
+            ("/api/chat", {"messages": [{"role": "user", "content": "word " * 5000}]}),
+            ("/api/generate", {"prompt": "word " * 5000}),
+        ):
+            refused = Client(own).post(path, {"model": "weirgate-demo"} | body)
+            assert refused.status == 413 and "length limit exceeded" in refused.json()["error"], refused.text
         client = library.Client(f"http://127.0.0.1:{own}")
         (model,) = client.list().models
         answer = client.generate(model.model, "Once upon a time", options={"temperature": 0, "num_predict": 4})

@@ -530,16 +530,27 @@ async fn the_model_is_listed_shown_and_running() {
 
 #[tokio::test]
 async fn probes_may_send_head() {
-    let mut config = config();
-    config.profile = Profile::Ollama;
-    let server = TestServer::with(config);
-    for path in ["/", "/api/tags", "/api/version"] {
-        let answer = server.send(Request::head(path).body(Body::empty()).unwrap()).await;
-        assert_eq!((answer.status, answer.text.as_str()), (StatusCode::OK, ""), "{path}");
+    for (profile, greets) in [
+        (Profile::OpenAi, true),
+        (Profile::Ollama, true),
+        (Profile::Jan, true),
+        (Profile::Tgi, false),
+        (Profile::Management, false),
+    ] {
+        let mut config = config();
+        config.profile = profile;
+        let server = TestServer::with(config);
+        for path in ["/", "/api/tags", "/api/version"] {
+            let answer = server.send(Request::head(path).body(Body::empty()).unwrap()).await;
+            assert_eq!((answer.status, answer.text.as_str()), (StatusCode::OK, ""), "{profile:?} {path}");
+        }
+        let greeting = server.get("/").await;
+        let text = if greets { "Ollama is running" } else { "" };
+        assert_eq!((greeting.text.as_str(), greeting.status), (text, StatusCode::OK), "{profile:?}");
+        if greets {
+            assert!(greeting.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
+        }
     }
-    let greeting = server.get("/").await;
-    assert_eq!((greeting.text.as_str(), greeting.status), ("Ollama is running", StatusCode::OK));
-    assert!(greeting.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
 }
 
 #[tokio::test]

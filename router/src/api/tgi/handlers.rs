@@ -162,7 +162,7 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
     }
 }
 
-/// TGI answers here as on `/health`; under the profile `ollama` its greeting stands here, whatever the state.
+/// `Ollama is running`, which many tools look for; under the profiles `tgi` and `management`, as `/health` answers.
 #[utoipa::path(
     get,
     path = "/",
@@ -170,14 +170,14 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
     operation_id = "root_health",
     security(()),
     responses(
-        (status = 200, description = "Requests are served; or the profile is `ollama`"),
+        (status = 200, description = "Requests are served; or the profile is one that greets"),
         (status = 503, description = "They are not, or not yet", body = ErrorResponse),
     )
 )]
 pub(super) async fn root(state: State<AppState>) -> Response {
     match state.settings.profile {
-        Profile::Ollama => OLLAMA_GREETING.into_response(),
-        _ => health(state).await,
+        Profile::OpenAi | Profile::Ollama | Profile::Jan => OLLAMA_GREETING.into_response(),
+        Profile::Tgi | Profile::Management => health(state).await,
     }
 }
 
