@@ -55,11 +55,12 @@ def command_of(pid: int) -> list[bytes]:
         return []
 
 
-def resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int, kind: str = "VmRSS") -> int:
+    """Of a process; `RssAnon`: without the pages of files."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{kind}:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError(f"process {pid} has no VmRSS")
+    raise AssertionError(f"process {pid} has no {kind}")
 
 
 def run_to_exit(args: list[str], env: dict[str, str] | None = None, seconds: float = 20) -> tuple[int, str, float]:

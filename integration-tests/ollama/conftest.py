@@ -1,8 +1,20 @@
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 from harness.client import Client
 from harness.ollama_api import Ollama
 from harness.scripted import scripted
-from harness.server import Server
+from harness.server import ROOT, Server
+
+sys.path.insert(0, str(ROOT / "tools" / "parity"))
+
+import encoders  # noqa: E402
+
+#: Vectors by sentence-transformers, from tools/parity/make_encoder_goldens.py.
+GOLDENS = json.loads((ROOT / "integration-tests/embeddings/goldens.json").read_text())
 
 #: The prompt ends with the last character of the question, and the script goes by that.
 TEMPLATE = (
@@ -55,3 +67,22 @@ def caller(tmp_path_factory):
 @pytest.fixture(scope="session")
 def thinker(tmp_path_factory):
     yield from writing(tmp_path_factory.mktemp("thinker"), THINKING_SCRIPT, THINKING_TEMPLATE)
+
+
+@dataclass
+class Encoder:
+    """A checkpoint that makes vectors, to be served out of a folder."""
+
+    folder: Path
+    name: str
+
+    def vector(self, text: str) -> list[float]:
+        """What sentence-transformers makes of one of its texts."""
+        return GOLDENS["mean"][GOLDENS["sentences"].index(text)]
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders")
+    encoders.write_sentence_model("bert", folder / "tiny/bert")
+    return Encoder(folder, "tiny/bert")

@@ -1,13 +1,15 @@
 """Variables of Ollama's that the server reads, each by what it changes for a client."""
 
 import concurrent.futures
+import datetime
+import time
 
 import pytest
 from harness.client import Client
 from harness.gguf_files import quantize
 from harness.ollama_api import PROMPT
 from harness.ollama_store import install
-from harness.server import free_port
+from harness.server import free_port, wait_for
 
 #: A form that does not let the model end.
 ENDLESS = {"type": "array", "items": {"type": "string"}, "minItems": 100_000}
@@ -58,6 +60,34 @@ def folder(tmp_path_factory):
     for name in ("alpha", "beta", "gamma"):
         install(root, name, (root / "demo.gguf").read_bytes())
     return root
+
+
+def test_keep_alive(start_server, folder):
+    """How long a model stays that no request said anything of, beside the one the server was started for."""
+
+    def after_a_request(value: str):
+        client = Client(start_server(env={"OLLAMA_MODELS": str(folder), "OLLAMA_KEEP_ALIVE": value}).port)
+        body = {"model": "alpha", "prompt": PROMPT, "stream": False, "options": {"num_predict": 2}}
+        asked = time.monotonic()
+        client.post_ok("/api/generate", body)
+
+        def expiry() -> datetime.datetime | None:
+            times = {model["name"]: model["expires_at"] for model in client.get("/api/ps").json()["models"]}
+            # Python reads six digits of a second's fraction; the others are in no hurry.
+            return datetime.datetime.fromisoformat(times["alpha:latest"][:19]) if "alpha:latest" in times else None
+
+        return expiry, asked
+
+    expiry, _ = after_a_request("-1")
+    assert expiry().year > 2200, "for ever"
+    expiry, _ = after_a_request("2h")
+    left = expiry() - datetime.datetime.now()
+    assert datetime.timedelta(minutes=118) < left <= datetime.timedelta(hours=2), left
+    expiry, asked = after_a_request("300ms")
+    wait_for(lambda: expiry() is None, 5, "it has left")
+    assert time.monotonic() - asked > 0.3
+    expiry, _ = after_a_request("0")
+    wait_for(lambda: expiry() is None, 5, "it has left with its answer")
 
 
 def test_max_queue(start_server, folder):

@@ -2,19 +2,25 @@
 
 import concurrent.futures
 import json
+import re
 import shutil
+import time
 
 import ollama as library
 import openai
 import pytest
+from harness.checkpoints import random_llama
 from harness.client import Client
 from harness.gguf_files import quantize
 from harness.ollama_api import PROMPT, conforms
 from harness.ollama_store import install
-from harness.server import DEMO_MODEL, run_to_exit, wait_for
+from harness.server import DEMO_MODEL, resident_bytes, run_to_exit, wait_for
 
 GREEDY = {"temperature": 0, "num_predict": 16}
+#: No penalty, as OpenAI's routes have none.
+PLAIN = {"temperature": 0, "repeat_penalty": 1.0}
 SYSTEM = "You are a lighthouse."
+EMPTY_GGUF = b"GGUF\x03\0\0\0" + bytes(16)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +115,28 @@ def test_models_expire_and_make_room(start_server, folder):
     wait_for(lambda: names(client) == set(), 5, "unloaded after the request")
 
 
+def test_what_a_model_takes_is_measured(start_server, tmp_path):
+    """The server's own figure, against the files and against what the system says of the process."""
+    # Whose KV cache would be far larger than its weights, if it were there from the start.
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4, "num_attention_heads": 4}
+    folder = random_llama(tmp_path / "folder/large", 1, **sizes)
+    size = (folder / "model.safetensors").stat().st_size
+    assert size > 100_000_000, "large beside all else that moves"
+    server = start_server("--model-folder", str(folder.parent))
+    client = Client(server.port)
+    generate(client, "weirgate-demo")
+    before = resident_bytes(server.router_pid(), "RssAnon")
+    # Loaded, and asked nothing.
+    assert generate(client, "large", prompt="")["done_reason"] == "load"
+    grown = resident_bytes(server.router_pid(), "RssAnon") - before
+    (line,) = [line for line in server.output().splitlines() if "loaded" in line and "bytes=" in line]
+    measured = int(re.search(r"bytes=(\d+)", re.sub(r"\x1b\[[0-9;]*m", "", line))[1])
+    assert 0.5 * size < measured < 2 * size, line
+    # Whole pages, and not what the files say, which stands there where nothing could be measured.
+    assert measured % 4096 == 0 and measured != size
+    assert abs(grown - measured) < 0.25 * size, (measured, grown)
+
+
 def test_the_hubs_cache_plain_folders_and_loose_files_are_served(start_server, tmp_path):
     repository = tmp_path / "hf/hub/models--org--cached"
     commit = "0123456789abcdef" * 2 + "01234567"
@@ -132,17 +160,59 @@ def test_the_hubs_cache_plain_folders_and_loose_files_are_served(start_server, t
     assert code == 1 and "--model-folder" in output and "nowhere" in output
 
 
-def test_the_other_apis_find_models_by_name(start_server, folder):
-    server = start_server(env={"OLLAMA_MODELS": str(folder)})
+def test_the_other_apis_find_models_by_name(start_server, folder, encoder):
+    server = start_server("--model-folder", str(encoder.folder), env={"OLLAMA_MODELS": str(folder)})
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     listed = [model.id for model in client.models.list()]
-    assert listed[0] == "weirgate-demo" and {"alpha:latest", "beta:latest"} <= set(listed)
+    assert listed[0] == "weirgate-demo" and {"alpha:latest", "beta:latest", encoder.name} <= set(listed)
     messages = [{"role": "user", "content": "Which port do you listen on?"}]
     answer = client.chat.completions.create(model="alpha", messages=messages, temperature=0, max_tokens=8)
     assert answer.choices[0].message.content and answer.model == "alpha"
-    with pytest.raises(openai.NotFoundError) as error:
-        client.chat.completions.create(model="no-such-model", messages=messages)
-    assert error.value.code == "model_not_found"
+    own = generate(Client(server.port), "alpha", raw=True, options=PLAIN | {"num_predict": 8})["response"]
+    for name in ("alpha", "Alpha:latest"):
+        asked = {"model": name, "prompt": PROMPT, "temperature": 0, "max_tokens": 8}
+        completion = client.completions.create(**asked)
+        assert (completion.choices[0].text, completion.usage.completion_tokens) == (own, 8)
+        assert completion.model == name and completion.choices[0].finish_reason == "length"
+        parts = client.completions.create(**asked, stream=True)
+        assert "".join(part.choices[0].text for part in parts if part.choices) == own
+    for name in ("alpha:latest", "alpha"):
+        model = client.models.retrieve(name)
+        assert (model.object, model.id.removesuffix(":latest")) == ("model", "alpha"), name
+    vectors = client.embeddings.create(model=encoder.name, input=["a question", "x"], encoding_format="float").data
+    assert [entry.index for entry in vectors] == [0, 1]
+    for entry, text in zip(vectors, ("a question", "x")):
+        assert entry.embedding == pytest.approx(encoder.vector(text), abs=1e-5)
+    for call in (
+        lambda: client.chat.completions.create(model="no-such-model", messages=messages),
+        lambda: client.completions.create(model="no-such-model", prompt=PROMPT),
+        lambda: client.models.retrieve("alpha:other"),
+        lambda: client.embeddings.create(model="no-such-model", input="x"),
+    ):
+        with pytest.raises(openai.NotFoundError) as error:
+            call()
+        assert error.value.code == "model_not_found"
+
+
+def test_a_store_of_two_thousand_models(start_server, tmp_path):
+    """The figures of docs/ollama.md, which are a machine's that does nothing else; `pytest -s` shows this one's."""
+    count, seconds = 2000, {}
+    for number in range(count):
+        install(tmp_path / "models", f"m{number}", EMPTY_GGUF, system=f"You are number {number}.".encode())
+    client = Client(start_server(env={"OLLAMA_MODELS": str(tmp_path / "models")}).port)
+    for name, ask in {
+        "list": lambda: client.get("/api/tags").json()["models"],
+        "show": lambda: client.post_ok("/api/show", {"model": "m1999"}),
+    }.items():
+        begun = time.monotonic()
+        answer = ask()
+        seconds[name] = time.monotonic() - begun
+        if name == "list":
+            assert {model["name"] for model in answer} == {f"m{n}:latest" for n in range(count)} | {"weirgate-demo:latest"}
+        else:
+            assert answer["system"] == "You are number 1999."
+    print(f"\n{count} models: listed in {seconds['list']:.2f} s, one shown in {seconds['show'] * 1000:.0f} ms")
+    assert seconds["list"] < 8 and seconds["show"] < 1, seconds
 
 
 def test_models_side_by_side_say_what_each_says_alone(start_server, folder):

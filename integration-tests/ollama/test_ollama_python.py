@@ -183,7 +183,7 @@ def test_an_error_in_midstream_is_raised(start_server):
     assert server.wait_exit(15) == 0
 
 
-def test_async(ollama, caller):
+def test_async(ollama, caller, thinker):
     async def calls():
         client = library.AsyncClient(host=ollama.url)
         answer = await client.chat(ollama.model, QUESTION, options=OPTIONS)
@@ -202,13 +202,30 @@ def test_async(ollama, caller):
         likely = await client.chat(ollama.model, QUESTION, options=OPTIONS, logprobs=True, top_logprobs=2)
         assert len(likely.logprobs) == likely.eval_count
         assert all(len(entry.top_logprobs) == 2 for entry in likely.logprobs)
+        generated = await client.generate(ollama.model, "One", options=OPTIONS, logprobs=True, top_logprobs=2)
+        assert (generated.response, len(generated.logprobs)) == (whole.response, generated.eval_count)
+        assert all(entry.logprob <= 0 and len(entry.top_logprobs) <= 2 for entry in generated.logprobs)
         asked = {"format": City.model_json_schema(), "options": {"temperature": 0, "num_predict": 100}}
-        City.model_validate_json((await client.chat(ollama.model, QUESTION, **asked)).message.content)
+        city = City.model_validate_json((await client.chat(ollama.model, QUESTION, **asked)).message.content)
+        parts = [part async for part in await client.chat(ollama.model, QUESTION, stream=True, **asked)]
+        assert City.model_validate_json("".join(part.message.content for part in parts)) == city
+        assert len(parts) > 2 and parts[-1].done_reason == "stop"
         with pytest.raises(library.ResponseError) as error:
             await client.generate("no-such-model", "hi")
         assert error.value.status_code == 404
-        with pytest.raises(library.ResponseError, match="image input"):
-            await client.generate(ollama.model, "What is it?", images=[PNG])
+        picture = [QUESTION[0] | {"images": [PNG]}]
+        for refused in (
+            client.generate(ollama.model, "What is it?", images=[PNG]),
+            client.chat(ollama.model, picture),
+        ):
+            with pytest.raises(library.ResponseError, match="image input") as error:
+                await refused
+            assert error.value.status_code == 400
+        with pytest.raises(library.ResponseError, match="image input") as error:
+            await anext(await client.chat(ollama.model, picture, stream=True))
+        assert error.value.status_code == 400
+        with pytest.raises(library.ResponseError, match="does not support thinking"):
+            await client.chat(ollama.model, QUESTION, think=True)
 
         client = library.AsyncClient(host=caller.url)
         greedy = {"temperature": 0}
@@ -216,5 +233,15 @@ def test_async(ollama, caller):
         assert [call.function.arguments for call in called.message.tool_calls] == [{"city": "Oslo"}]
         written = await client.generate(caller.model, "Tell me#", format="json", options=greedy)
         assert json.loads(written.response) == {"port": 3210}
+
+        client = library.AsyncClient(host=thinker.url)
+        for think, thought in ((True, "Hm"), (False, None)):
+            message = (await client.chat(thinker.model, QUESTION, think=think, options=greedy)).message
+            assert ((message.thinking or "").strip() or None, message.content) == (thought, "Aye"), think
+        answer = await client.generate(thinker.model, "Well", think=True, options=greedy)
+        assert (answer.thinking.strip(), answer.response) == ("Hm", "Aye")
+        parts = [part async for part in await client.chat(thinker.model, QUESTION, think=True, stream=True, options=greedy)]
+        assert "".join(part.message.thinking or "" for part in parts).strip() == "Hm"
+        assert "".join(part.message.content or "" for part in parts) == "Aye"
 
     asyncio.run(calls())

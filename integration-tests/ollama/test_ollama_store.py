@@ -19,7 +19,7 @@ from harness.client import Client
 from harness.gguf_files import quantize
 from harness.ollama_api import PROMPT, Ollama, conforms
 from harness.registry import Registry
-from harness.server import DEMO_MODEL, resident_bytes, wait_for
+from harness.server import DEMO_MODEL, Server, resident_bytes, wait_for
 from harness.slow_line import SlowLine
 
 GREEDY = {"temperature": 0, "num_predict": 8}
@@ -59,12 +59,23 @@ def names(client: library.Client) -> set[str]:
     return {model.model for model in client.list().models} - {"weirgate-demo:latest"}
 
 
+def empty_fields(server: Server, model: str) -> set[str]:
+    """What `/api/show` has nothing to say of."""
+    shown = Client(server.port).post_ok("/api/show", {"model": model})
+    conforms("ShowResponse", shown)
+    assert shown.keys() >= {"modelfile", "template", "details", "model_info", "capabilities", "modified_at"}
+    fields = shown | shown["details"]
+    assert fields.keys() >= {"format", "family", "families", "parameter_size", "quantization_level"}
+    return {name for name, value in fields.items() if not value}
+
+
 def test_every_call_of_the_client_for_python(stored, gguf, registry):
     client = library.Client(stored.url)
     blob = client.create_blob(gguf)
     assert blob == digest(gguf) == client.create_blob(gguf), "once more is no mistake"
     parts = list(client.create("base", files={"demo.gguf": blob}, stream=True))
     assert parts[0].status == "parsing GGUF" and parts[-1].status == "success"
+    assert empty_fields(stored, "base") == {"license", "messages", "parameters", "system", "parent_model"}, "weights alone"
     made = client.create(
         "made",
         from_="base",
@@ -75,7 +86,9 @@ def test_every_call_of_the_client_for_python(stored, gguf, registry):
         license=["free", "as in beer"],
     )
     assert made.status == "success"
+    assert empty_fields(stored, "made") == set()
     shown = client.show("made")
+    assert (shown.details.parent_model, shown.details.families) == ("base:latest", ["llama"])
     assert shown.template == "{{ .System }} {{ .Prompt }}" and shown.license == "free\nas in beer"
     assert shown.details.family == "llama" and shown.details.quantization_level == "F16"
     assert shown.modelinfo["general.architecture"] == "llama" and shown.modelinfo["llama.context_length"] > 0
@@ -131,7 +144,8 @@ def test_every_call_of_the_async_client(stored, gguf, registry):
         async for part in await client.create("base", files={"demo.gguf": blob}, stream=True):
             last = part
         assert last.status == "success"
-        assert (await client.show("base")).modelinfo
+        assert (await client.create("made", from_="base", system="You are a lighthouse.")).status == "success"
+        assert (await client.show("base")).modelinfo and "lighthouse" in (await client.show("made")).modelfile
         assert (await client.copy("base", name)).status == "success"
         assert (await client.push(name, insecure=True)).status == "success"
         pushed = [part async for part in await client.push(name, insecure=True, stream=True)]
@@ -139,6 +153,8 @@ def test_every_call_of_the_async_client(stored, gguf, registry):
         assert (await client.delete(name)).status == "success"
         progress = [part async for part in await client.pull(name, insecure=True, stream=True)]
         assert progress[-1].status == "success"
+        assert (await client.delete(name)).status == "success"
+        assert (await client.pull(name, insecure=True)).status == "success"
         listed = {model.model for model in (await client.list()).models}
         assert {"base:latest", f"{name}:latest"} <= listed
         answers = await asyncio.gather(*[client.generate(name, PROMPT, options=GREEDY) for _ in range(3)])

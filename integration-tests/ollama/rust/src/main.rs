@@ -1,5 +1,7 @@
 //! Makes the calls of ollama-rs and prints what it got as one JSON object. Arguments: base URL, a model to begin with, a
-//! name at a registry.
+//! model that makes vectors, a name at a registry.
+
+use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt;
 use ollama_rs::Ollama;
@@ -7,14 +9,15 @@ use ollama_rs::error::OllamaError;
 use ollama_rs::generation::chat::ChatMessage;
 use ollama_rs::generation::chat::request::ChatMessageRequest;
 use ollama_rs::generation::completion::request::GenerationRequest;
+use ollama_rs::generation::embeddings::request::GenerateEmbeddingsRequest;
 use ollama_rs::models::ModelOptions;
 use ollama_rs::models::create::CreateModelRequest;
 use serde_json::json;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), OllamaError> {
-    let [url, base, remote] =
-        std::array::from_fn(|at| std::env::args().nth(at + 1).expect("three arguments"));
+    let [url, base, embedder, remote] =
+        std::array::from_fn(|at| std::env::args().nth(at + 1).expect("four arguments"));
     let client = Ollama::try_new(url).expect("a URL");
     let options = || ModelOptions::default().temperature(0.0).num_predict(16);
     let completion = || GenerationRequest::new(base.clone(), "Once upon a time").options(options());
@@ -33,8 +36,25 @@ async fn main() -> Result<(), OllamaError> {
     let mut stream = client.send_chat_messages_stream(chat()).await?;
     let mut chatted = String::new();
     while let Some(part) = stream.next().await {
-        chatted += &part.map_err(|()| OllamaError::Other("the stream broke".to_owned()))?.message.content;
+        chatted += &part.map_err(broken)?.message.content;
     }
+    let mut history = Vec::new();
+    let first = client.send_chat_messages_with_history(&mut history, chat()).await?;
+    let second = client.send_chat_messages_with_history(&mut history, chat()).await?;
+    let turns = [first, second]
+        .map(|turn| (turn.message.content, turn.final_data.map(|data| data.prompt_eval_count)));
+    let shared = Arc::new(Mutex::new(Vec::<ChatMessage>::new()));
+    for _ in 0..2 {
+        let mut stream = client.send_chat_messages_with_history_stream(shared.clone(), chat()).await?;
+        while let Some(part) = stream.next().await {
+            part.map_err(broken)?;
+        }
+    }
+    let said =
+        |history: &[ChatMessage]| history.iter().map(|message| message.content.clone()).collect::<Vec<_>>();
+    let histories = [said(&history), said(&shared.lock().expect("nobody panicked"))];
+    let texts = vec!["a question", "x"];
+    let vectors = client.generate_embeddings(GenerateEmbeddingsRequest::new(embedder, texts.into())).await?;
 
     let request = || {
         let parameters = ModelOptions::default().num_predict(3);
@@ -51,6 +71,11 @@ async fn main() -> Result<(), OllamaError> {
     }
     let shown = client.show_model_info("made".to_owned()).await?;
     client.copy_model("made".to_owned(), remote.clone()).await?;
+    let mut pushes = Vec::new();
+    let mut stream = client.push_model_stream(remote.clone(), true).await?;
+    while let Some(status) = stream.next().await {
+        pushes.push(status?.message);
+    }
     let pushed = client.push_model(remote.clone(), true).await?;
     let before = client.list_local_models().await?.len();
     client.delete_model(remote.clone()).await?;
@@ -64,12 +89,17 @@ async fn main() -> Result<(), OllamaError> {
     let missing = client.generate(GenerationRequest::new("no-such-model".to_owned(), "Hi")).await;
     let found = json!({
         "whole": whole.response, "streamed": streamed, "count": whole.eval_count,
-        "answer": answer.message.content, "chatted": chatted,
+        "answer": answer.message.content, "chatted": chatted, "turns": turns, "histories": histories,
+        "vectors": vectors.embeddings,
         "created": created.message, "statuses": statuses, "parameters": shown.parameters, "info": shown.model_info,
         "capabilities": shown.capabilities,
-        "pushed": pushed.message, "before": before, "after": after, "pulls": pulls, "pulled": pulled.message,
+        "pushes": pushes, "pushed": pushed.message, "before": before, "after": after, "pulls": pulls, "pulled": pulled.message,
         "missing": missing.err().map(|error| error.to_string()),
     });
     println!("{found}");
     Ok(())
+}
+
+fn broken((): ()) -> OllamaError {
+    OllamaError::Other("the stream broke".to_owned())
 }
