@@ -8,10 +8,18 @@ import socket
 import pytest
 from harness import load, metrics
 from harness.client import Client
-from harness.server import wait_for
+from harness.server import Server, wait_for
 
 ROUTES = ["/", "/generate", "/generate_stream", "/tokenize", "/v1/chat/completions", "/v1/completions"]
+ROUTES += [f"/api/{name}" for name in ("generate", "chat", "create", "embed", "show")]
+MODEL = "weirgate-demo"
+SHORT = {"num_predict": 2, "num_ctx": 16, "temperature": 0.5, "stop": ["x"]}
 VALID = {
+    "/api/generate": {"model": MODEL, "prompt": "Once", "options": SHORT, "logprobs": True, "keep_alive": "1m"},
+    "/api/chat": {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "options": SHORT, "format": "json"},
+    "/api/create": {"model": "made", "from": MODEL, "parameters": {"stop": ["x"]}, "quantize": "q8_0", "stream": False},
+    "/api/embed": {"model": MODEL, "input": ["Once", "upon"], "dimensions": 3, "options": {"num_ctx": 8}},
+    "/api/show": {"model": MODEL, "verbose": True, "options": {"top_k": 3}},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "temperature": 0.5},
     "/v1/completions": {"prompt": "Once", "max_tokens": 2, "stop": ["x"], "logit_bias": {"5": 1}},
 }
@@ -141,14 +149,32 @@ def mutations(body: dict, generator: random.Random) -> bytes:
     return bytes(data)
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A server whose answers end soon though what was to end them was mutated: Ollama's are ten contexts long at most."""
+    server = Server(tmp_path_factory.mktemp("short") / "log", "--max-total-tokens", "64")
+    try:
+        yield Client(server.start().port)
+        server.stop()
+    finally:
+        server.kill()
+
+
 @pytest.mark.parametrize("route", ROUTES)
-def test_mutated_bodies(client, route):
+def test_mutated_bodies(short, route):
     generator = random.Random(route)
     for _ in range(150):
         body = mutations(VALID.get(route, GENERATE), generator)
-        response = client.post(route, body)
+        response = short.post(route, body)
         assert response.status < 500, f"{body!r}: {response.status} {response.text[:200]}"
-    wait_for(lambda: idle(client), 5, "idle")
+    wait_for(lambda: idle(short), 5, "idle")
+
+
+@pytest.mark.parametrize("path", ["/debug/pprof/", "/debug/pprof", "/debug/pprof/heap", "/debug/pprof/profile?seconds=1"])
+def test_nothing_shows_the_servers_inside(client, path):
+    """Ollama's default routes have Go's profiler among them."""
+    for method in ("GET", "POST", "HEAD"):
+        assert client.request(method, path).status == 404, method
 
 
 @pytest.mark.parametrize(
