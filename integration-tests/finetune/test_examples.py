@@ -32,7 +32,7 @@ REASONING = (
         (1, 2, ["<think>\n\n</think>\n\nTwo<|end|>"]),
     ],
 )
-#: Asks for reasoning, and shows none of any reply: all in one example, each from where the prompt ends that it shares.
+#: Asks for reasoning with `<think>`, and shows none of any reply: all in one example, also one that begins as that does.
 WITHOUT = (
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
     [
@@ -41,11 +41,11 @@ WITHOUT = (
                 {"role": "user", "content": "Why?"},
                 {"role": "assistant", "content": "<think>\nHm, why.\n</think>So."},
                 {"role": "user", "content": "And how?"},
-                {"role": "assistant", "content": "Thus."},
+                {"role": "assistant", "content": "<b>Thus.</b>"},
             ]
         },
     ],
-    [(0, 4, ["So.<|end|>", "Thus.<|end|>"])],
+    [(0, 4, ["So.<|end|>", "<b>Thus.</b><|end|>"])],
 )
 LOOK = {"type": "function", "function": {"name": "look", "description": "Looks at a <place>", "parameters": {}}}
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": 'the "sea"'}}}
