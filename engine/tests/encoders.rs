@@ -3,16 +3,20 @@
 //! The goldens come from `tools/parity/make_encoder_goldens.py`: transformers in f32 on the same weights.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use weirgate_engine::{
     EmbedConfig, EmbedFailure, EmbedInput, EmbedLimits, EmbedOptions, Embedder, ExecutorError,
     load_cpu_decoder_embedder, load_cpu_encoder, spawn_embedder,
 };
-use weirgate_models::{Pooling, TensorSource, read_headless};
+use weirgate_models::{
+    DType, EncoderSpec, ModelError, ModelFiles, Pooling, TensorSource, TensorView, read_encoder,
+    read_headless,
+};
 use weirgate_testkit::{Definition, RandomCheckpoint, RandomEncoder};
 use weirgate_types::RejectReason;
 
@@ -77,6 +81,95 @@ fn every_family_gives_transformers_vectors_and_scores() {
                 let alone = embed(embedder.as_mut(), &texts[index..=index]);
                 assert_eq!(alone[0], *vector, "{} {name} alone", encoder.name);
             }
+        }
+    }
+}
+
+/// Tensors under other names than an encoder's.
+struct Renamed(BTreeMap<String, (Vec<usize>, Vec<u8>)>);
+
+impl TensorSource for Renamed {
+    fn tensor(&self, name: &str) -> Result<TensorView<'_>, ModelError> {
+        let (shape, bytes) = &self.0[name];
+        Ok(TensorView { dtype: DType::F32, shape: shape.clone(), bytes: bytes.into() })
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    fn file(&self, _name: &str) -> &str {
+        "renamed"
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.0.values().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+}
+
+/// A published checkpoint's tensors under the names that they have within transformers, after the table in its
+/// `conversion_mapping.py`: queries, keys and values apart.
+fn as_within_transformers(encoder: &RandomEncoder, spec: &EncoderSpec) -> Renamed {
+    let names = [
+        ("encoder.layers", "layers"),
+        ("emb_ln", "embeddings.LayerNorm"),
+        ("attn.out_proj", "self_attn.o_proj"),
+        ("fc11", "up_proj"),
+        ("fc12", "gate_proj"),
+        ("fc2", "down_proj"),
+        ("norm1", "post_attention_layernorm"),
+        ("norm2", "post_mlp_layernorm"),
+    ];
+    let mut renamed = BTreeMap::new();
+    for (name, shape) in spec.tensor_shapes() {
+        let new = names.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
+        let bytes = encoder.tensor(name).unwrap().bytes.to_vec();
+        if new.contains("attn.Wqkv") {
+            let parts = ["q_proj", "k_proj", "v_proj"].into_iter().zip(bytes.chunks(bytes.len() / 3));
+            renamed.extend(parts.map(|(part, bytes)| {
+                let name = new.replace("attn.Wqkv", &format!("self_attn.{part}"));
+                (name, (vec![shape[0] / 3, shape[1]], bytes.to_vec()))
+            }));
+        } else {
+            renamed.insert(new, (shape, bytes));
+        }
+    }
+    Renamed(renamed)
+}
+
+/// Published checkpoints have the original names and keys; transformers writes the original names and keys of its own.
+#[test]
+fn nomic_is_the_same_under_all_its_names_and_keys() {
+    let encoder = RandomEncoder::all().into_iter().find(|encoder| encoder.name == "nomic").unwrap();
+    let own: Value = serde_json::from_slice(&encoder.files.read("config.json").unwrap().unwrap()).unwrap();
+    let original = json!({
+        "architectures": ["NomicBertModel"], "model_type": "nomic_bert", "vocab_size": own["vocab_size"],
+        "n_embd": own["hidden_size"], "n_inner": own["intermediate_size"], "n_head": own["num_attention_heads"],
+        "n_layer": own["num_hidden_layers"], "n_positions": own["max_position_embeddings"],
+        "activation_function": "swiglu", "layer_norm_epsilon": own["layer_norm_eps"], "rotary_emb_base": 1000,
+        "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": false, "rotary_emb_scale_base": null,
+        "rotary_scaling_factor": null, "max_trained_positions": 2048, "type_vocab_size": 2, "prenorm": false,
+        "parallel_block": false, "use_rms_norm": false, "causal": false, "qkv_proj_bias": false,
+        "mlp_fc1_bias": false, "mlp_fc2_bias": false, "pad_vocab_size_multiple": 64
+    });
+    let bytes: &'static [u8] = original.to_string().into_bytes().leak();
+    let original = ModelFiles::embedded(Box::leak(Box::new([("config.json", bytes)])));
+    let within = as_within_transformers(&encoder, &encoder.spec().unwrap());
+    assert!(encoder.contains("encoder.layers.1.attn.Wqkv.weight") && !within.contains("emb_ln.weight"));
+    assert!(within.contains("layers.1.self_attn.v_proj.weight"));
+    let goldens = goldens();
+    let cases: [(&str, &ModelFiles, &dyn TensorSource); 3] = [
+        ("original keys", &original, &encoder),
+        ("transformers' names", &encoder.files, &within),
+        ("both", &original, &within),
+    ];
+    for (case, files, tensors) in cases {
+        let spec = read_encoder(files, tensors).unwrap();
+        let mut embedder = load_cpu_encoder(&spec, tensors, &options(Pooling::Mean)).unwrap();
+        let vectors = embed(embedder.as_mut(), &texts(&encoder, spec.vocab_size, false));
+        for (index, vector) in vectors.iter().enumerate() {
+            let error = error(vector, &goldens["nomic"][index]["mean"]);
+            assert!(error < BOUND, "{case}: {error:e} of {} tokens", LENGTHS[index]);
         }
     }
 }

@@ -8,10 +8,12 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use weirgate_engine::{Batch, Decoder, DecoderConfig};
+use weirgate_engine::{Batch, Decoder, DecoderConfig, EmbedInput, EmbedOptions, load_cpu_decoder_embedder};
 use weirgate_kernels::DType;
 use weirgate_kernels::cpu::CpuBackend;
-use weirgate_models::{Activation, ModelFiles, ModelSpec, Rope, RopeScaling, read_spec};
+use weirgate_models::{
+    Activation, ModelFiles, ModelSpec, Pooling, Rope, RopeScaling, TensorSource, read_headless, read_spec,
+};
 use weirgate_testkit::{Definition, RandomCheckpoint, definitions, prompt_lengths};
 
 /// Sequences that decode together, tokens each may have, tokens per block.
@@ -273,6 +275,45 @@ checkpoints! {
     qwen2_bf16 = "qwen2-bf16",
     gemma3_bf16 = "gemma3-bf16",
     phi3_f16 = "phi3-f16",
+}
+
+/// Decoders as embedders: the head over the last token's vector gives the last of transformers' logits.
+#[test]
+fn pooled_states_are_those_that_the_head_reads() {
+    for definition in definitions() {
+        let name = &definition.name;
+        let checkpoint = RandomCheckpoint::new(&definition).unwrap();
+        let mut spec = read_headless(&definition.files, &checkpoint).unwrap();
+        assert_eq!(spec.tensors.head, None, "{name}");
+        // The goldens go past the positions of a model with dynamic scaling, as its rotary table does.
+        spec.max_positions = spec.max_positions.max(LOGITS_TOKENS);
+        let options = EmbedOptions {
+            threads: 2,
+            max_step_tokens: LOGITS_TOKENS,
+            max_seqs: 1,
+            max_tokens: LOGITS_TOKENS,
+            pooling: Pooling::Last,
+        };
+        let mut embedder = load_cpu_decoder_embedder(&spec, &checkpoint, &options).unwrap();
+        let prompt = definition.prompt(LOGITS_PROMPT, LOGITS_TOKENS, spec.vocab_size);
+        let mut state = Vec::new();
+        embedder.embed(&[EmbedInput { tokens: prompt, types: Vec::new() }], &mut state).unwrap();
+
+        let names = &checkpoint.spec().tensors;
+        let head = checkpoint.tensor(names.head.as_ref().unwrap_or(&names.embedding)).unwrap().to_f32();
+        let logits: Vec<f32> = head
+            .chunks(spec.hidden_size)
+            .map(|row| {
+                let logit: f64 = row.iter().zip(&state).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                let capped = |cap: f32| f64::from(cap) * (logit / f64::from(cap)).tanh();
+                spec.logit_softcap.map_or(logit, capped) as f32
+            })
+            .collect();
+        let reference = golden_logits(name);
+        let last = &reference[reference.len() - spec.vocab_size..];
+        let error = largest_error(&logits, last, spec.vocab_size);
+        assert!(error < F32_BOUND, "{name}: relative error {error:e}");
+    }
 }
 
 /// The last layer leaves out rows that are not wanted; the others are the same bits, and so is what follows.

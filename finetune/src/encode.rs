@@ -14,6 +14,9 @@ use crate::{FinetuneError, Hyperparameters};
 /// Bytes of a rendered conversation.
 const MAX_TEXT: usize = 64 << 20;
 
+/// A reply that begins as no other does.
+const OTHER_REPLY: &str = "\u{fffc}";
+
 /// One sequence of tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
@@ -125,8 +128,18 @@ impl Encoder {
     fn reply(&self, record: &Record, index: usize) -> Result<(String, Range<usize>), String> {
         let prompt = self.render(record, index, true)?;
         let text = self.render(record, index + 1, false)?;
-        let common = prompt.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
-        let start = (0..=common).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let mut start = shared(&prompt, &text);
+        if start < prompt.len() {
+            // The prompt goes on in a way of its own, with `<think>` say, and what it shares with the text may be the
+            // reply's own `<`. Only what comes before any reply is not the reply's.
+            let mut other = record.clone();
+            if let Some(message) = other.messages.get_mut(index) {
+                message.insert("content".to_owned(), OTHER_REPLY.into());
+            }
+            if let Ok(other) = self.render(&other, index + 1, false) {
+                start = start.min(shared(&other, &text));
+            }
+        }
         if text.get(start..).is_none_or(str::is_empty) {
             return Err(format!("`messages[{index}]` does not appear in what the chat template makes of it"));
         }
@@ -161,4 +174,10 @@ impl Encoder {
         }
         Ok(Example { tokens, learned })
     }
+}
+
+/// Bytes that both begin with, whole characters.
+fn shared(one: &str, other: &str) -> usize {
+    let common = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    (0..=common).rev().find(|at| other.is_char_boundary(*at)).unwrap_or(0)
 }

@@ -294,6 +294,21 @@ mod tests {
         assert_eq!(names, NAMES);
     }
 
+    /// Those of the trainer whose data sets and defaults the management API's vendor took over, but for the batch, which is
+    /// what a small machine holds.
+    #[test]
+    fn defaults_are_those_of_the_vendors_trainer() {
+        let own = Hyperparameters::default();
+        assert_eq!((own.rank, own.alpha, own.dropout), (16, 16.0, 0.05));
+        assert_eq!((own.learning_rate, own.epochs, own.max_length), (3e-4, 5, 4096));
+        assert_eq!((own.target_modules.as_deref(), own.quantized, own.packing), (None, false, false));
+        assert_eq!((own.max_grad_norm, own.weight_decay), (1.0, 0.0));
+        assert_eq!((own.adam_beta1, own.adam_beta2, own.adam_epsilon), (0.9, 0.999, 1e-8));
+        for (total, warmup) in [(1, 0), (9, 0), (10, 1), (499, 49), (500, 50), (5000, 50)] {
+            assert_eq!(own.warmup(total).unwrap(), warmup, "of {total} steps");
+        }
+    }
+
     #[test]
     fn errors_name_field_value_and_limit() {
         for (given, expected) in [

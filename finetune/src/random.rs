@@ -35,6 +35,12 @@ impl Random {
         (self.word() >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// What dropout multiplies `count` values by: 0 with probability `dropout`, else `1 / (1 - dropout)`.
+    pub fn keep(&mut self, count: usize, dropout: f64) -> Vec<f32> {
+        let kept = (1.0 / (1.0 - dropout)) as f32;
+        (0..count).map(|_| if self.unit() < dropout { 0.0 } else { kept }).collect()
+    }
+
     /// Uniform below `bound`, which is not 0. The bias is below `bound / 2^64`.
     pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.word()) * bound as u128) >> 64) as usize
@@ -81,6 +87,19 @@ mod tests {
             assert!(!numbers[index + 1..].contains(number));
         }
         assert_eq!(first(1, Purpose::Order, &[0]), numbers[0]);
+    }
+
+    #[test]
+    fn dropout_drops_its_share_and_makes_up_for_it() {
+        const COUNT: usize = 1 << 16;
+        for (key, dropout) in [0.0, 0.05, 0.25, 0.9].into_iter().enumerate() {
+            let mask = Random::new(3, Purpose::Dropout, &[key as u64]).keep(COUNT, dropout);
+            let kept = (1.0 / (1.0 - dropout)) as f32;
+            assert!(mask.len() == COUNT && mask.iter().all(|factor| *factor == 0.0 || *factor == kept));
+            let dropped = mask.iter().filter(|factor| **factor == 0.0).count() as f64;
+            let sigma = (COUNT as f64 * dropout * (1.0 - dropout)).sqrt();
+            assert!((dropped - COUNT as f64 * dropout).abs() <= 4.0 * sigma, "{dropout}: {dropped}");
+        }
     }
 
     #[test]

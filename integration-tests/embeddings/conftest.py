@@ -21,17 +21,17 @@ def goldens():
 
 @pytest.fixture(scope="session")
 def serve_encoder(tmp_path_factory):
-    """Starts a server for a tiny encoder, once for each name and pooling."""
+    """Starts a server for a tiny encoder, once for each name, pooling and default prompt."""
     running = {}
 
-    def serve(name: str, pooling: str | None = "mean") -> Server:
-        if (name, pooling) not in running:
+    def serve(name: str, pooling: str | None = "mean", default_prompt: str | None = None) -> Server:
+        key = (name, pooling, default_prompt)
+        if key not in running:
             folder = tmp_path_factory.mktemp("encoder")
-            encoders.write_sentence_model(name, folder / name, pooling, query="a model of: ")
-            server = Server(folder / "log", "--model-id", str(folder / name))
-            running[name, pooling] = server
-            server.start()
-        return running[name, pooling]
+            encoders.write_sentence_model(name, folder / name, pooling, default_prompt, query="a model of: ")
+            running[key] = Server(folder / "log", "--model-id", str(folder / name))
+            running[key].start()
+        return running[key]
 
     try:
         yield serve

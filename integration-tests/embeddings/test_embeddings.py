@@ -52,9 +52,12 @@ def test_vectors_are_those_of_sentence_transformers(serve_encoder, goldens, pool
     assert_all_close(openai_vectors(client, input=goldens["sentences"]), goldens[pooling])
 
 
-@pytest.mark.parametrize(("name", "pooling"), [("xlm-roberta", "mean"), ("qwen2-embedder", "last")])
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [("xlm-roberta", "mean"), ("qwen2-embedder", "last"), ("roberta-bytes", "cls"), ("distilbert", "mean")],
+)
 def test_other_tokenizers_and_a_decoder(serve_encoder, goldens, name, pooling):
-    """SentencePiece, and a decoder with bytes for tokens whose vector is that of the last one."""
+    """SentencePiece, RoBERTa's bytes, a model without types, and a decoder whose vector is that of the last token."""
     client, known = Client(serve_encoder(name, pooling).port), goldens[name]
     assert_all_close(openai_vectors(client, input=known["ids"]), known["plain"])
     assert_all_close(openai_vectors(client, input=goldens["others"]), known["plain"])
@@ -82,6 +85,18 @@ def test_a_prompt_goes_before_each_text(embedder, goldens):
     assert_all_close(vectors, goldens["prompted"])
     refused = embedder.post("/v1/embeddings", {"input": "x", "prompt_name": "none"})
     assert refused.status == 400 and "prompt_name" in refused.text and "query" in refused.text
+
+
+def test_a_models_own_prompt_goes_before_texts_that_ask_for_none(serve_encoder, goldens):
+    client = Client(serve_encoder("bert", default_prompt="query").port)
+    sentences = goldens["sentences"]
+    assert_all_close(openai_vectors(client, input=sentences), goldens["prompted"])
+    assert_all_close(client.post_ok("/embed", {"inputs": sentences, "truncate": True}), goldens["prompted"])
+    body = {"model": "bert", "input": sentences}
+    assert_all_close(client.post_ok("/api/embed", body)["embeddings"], goldens["prompted"])
+    # Token ids are taken as they are.
+    ids = Tokenizer.from_file(str(encoders.TOKENIZER)).encode(sentences[0]).ids
+    assert_all_close(openai_vectors(client, input=ids), goldens["mean"][:1])
 
 
 def test_openais_object(embedder, goldens):
@@ -235,8 +250,11 @@ def test_teis_embed(embedder, goldens):
     assert embedder.post("/embed", {"inputs": []}).status == 422
 
 
-def test_scores_are_those_of_the_cross_encoder(ranker, goldens):
-    documents, scores = goldens["sentences"], goldens["scores"]
+@pytest.mark.parametrize("name", ["bert-ranker", "xlm-roberta-ranker", "roberta-bytes-ranker"])
+def test_scores_are_those_of_the_cross_encoder(serve_encoder, goldens, name):
+    """Pairs with one end between the texts and a type for each, or with two ends and no types."""
+    ranker = Client(serve_encoder(name, None).port)
+    documents, scores = goldens["sentences"], goldens[name]["scores"]
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     body = {"model": "any", "query": goldens["query"], "documents": documents}
     for path in ("/rerank", "/v1/rerank"):
@@ -253,7 +271,7 @@ def test_scores_are_those_of_the_cross_encoder(ranker, goldens):
     raw = ranker.post_ok(
         "/rerank", {"query": goldens["query"], "texts": documents, "truncate": True, "raw_scores": True}
     )
-    assert_close([rank["score"] for rank in raw], [goldens["raw_scores"][i] for i in order])
+    assert_close([rank["score"] for rank in raw], [goldens[name]["raw"][i] for i in order])
 
 
 def test_what_is_no_ranking_is_refused(ranker, goldens):

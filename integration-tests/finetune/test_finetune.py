@@ -170,6 +170,18 @@ def test_a_resumed_training_goes_on_as_if_nothing_had_been(tmp_path, dataset, un
     assert left == ["step-00000009", "step-00000012"]
 
 
+def test_a_training_begins_where_another_adapter_ended(tmp_path):
+    """Each step has the whole data set, so a loss tells where the adapter stands."""
+    dataset = finetuning.write_dataset(tmp_path / "four.jsonl", finetuning.pairs(4, seed=8))
+    whole = curve(tmp_path / "whole", dataset, finetuning.DEMO, max_steps=6, save_steps=3)
+    job = finetuning.write_job(tmp_path / "next", dataset, **(BRIEF | {"max_steps": 2, "seed": 7}))
+    initial = tmp_path / "whole/checkpoints/step-00000003"
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"initial_adapter": str(initial)}))
+    first = finetuning.losses(finetuning.train(job))[1]
+    assert first == pytest.approx(whole[3], rel=1e-5)
+    assert abs(whole[3] / whole[0] - 1) > 1e-3, "by then it has learned"
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, dataset):
     finetuning.train(finetuning.write_job(tmp_path / "job", dataset, **SHORT))
     job = finetuning.write_job(tmp_path / "job", dataset, resume=True, **(SHORT | {"learning_rate": 2e-3}))

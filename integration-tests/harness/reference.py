@@ -19,12 +19,17 @@ class ReferenceModel:
     def text(self, ids: list[int], skip_special: bool = True) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=skip_special)
 
-    def chat_prompt(self, messages: list[dict]) -> str:
-        # The settings with which transformers renders chat templates.
+    def render(self, messages: list[dict], **variables) -> str:
+        """With the settings and the `tojson` with which transformers renders chat templates."""
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
         template = environment.from_string(self.config["chat_template"])
         special = {name: self._special(name) for name in ("bos_token", "eos_token")}
-        return template.render(messages=messages, add_generation_prompt=True, **special)
+        special = {name: token for name, token in special.items() if token is not None}
+        return template.render(messages=messages, **special, **variables)
+
+    def chat_prompt(self, messages: list[dict]) -> str:
+        return self.render(messages, add_generation_prompt=True)
 
     def chat_ids(self, messages: list[dict]) -> list[int]:
         """The template writes the special tokens itself."""

@@ -25,7 +25,8 @@ BY_HEART = {
 
 @pytest.mark.timeout(120)
 def test_what_is_uploaded_is_learned_served_and_forgotten(start_server, tmp_path, reference):
-    server = start_server("--state-dir", str(tmp_path / "state"))
+    state = tmp_path / "state"
+    server = start_server("--state-dir", str(state))
     api = Api(server.port)
     taught = finetuning.pairs(12, seed=5)
     questions = [question for question, _ in taught]
@@ -63,6 +64,11 @@ def test_what_is_uploaded_is_learned_served_and_forgotten(start_server, tmp_path
     for name, client in clients.items():
         assert wait_for(lambda client=client: client.is_unknown(NAME), 1, f"{name}: undeployed")
         assert client.ask(questions[0]) != taught[0][1]
+
+    api.ok("DELETE", f"models/?model_id={NAME}")
+    assert NAME not in {model["model_id"] for model in api.ok("GET", "models/")}
+    assert api.request("GET", f"finetune/{job['id']}/curve/").status == 404
+    assert [list((state / folder).iterdir()) for folder in ("adapters", "trainings")] == [[], []]
 
 
 def watch(api: Api, job: dict) -> tuple[list[int], list[float]]:

@@ -50,6 +50,18 @@ def test_a_training_goes_on_from_its_checkpoint_as_if_its_server_had_not_been_ki
     assert weights[0] == weights[1], "to the last bit"
 
 
+def test_a_wrong_hyper_parameter_is_what_its_training_fails_of(manage):
+    server = manage(trains=True)
+    dataset = server.api.add_dataset()
+    for name, given, error in (
+        ("narrow", {"rank": 0}, "`rank` is 0, expected an integer from 1 to 1024"),
+        ("hasty", {"warmup_steps": 3, "max_steps": 2}, "`warmup_steps` is 3, more than the 2 steps of the training"),
+    ):
+        job = server.api.until(server.api.train(name, dataset, **given), "FAILED")
+        assert job["error"] == error
+    assert [model["model_id"] for model in server.api.ok("GET", "models/")] == ["weirgate-demo"]
+
+
 MEMORY = 400_000_000
 #: Of everything that a server does beside answering.
 NICE = 13
@@ -58,10 +70,10 @@ NICE = 13
 @pytest.mark.timeout(120)
 def test_a_training_that_needs_more_memory_fails_alone(manage, tmp_path):
     server = manage("--training-memory", str(MEMORY), trains=True)
-    content = finetuning.write_dataset(tmp_path / "pairs.jsonl", finetuning.pairs(256)).read_text()
+    content = finetuning.write_dataset(tmp_path / "pairs.jsonl", finetuning.pairs(80)).read_text()
     dataset = server.api.add_dataset(content)
-    # The activations of a batch of all of it, kept for the way back.
-    large = {"max_steps": 2, "batch_size": 256, "gradient_checkpointing": False}
+    # The activations of a large batch, kept for the way back.
+    large = {"max_steps": 1, "batch_size": 80, "gradient_checkpointing": False}
     job = server.api.until(server.api.train("large", dataset, **large), "FAILED", 60)
     assert job["error"] == (
         f"the training's process needs more than the {MEMORY} bytes of --training-memory; a smaller `batch_size` or "
@@ -69,6 +81,9 @@ def test_a_training_that_needs_more_memory_fails_alone(manage, tmp_path):
     ), job
     assert server.workers() == []
     assert server.api.chat("Compressa-LLM")
+    # The same, with a layer's activations computed again when its turn comes.
+    frugal = server.api.train("frugal", dataset, **(large | {"gradient_checkpointing": True}))
+    server.api.until(frugal, "FINISHED", 60)
     # One that fits is trained; the limit is the worker's own.
     small = server.api.train("small", dataset, max_steps=4, batch_size=2)
     (worker,) = wait_for(server.workers, 20, "the worker is there", interval=0.001)

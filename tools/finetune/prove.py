@@ -1,7 +1,7 @@
 """Fine-tuning against PEFT, transformers and the server: the tables of docs/evidence/finetune.md on standard output;
 exits 1 where a goal is missed.
 
-    .venv/prove/bin/python tools/finetune/prove.py [parity] [answers] [resuming]
+    .venv/prove/bin/python tools/finetune/prove.py [parity] [memory] [answers] [resuming]
 """
 
 import json
@@ -63,7 +63,28 @@ TINY = {
         vocab_size=4096, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, head_dim=32, max_position_embeddings=512, eos_token_id=1,
     ),
+    # Windows that are shorter than the conversations.
+    "mistral": transformers.MistralConfig(
+        vocab_size=4096, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, sliding_window=16, max_position_embeddings=512, eos_token_id=1,
+    ),
+    "gemma3": transformers.Gemma3TextConfig(
+        vocab_size=4096, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=24, query_pre_attn_scalar=24, sliding_window=16, max_position_embeddings=512,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"], eos_token_id=1,
+    ),
+    "phi3": transformers.Phi3Config(
+        vocab_size=4096, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, pad_token_id=0, eos_token_id=1,
+    ),
 }
+# Of some 100 million parameters: its weights are most of what the worker holds.
+LARGE = transformers.LlamaConfig(
+    vocab_size=4096, hidden_size=768, intermediate_size=2048, num_hidden_layers=13, num_attention_heads=12,
+    max_position_embeddings=512, eos_token_id=1,
+)
+# Of the memory in f32, what `quantized` may take.
+MEMORY_GOAL = 0.5
 failed = []
 
 
@@ -73,10 +94,10 @@ def goal(met: bool, what: str) -> str:
     return "yes" if met else "**no**"
 
 
-def tiny(name: str, folder: Path) -> Path:
-    """A random model with the demo model's tokenizer and chat template."""
+def random_model(config, folder: Path) -> Path:
+    """With the demo model's tokenizer and chat template."""
     torch.manual_seed(7)
-    model = transformers.AutoModelForCausalLM.from_config(TINY[name])
+    model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
@@ -138,7 +159,7 @@ def by_peft(base: Path, initial: Path, steps: list, settings: dict) -> list[floa
 def base_of(name: str, more: dict, work: Path) -> tuple[str, Path]:
     """What is trained on, and the same weights as a folder that transformers reads."""
     if name in TINY:
-        return str(work / name), tiny(name, work / name)
+        return str(work / name), random_model(TINY[name], work / name)
     kind = "Q4_K_M" if "quantized" in more else name.removesuffix(".gguf")
     if name == "weirgate-demo" and "quantized" not in more:
         return name, DEMO_MODEL
@@ -167,6 +188,9 @@ def parity(work: Path):
         ("llama", {"target_modules": "all-linear"}),
         ("qwen2", {}),
         ("qwen3", {"target_modules": ["q_proj", "down_proj"], "rslora": True}),
+        ("mistral", {}),
+        ("gemma3", {"target_modules": "all-linear"}),
+        ("phi3", {"target_modules": "all-linear"}),
         ("F16.gguf", {}),
         ("Q8_0.gguf", {"target_modules": "all-linear"}),
         ("weirgate-demo", {"quantized": True, "target_modules": "all-linear"}),
@@ -244,6 +268,38 @@ def logits(trained: dict[Path, Path], work: Path):
         print(f"| {folder.name} | {len(got)} | {worst:.1e} | {len(pairs)} | {worst_after:.1e} | {met} | {moved:.2f} |")
 
 
+def memory(work: Path):
+    print("\n## Memory\n")
+    print("A random Llama, one conversation a batch, activations computed again; the peak is the worker's `VmHWM`.\n")
+    base = random_model(LARGE, work / "large")
+    parameters = sum(tensor.numel() for tensor in load(base).parameters())
+    dataset = finetuning.write_dataset(work / "memory.jsonl", finetuning.pairs(4, seed=4))
+    settings = {"max_steps": 2, "batch_size": 1, "gradient_checkpointing": True, "dropout": 0}
+    print("| base weights | parameters | peak | first loss |\n|---|---|---|---|")
+    peaks = {}
+    for name, quantized in (("f32", False), ("quantized", True)):
+        job = finetuning.write_job(work / f"memory-{name}", dataset, base=str(base), quantized=quantized, **settings)
+        process, lines, peaks[name] = finetuning.start(job), [], 0
+        for line in process.stdout:
+            lines.append(line)
+            peaks[name] = max(peaks[name], peak(process.pid))
+        assert process.wait() == 0, process.stderr.read()
+        loss = finetuning.losses(finetuning.events("".join(lines)))[1]
+        print(f"| {name} | {parameters / 1e6:.0f} M | {peaks[name] / 1e6:.0f} MB | {loss:.4f} |")
+    share = peaks["quantized"] / peaks["f32"]
+    met = goal(share <= MEMORY_GOAL, "memory of a quantized base")
+    print(f"\nQuantized takes {share:.2f} of f32; at most {MEMORY_GOAL}: {met}.")
+
+
+def peak(process: int) -> int:
+    """The most bytes that a process had in memory; 0 where it is gone."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+
+
 def by_heart(work: Path):
     print(f"\n## {PAIRS} invented questions and answers\n")
     taught = finetuning.pairs(PAIRS)
@@ -300,11 +356,13 @@ def main():
     transformers.logging.disable_progress_bar()
     torch.manual_seed(1)
     torch.set_num_threads(1)
-    wanted = sys.argv[1:] or ["parity", "answers", "resuming"]
+    wanted = sys.argv[1:] or ["parity", "memory", "answers", "resuming"]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if "parity" in wanted:
             logits(parity(work), work)
+        if "memory" in wanted:
+            memory(work)
         if "answers" in wanted:
             by_heart(work)
         if "resuming" in wanted:

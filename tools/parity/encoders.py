@@ -1,4 +1,4 @@
-"""Tiny random encoders, and a decoder that makes vectors: their configurations, and weights from the portable generator.
+"""Tiny random encoders, and models that only texts are given to: their configurations, and weights from the portable generator.
 `testkit/src/encoder.rs` makes the same encoders in Rust from what `make_encoder_goldens.py` writes."""
 
 import json
@@ -11,6 +11,7 @@ import generator
 FOLDER = generator.CHECKPOINTS / "encoders"
 # By `make_tokenizers.py`.
 TOKENIZER, UNIGRAM, BYTE_LEVEL = FOLDER / "tokenizer.json", FOLDER / "unigram.json", FOLDER / "byte-level.json"
+ROBERTA_BYTES = FOLDER / "roberta-bytes.json"
 SEED = 2000
 SIZES = {"vocab_size": 160, "max_position_embeddings": 64}
 SMALL = {**SIZES, "hidden_size": 36, "intermediate_size": 50, "num_attention_heads": 3, "num_hidden_layers": 2}
@@ -39,22 +40,25 @@ ENCODERS = {
     "modernbert-ranker": ("ModernBertForSequenceClassification", {**MODERN, **ONE_LABEL, "classifier_pooling": "mean"}),
     "nomic": ("NomicBertModel", {**SMALL, "pad_token_id": 0}),
 }
-DECODERS = {"qwen2-embedder": ("Qwen2Model", DECODER)}
+# Those of bytes need more tokens than the others have; without goldens of states.
+OF_TEXTS = {
+    "qwen2-embedder": ("Qwen2Model", DECODER),
+    "roberta-bytes": ("RobertaModel", {**ROBERTA, "vocab_size": 288}),
+    "roberta-bytes-ranker": ("RobertaForSequenceClassification", {**ROBERTA, "vocab_size": 288, **ONE_LABEL}),
+}
 
 BERTS = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+ROBERTAS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
+            "cls_token": "<s>", "mask_token": "<mask>"}
+UNTYPED = ["input_ids", "attention_mask"]
 # Name -> (tokenizer, special tokens, inputs); of the others, BERT's.
 TEXTS = {
-    "xlm-roberta": (
-        UNIGRAM,
-        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
-         "cls_token": "<s>", "mask_token": "<mask>"},
-        ["input_ids", "attention_mask"],
-    ),
-    "qwen2-embedder": (
-        BYTE_LEVEL,
-        {"eos_token": "<|end|>", "pad_token": "<|pad|>"},
-        ["input_ids", "attention_mask"],
-    ),
+    "xlm-roberta": (UNIGRAM, ROBERTAS, UNTYPED),
+    "xlm-roberta-ranker": (UNIGRAM, ROBERTAS, UNTYPED),
+    "roberta-bytes": (ROBERTA_BYTES, ROBERTAS, UNTYPED),
+    "roberta-bytes-ranker": (ROBERTA_BYTES, ROBERTAS, UNTYPED),
+    "distilbert": (TOKENIZER, BERTS, UNTYPED),
+    "qwen2-embedder": (BYTE_LEVEL, {"eos_token": "<|end|>", "pad_token": "<|pad|>"}, UNTYPED),
 }
 
 
@@ -104,8 +108,8 @@ def write(name, folder: Path):
     (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors(known["seed"], known["shapes"])))
 
 
-def write_sentence_model(name, folder: Path, pooling="mean", **prompts):
-    """The same with the tokenizer, and the files that sentence-transformers reads."""
+def write_sentence_model(name, folder: Path, pooling="mean", default_prompt=None, **prompts):
+    """The same with the tokenizer, and the files that sentence-transformers reads. `default_prompt`: a name of `prompts`."""
     write(name, folder)
     tokenizer, special, inputs = TEXTS.get(
         name, (TOKENIZER, BERTS, ["input_ids", "token_type_ids", "attention_mask"])
@@ -129,4 +133,5 @@ def write_sentence_model(name, folder: Path, pooling="mean", **prompts):
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 36, **flags}))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 40, "do_lower_case": False}))
     if prompts:
-        (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+        known = {"prompts": prompts, "default_prompt_name": default_prompt}
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(known))

@@ -23,7 +23,7 @@ LENGTHS = [1, 2, 17, 41, 62]
 
 def define(name, number):
     """Configuration, seed and shapes, as transformers saves them."""
-    architecture, settings = (encoders.ENCODERS | encoders.DECODERS)[name]
+    architecture, settings = (encoders.ENCODERS | encoders.OF_TEXTS)[name]
     cls = getattr(transformers, architecture)
     with tempfile.TemporaryDirectory() as folder:
         cls(cls.config_class(**settings)).save_pretrained(folder)
@@ -104,7 +104,8 @@ def texts():
             if pooling == "mean":
                 made["prompted"] = [rounded(vector) for vector in model.encode(SENTENCES, prompt_name="query")]
         made["others"] = OTHERS
-        for name, pooling in (("xlm-roberta", "mean"), ("qwen2-embedder", "last")):
+        poolings = {"xlm-roberta": "mean", "qwen2-embedder": "last", "roberta-bytes": "cls", "distilbert": "mean"}
+        for name, pooling in poolings.items():
             path = Path(folder) / name
             encoders.write_sentence_model(name, path, pooling, query="a model of: ")
             model = SentenceTransformer(str(path), device="cpu")
@@ -113,12 +114,14 @@ def texts():
                 "plain": [rounded(vector) for vector in model.encode(OTHERS)],
                 "prompted": [rounded(vector) for vector in model.encode(OTHERS, prompt_name="query")],
             }
-        path = Path(folder) / "ranker"
-        encoders.write_sentence_model("bert-ranker", path, None)
-        ranker = CrossEncoder(str(path), device="cpu", max_length=64)
-        made["scores"] = rounded(ranker.predict([(QUERY, text) for text in SENTENCES]))
-        raw = ranker.predict([(QUERY, text) for text in SENTENCES], activation_fn=torch.nn.Identity())
-        made["raw_scores"] = rounded(raw)
+        pairs = [(QUERY, text) for text in SENTENCES]
+        # RoBERTa's positions begin after the padding token's.
+        for name, most in {"bert-ranker": 64, "xlm-roberta-ranker": 62, "roberta-bytes-ranker": 62}.items():
+            path = Path(folder) / name
+            encoders.write_sentence_model(name, path, None)
+            ranker = CrossEncoder(str(path), device="cpu", max_length=most)
+            raw = ranker.predict(pairs, activation_fn=torch.nn.Identity())
+            made[name] = {"scores": rounded(ranker.predict(pairs)), "raw": rounded(raw)}
     return made
 
 
@@ -129,7 +132,7 @@ def main():
     torch.manual_seed(0)
     generator.self_check()
     make_tokenizers.main()
-    for number, name in enumerate([*encoders.ENCODERS, *encoders.DECODERS]):
+    for number, name in enumerate([*encoders.ENCODERS, *encoders.OF_TEXTS]):
         define(name, number)
     lines = [f"{json.dumps(name)}: {json.dumps(states(name))}" for name in encoders.ENCODERS]
     GOLDENS.write_text("{\n" + ",\n".join(lines) + "\n}\n")

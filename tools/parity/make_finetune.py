@@ -32,6 +32,9 @@ SETTINGS = {
     "warmup_steps": 3,
     "weight_decay": 0.01,
     "max_grad_norm": 1.0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
     "target_modules": ["all-linear"],
 }
 CHECKPOINTS = {
@@ -39,7 +42,7 @@ CHECKPOINTS = {
     "llama-llama3": {"target_modules": ["q_proj", "v_proj"]},
     "mistral": {"max_grad_norm": 0.0},
     "qwen2-bf16": {"rslora": True},
-    "qwen3": {},
+    "qwen3": {"adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6, "weight_decay": 0.5},
     "gemma2": {},
     "gemma3": {},
     "phi3": {},
@@ -81,7 +84,13 @@ def train(name, definition, settings):
         vocab = base.config.vocab_size
         model = adapted(base, name, seed, settings)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
+    optimizer = torch.optim.AdamW(
+        trained,
+        lr=settings["learning_rate"],
+        betas=(settings["adam_beta1"], settings["adam_beta2"]),
+        eps=settings["adam_epsilon"],
+        weight_decay=settings["weight_decay"],
+    )
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, settings["warmup_steps"], STEPS)
     losses, norms = [], []
     for step in range(STEPS):

@@ -94,22 +94,39 @@ def check_unigram(tokenizer, model: bytes):
     assert 3 not in whole and len(whole) < len("The cat sat on the mat."), whole
 
 
+MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "t"), ("o", "n"), ("Ġ", "a"), ("i", "n"), ("in", "g")]
+
+
+def byte_pieces():
+    """Bytes, and a few of them joined."""
+    return [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
+
+
 def byte_level():
-    """Qwen's: bytes, a few of them joined, and a token at the end of each text."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "t"), ("o", "n"), ("Ġ", "a"), ("i", "n"), ("in", "g")]
-    pieces = [*alphabet, *("".join(pair) for pair in merges), "<|pad|>", "<|end|>"]
-    vocab = {piece: index for index, piece in enumerate(pieces)}
-    assert len(vocab) == len(pieces) <= encoders.DECODER["vocab_size"]
-    tokenizer = Tokenizer(models.BPE({piece: vocab[piece] for piece in pieces[:-2]}, merges))
+    """Qwen's: bytes, and a token at the end of each text."""
+    pieces = byte_pieces()
+    tokenizer = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, MERGES))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|pad|>", "<|end|>"])
+    end = tokenizer.token_to_id("<|end|>")
+    assert end == len(pieces) + 1 < encoders.DECODER["vocab_size"]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A <|end|>", pair="$A <|end|> $B <|end|>", special_tokens=[("<|end|>", vocab["<|end|>"])]
+        single="$A <|end|>", pair="$A <|end|> $B <|end|>", special_tokens=[("<|end|>", end)]
     )
-    assert tokenizer.token_to_id("<|end|>") == vocab["<|end|>"]
+    return tokenizer
+
+
+def roberta_bytes():
+    """RoBERTa's: bytes behind four tokens of its own, two ends between the texts of a pair."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *byte_pieces(), "<mask>"]
+    tokenizer = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, MERGES))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    assert tokenizer.encode("a", "b").tokens == ["<s>", "a", "</s>", "</s>", "b", "</s>"]
     return tokenizer
 
 
@@ -121,6 +138,7 @@ def main():
         (encoders.TOKENIZER, word_piece()),
         (encoders.UNIGRAM, joined),
         (encoders.BYTE_LEVEL, byte_level()),
+        (encoders.ROBERTA_BYTES, roberta_bytes()),
     ):
         path.write_text(tokenizer.to_str() + "\n")
 

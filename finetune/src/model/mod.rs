@@ -314,9 +314,7 @@ impl Pass<'_> {
     fn keep(&self, number: u64, module: usize, x: &Tensor) -> candle_core::Result<Tensor> {
         let Model { seed, dropout, .. } = *self.model;
         let mut random = Random::new(seed, Purpose::Dropout, &[number, self.index as u64, module as u64]);
-        let kept = (1.0 / (1.0 - dropout)) as f32;
-        let each = (0..x.elem_count()).map(|_| if random.unit() < dropout { 0.0 } else { kept });
-        Tensor::from_vec(each.collect::<Vec<f32>>(), x.shape(), x.device())
+        Tensor::from_vec(random.keep(x.elem_count(), dropout), x.shape(), x.device())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::base::{self, BERT_KEYS, Defaults, Keys, Names};
 use super::spec::{EncoderLayer, EncoderSpec};
-use crate::arch::base::MAX_WIDTH;
+use crate::arch::base::{MAX_POSITIONS, MAX_WIDTH};
 use crate::config::Config;
 use crate::{ModelError, RopeScaling, RopeSpec, TensorSource};
 
@@ -17,7 +17,9 @@ const ORIGINAL_KEYS: Keys = Keys {
     activation: "activation_function",
     norm_eps: "layer_norm_epsilon",
 };
-const DEFAULTS: Defaults = Defaults { max_positions: 2048, norm_eps: 1e-12, activation: "silu" };
+/// Tokens of the longest text that was trained on, where the configuration does not say.
+const TRAINED_POSITIONS: usize = 2048;
+const DEFAULTS: Defaults = Defaults { max_positions: TRAINED_POSITIONS, norm_eps: 1e-12, activation: "silu" };
 
 pub(super) fn read(config: &Config, tensors: &dyn TensorSource) -> Result<EncoderSpec, ModelError> {
     refuse_variants(config)?;
@@ -27,6 +29,11 @@ pub(super) fn read(config: &Config, tensors: &dyn TensorSource) -> Result<Encode
     let norm = names.norm(if original { "emb_ln" } else { "embeddings.LayerNorm" });
     let mut spec = base::read(config, keys, &DEFAULTS, names.tensor(WORDS), norm)?;
     spec.gated = true;
+    // Dynamic scaling turns by other angles only past what was trained, so up to there it is not needed.
+    if config.optional_positive("rotary_scaling_factor")?.is_some() {
+        let trained = config.optional_size("max_trained_positions", MAX_POSITIONS)?;
+        spec.max_tokens = spec.max_tokens.min(trained.unwrap_or(TRAINED_POSITIONS));
+    }
     spec.token_types = config.optional_size("type_vocab_size", MAX_WIDTH)?.unwrap_or(2);
     spec.tensors.types = Some(names.tensor("embeddings.token_type_embeddings.weight"));
     spec.ropes = vec![rope(config, spec.head_dim)?];

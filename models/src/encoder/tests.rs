@@ -77,8 +77,37 @@ fn roberta_counts_positions_after_the_padding() {
         json!({"architectures": ["XLMRobertaModel"], "max_position_embeddings": 514, "pad_token_id": 1});
     let spec = read_with(&roberta, &[]).unwrap();
     assert_eq!((spec.first_position, spec.max_tokens), (2, 512));
+    let mut camembert = roberta;
+    camembert["architectures"] = json!(["CamembertModel"]);
+    let camembert = read_with(&camembert, &[]).unwrap();
+    assert_eq!(camembert.architecture, "CamembertModel");
+    assert_eq!(EncoderSpec { architecture: spec.architecture.clone(), ..camembert }, spec);
     let error = read_with(&json!({"architectures": ["RobertaModel"], "max_position_embeddings": 2}), &[]);
     assert!(error.unwrap_err().to_string().contains("max_position_embeddings"));
+}
+
+/// The keys of `nomic-ai/nomic-embed-text-v1.5` and their values.
+#[test]
+fn nomics_published_keys_are_read() {
+    let published = json!({
+        "architectures": ["NomicBertModel"], "vocab_size": 30528, "n_embd": 768, "n_inner": 3072, "n_head": 12,
+        "n_layer": 12, "n_positions": 8192, "activation_function": "swiglu", "layer_norm_epsilon": 1e-12,
+        "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "rotary_emb_scale_base": null,
+        "rotary_scaling_factor": null, "max_trained_positions": 2048, "type_vocab_size": 2, "prenorm": false
+    });
+    let spec = read_with(&published, &["emb_ln.weight"]).unwrap();
+    assert_eq!(
+        (spec.hidden_size, spec.intermediate_size, spec.heads, spec.layers.len()),
+        (768, 3072, 12, 12)
+    );
+    assert_eq!((spec.vocab_size, spec.max_tokens, spec.norm_eps), (30528, 8192, 1e-12));
+    assert_eq!((spec.activation, spec.ropes[0].base), (crate::Activation::Silu, 1000.0));
+    let mut scaled = published;
+    for (factor, trained, longest) in [(json!(2), json!(1024), 1024), (json!(2), json!(null), 2048)] {
+        scaled["rotary_scaling_factor"] = factor;
+        scaled["max_trained_positions"] = trained;
+        assert_eq!(read_with(&scaled, &[]).unwrap().max_tokens, longest);
+    }
 }
 
 /// The buckets that T5's rule gives (mesh TensorFlow's function with 32 buckets and a distance of 128).
