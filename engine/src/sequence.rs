@@ -133,6 +133,11 @@ impl Sequence {
         }
     }
 
+    /// What its next draw is limited to.
+    pub fn mask(&self) -> Option<Arc<[u32]>> {
+        self.constraint.as_ref().and_then(Constraint::mask).cloned()
+    }
+
     /// What Mirostat aims at in the next draw, in bits.
     pub fn surprise_target(&self) -> f32 {
         self.surprise.map_or(0.0, |surprise| surprise.target())

@@ -33,9 +33,8 @@
 //!
 //! # Planning ahead
 //! The next step can be planned while a step runs (see [`ahead`]): by the same rules, as if every token that is being
-//! drawn were there. Sequences that end nevertheless are taken out of the plan, and so they all have the tokens that they
-//! would have had. Nobody is preempted for such a plan, and it is dropped where somebody should be, or where a request
-//! came that could join the step.
+//! drawn were there. Sequences that end nevertheless are taken out of the plan. Nobody is preempted for such a plan, and
+//! it is dropped where somebody should be, or where somebody can have a part in the step that the plan does not know of.
 //!
 //! # Context shift
 //! A sequence whose request allows it and that has grown to its context's length loses the older half of what follows

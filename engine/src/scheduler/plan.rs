@@ -7,7 +7,6 @@ use weirgate_types::TokenId;
 
 use crate::Batch;
 use crate::batch::{Sample, Score};
-use crate::constraint::Constraint;
 use crate::sequence::{SeqKey, SeqStatus, Sequence};
 
 use super::{FULL_STEP, Scheduler, mixed_tokens};
@@ -354,7 +353,7 @@ fn push_samples(sequence: &Sequence, draft: &[TokenId], batch: &mut Batch) {
             draw: generated as u64,
             surprise: sequence.surprise_target(),
             banned: too_short.then(|| Arc::clone(&request.stop_tokens)),
-            mask: sequence.constraint.as_ref().and_then(Constraint::mask).map(Arc::clone),
+            mask: sequence.mask(),
         });
     }
 }
