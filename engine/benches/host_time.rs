@@ -1,5 +1,6 @@
 //! How long a device waits for the host between two steps: from the end of `collect` to the next `launch`, on a device
-//! that computes nothing.
+//! that computes nothing. A synchronous one waits for all that the host does, an asynchronous one for what cannot be done
+//! while a step runs.
 //!
 //! `cargo bench -p weirgate-engine --profile release --bench host_time -- [sequences] [prompt tokens]`
 #![allow(clippy::expect_used)]
@@ -18,6 +19,7 @@ const STEP: Duration = Duration::from_millis(2);
 /// Every step takes [`STEP`], and every token is the same.
 struct Null {
     seqs: usize,
+    asynchronous: bool,
     result: StepResult,
     launched: Instant,
     collected: Option<Instant>,
@@ -35,6 +37,10 @@ impl Executor for Null {
             vocab_size: 128_256,
             max_seq_len: 8192,
         }
+    }
+
+    fn is_asynchronous(&self) -> bool {
+        self.asynchronous
     }
 
     fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
@@ -65,14 +71,23 @@ fn main() {
     let args: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     let seqs = args.first().copied().unwrap_or(256);
     let prompt_len = args.get(1).copied().unwrap_or(1024);
-    for penalty in [1.0, 1.1] {
+    for (penalty, asynchronous) in [(1.0, false), (1.0, true), (1.1, false), (1.1, true)] {
         let gaps = Arc::default();
-        measure(seqs, prompt_len, penalty, Arc::clone(&gaps));
+        let null = Null {
+            seqs,
+            asynchronous,
+            result: StepResult::default(),
+            launched: Instant::now(),
+            collected: None,
+            gaps: Arc::clone(&gaps),
+        };
+        measure(null, prompt_len, penalty);
         let mut gaps = std::mem::take(&mut *gaps.lock().expect("no panic"));
         gaps.sort_unstable();
         let at = |percent: usize| gaps.get(gaps.len() * percent / 100).copied().unwrap_or_default();
         println!(
-            "{seqs} sequences, repetition penalty {penalty}: {} steps, median {:?}, p90 {:?}, p99 {:?}",
+            "{seqs} sequences, repetition penalty {penalty}, {}: {} steps, median {:?}, p90 {:?}, p99 {:?}",
+            if asynchronous { "asynchronous" } else { "synchronous" },
             gaps.len(),
             at(50),
             at(90),
@@ -81,8 +96,8 @@ fn main() {
     }
 }
 
-fn measure(seqs: usize, prompt_len: usize, repetition_penalty: f32, gaps: Arc<Mutex<Vec<Duration>>>) {
-    let null = Null { seqs, result: StepResult::default(), launched: Instant::now(), collected: None, gaps };
+fn measure(null: Null, prompt_len: usize, repetition_penalty: f32) {
+    let seqs = null.seqs;
     let (handle, outputs) = spawn(Box::new(null), EngineConfig::default()).expect("a thread");
     let tickets: Vec<_> = (0..seqs as u64)
         .map(|id| {

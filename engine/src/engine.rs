@@ -1,4 +1,8 @@
 //! The engine thread: inbox → [`Scheduler`] → [`Executor`] → outputs.
+//!
+//! Where the executor is asynchronous, all that need not wait for a step's result is done while it runs: the outputs of the
+//! step before are sent, messages are taken, and the next step is planned. What is left between two steps, for which the
+//! device waits: the drawn tokens are taken in and written into the next batch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

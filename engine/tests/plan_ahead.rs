@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 type Outputs = flume::Receiver<StepOutputs>;
 
 enum Job {
-    Step(Batch),
+    Step(Box<Batch>),
     Load(AdapterId),
 }
 
@@ -53,7 +53,7 @@ impl Executor for Threaded {
         // The test may have seen enough.
         let _ = self.launched.send(batch.seqs());
         // A device that has failed says so when it is asked for its result.
-        let _ = self.jobs.send(Job::Step(batch.clone()));
+        let _ = self.jobs.send(Job::Step(Box::new(batch.clone())));
         Ok(())
     }
 
