@@ -196,14 +196,21 @@ impl Run {
         let mut started = std::collections::HashSet::new();
         while !scheduler.is_idle() {
             let begun = Instant::now();
-            let step = scheduler.plan(&mut batch);
+            let mut step = scheduler.plan(&mut batch);
             if step.is_empty() {
                 bail!("a batch of {batch_size} cannot be scheduled");
             }
-            executor
-                .launch(&batch)
-                .and_then(|()| executor.collect(&mut result))
-                .context("the step failed")?;
+            executor.launch(&batch).context("the step failed")?;
+            // As the server does, while the device computes: the outputs of the step before, and the next plan.
+            for output in scheduler.take_outputs() {
+                if matches!(output.update, SeqUpdate::Token(_)) && started.insert(output.request) {
+                    without_token -= 1;
+                }
+            }
+            if executor.is_asynchronous() {
+                scheduler.plan_ahead(&mut step, &mut batch);
+            }
+            executor.collect(&mut result).context("the step failed")?;
             scheduler.commit(step, &mut result).context("the step failed")?;
             let took = begun.elapsed();
             if without_token > 0 {
@@ -212,12 +219,8 @@ impl Run {
                 run.decode.push(took);
                 run.waited.push(executor.waited());
             }
-            for output in scheduler.take_outputs() {
-                if matches!(output.update, SeqUpdate::Token(_)) && started.insert(output.request) {
-                    without_token -= 1;
-                }
-            }
         }
+        scheduler.take_outputs();
         Ok(run)
     }
 

@@ -73,8 +73,10 @@ impl Batch {
 
     /// Wants the rows of the samples and scores, and no others.
     pub(crate) fn want_results(&mut self) {
-        let samples = self.samples.iter().map(|sample| sample.row);
-        let mut rows: Vec<u32> = samples.chain(self.scores.iter().map(|score| score.row)).collect();
+        let mut rows = self.wanted.take().unwrap_or_default();
+        rows.clear();
+        rows.extend(self.samples.iter().map(|sample| sample.row));
+        rows.extend(self.scores.iter().map(|score| score.row));
         rows.sort_unstable();
         rows.dedup();
         self.wanted = Some(rows);
@@ -115,8 +117,14 @@ impl Batch {
         }
     }
 
-    /// Empties every vector and keeps the memory.
+    /// Empties every vector and keeps the memory; no rows are wanted then.
     pub fn clear(&mut self) {
+        self.block_copies.clear();
+        self.clear_rows();
+    }
+
+    /// Empties all but the copies of blocks.
+    pub(crate) fn clear_rows(&mut self) {
         self.ids.clear();
         self.positions.clear();
         self.slots.clear();
@@ -126,10 +134,9 @@ impl Batch {
         self.block_offsets.clear();
         self.rope_len.clear();
         self.adapters.clear();
-        self.block_copies.clear();
         self.samples.clear();
         self.history.clear();
         self.scores.clear();
-        self.wanted = None;
+        self.wanted.get_or_insert_default().clear();
     }
 }

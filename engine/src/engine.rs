@@ -1,4 +1,8 @@
 //! The engine thread: inbox → [`Scheduler`] → [`Executor`] → outputs.
+//!
+//! Where the executor is asynchronous, all that need not wait for a step's result is done while it runs: the outputs of the
+//! step before are sent, messages are taken, and the next step is planned. What is left between two steps, for which the
+//! device waits: the drawn tokens are taken in and written into the next batch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -130,15 +134,19 @@ struct Engine {
     /// When the next step may begin.
     next_step: Instant,
     echo: bool,
+    /// The executor computes while the engine goes on.
+    overlaps: bool,
     deadlines: Deadlines,
     adapters: Adapters,
+    /// A message for when no step runs.
+    held: Option<Message>,
     batch: Batch,
     result: StepResult,
     /// Started with the first constrained request.
     mask_pool: Option<MaskPool>,
     forward_time: Duration,
-    /// Figures of the step that ended the engine, not reported yet.
-    failed: Option<StepStats>,
+    /// Figures of the last step, not reported yet.
+    unreported: Option<StepStats>,
     steps: u64,
     /// Requests received so far, and how many of them were known to have ended and to have started.
     received: usize,
@@ -161,6 +169,7 @@ impl Engine {
             mixed_step_tokens: config.mixed_step_tokens,
             bursts: config.bursts,
         });
+        let overlaps = executor.is_asynchronous() && !config.echo;
         Self {
             executor,
             scheduler,
@@ -171,13 +180,15 @@ impl Engine {
             step_interval: config.step_interval,
             next_step: Instant::now(),
             echo: config.echo,
+            overlaps,
             deadlines: Deadlines::default(),
             adapters: Adapters::default(),
+            held: None,
             batch: Batch::default(),
             result: StepResult::default(),
             mask_pool: None,
             forward_time: Duration::ZERO,
-            failed: None,
+            unreported: None,
             steps: 0,
             received: 0,
             ended: 0,
@@ -191,15 +202,13 @@ impl Engine {
         while self.receive() {
             self.expire_deadlines();
             self.await_masks();
-            let stats = match self.step() {
-                Ok(stats) => stats,
-                Err(error) => {
-                    tracing::error!(%error, "the engine failed");
-                    break;
-                }
-            };
-            if !self.report(stats) {
+            if let Err(error) = self.step() {
+                tracing::error!(%error, "the engine failed");
                 break;
+            }
+            // Else that waits until the device has its next step.
+            if !self.overlaps {
+                self.report();
             }
         }
         self.shut_down();
@@ -208,9 +217,7 @@ impl Engine {
     /// Reads the inbox, blocking while there is nothing to do; false when the engine shall end.
     fn receive(&mut self) -> bool {
         loop {
-            while let Ok(message) = self.channels.messages.try_recv() {
-                self.handle(message);
-            }
+            self.take_messages(false);
             self.dispatch_masks();
             self.adapters.retire(&self.scheduler, self.executor.as_mut());
             match self.mode {
@@ -223,7 +230,8 @@ impl Engine {
                 return true;
             }
             self.check_books();
-            if !self.report(None) {
+            self.report();
+            if self.mode == Mode::Aborting {
                 return false;
             }
             // Nobody is left to send anything once this fails: no handle, no ticket.
@@ -231,6 +239,18 @@ impl Engine {
                 Ok(message) => self.handle(message),
                 Err(_) => return false,
             }
+        }
+    }
+
+    /// Handles what is in the inbox, in order. What concerns the executor waits until no step runs, and whatever came
+    /// behind it, too.
+    fn take_messages(&mut self, step_runs: bool) {
+        while let Some(message) = self.held.take().or_else(|| self.channels.messages.try_recv().ok()) {
+            if step_runs && matches!(message, Message::Adapter(_)) {
+                self.held = Some(message);
+                return;
+            }
+            self.handle(message);
         }
     }
 
@@ -278,36 +298,47 @@ impl Engine {
         }
     }
 
-    /// One step, if anything is live; its figures.
-    fn step(&mut self) -> Result<Option<StepStats>, StepError> {
+    /// One step, if anything is live.
+    fn step(&mut self) -> Result<(), StepError> {
         if self.scheduler.is_idle() {
-            return Ok(None);
+            return Ok(());
         }
         if !self.step_interval.is_zero() {
+            self.report();
             std::thread::sleep(self.next_step.saturating_duration_since(Instant::now()));
             self.next_step = Instant::now() + self.step_interval;
         }
         let begun = Instant::now();
-        let plan = self.scheduler.plan(&mut self.batch);
+        let mut plan = self.scheduler.plan(&mut self.batch);
         if plan.is_empty() {
-            return if self.scheduler.draws_blocked() { Ok(self.pause()) } else { Err(StepError::Stuck) };
+            if !self.scheduler.draws_blocked() {
+                return Err(StepError::Stuck);
+            }
+            self.pause();
+            return Ok(());
         }
-        let schedule_time = begun.elapsed();
         let launched = Instant::now();
-        let executed = self.execute();
-        self.forward_time = launched.elapsed();
-        let mut stats = step_stats(&plan, schedule_time, self.forward_time);
+        let schedule_time = launched - begun;
+        let executed = self.execute(&mut plan);
+        let forward_time = launched.elapsed();
+        self.forward_time = forward_time;
+        let mut stats = step_stats(&plan, schedule_time, forward_time);
         if let Err(error) = executed {
-            self.failed = Some(StepStats { failed: true, ..stats });
+            // What is unreported is of the step before.
+            if self.unreported.is_some() {
+                self.report();
+            }
+            self.unreported = Some(StepStats { failed: true, ..stats });
             return Err(error);
         }
         let committing = Instant::now();
         stats.accepted_tokens = self.scheduler.commit(plan, &mut self.result)?;
         stats.commit_time = committing.elapsed();
+        self.unreported = Some(stats);
         self.dispatch_masks();
         self.steps += 1;
         self.channels.shared.count_step();
-        Ok(Some(stats))
+        Ok(())
     }
 
     /// Has the masks computed that the last messages and the last step made necessary.
@@ -333,6 +364,7 @@ impl Engine {
         if !self.scheduler.draws_blocked() {
             return;
         }
+        self.report();
         let patience = (self.forward_time / 8).clamp(MASK_PATIENCE.0, MASK_PATIENCE.1);
         let until = Instant::now() + patience;
         while self.scheduler.draws_blocked()
@@ -343,35 +375,43 @@ impl Engine {
     }
 
     /// Waits for a message, but not past the next deadline by much: all that is live waits for masks.
-    fn pause(&mut self) -> Option<StepStats> {
+    fn pause(&mut self) {
         if let Ok(message) = self.channels.messages.recv_timeout(Duration::from_millis(10)) {
             self.handle(message);
         }
-        None
     }
 
-    fn execute(&mut self) -> Result<(), StepError> {
+    fn execute(&mut self, plan: &mut Plan) -> Result<(), StepError> {
         if self.echo {
             self.result.echo(&self.batch);
             return Ok(());
         }
-        let (executor, batch, result) = (&mut self.executor, &self.batch, &mut self.result);
-        let step = AssertUnwindSafe(|| executor.launch(batch).and_then(|()| executor.collect(result)));
-        match catch_unwind(step) {
-            Ok(done) => Ok(done?),
-            Err(payload) => Err(StepError::Panic(panic_text(payload.as_ref()))),
+        unless_panicked(|| self.executor.launch(&self.batch))?;
+        if self.overlaps {
+            self.work_meanwhile(plan);
         }
+        unless_panicked(|| self.executor.collect(&mut self.result))
     }
 
-    /// Publishes the figures and sends what happened; false when nobody listens any more.
-    fn report(&mut self, step: Option<StepStats>) -> bool {
+    /// All that need not wait for the result of the step that runs.
+    fn work_meanwhile(&mut self, running: &mut Plan) {
+        self.report();
+        self.take_messages(true);
+        self.dispatch_masks();
+        self.expire_deadlines();
+        self.scheduler.plan_ahead(running, &mut self.batch);
+    }
+
+    /// Publishes the figures and sends what happened. The engine ends when nobody listens any more.
+    fn report(&mut self) {
         let shared = &self.channels.shared;
         let stats = self.scheduler.stats();
         shared.publish(&stats);
-        self.settle();
+        self.count_requests();
         let outputs = self.scheduler.take_outputs();
+        let step = self.unreported.take();
         if step.is_none() && outputs.is_empty() {
-            return true;
+            return;
         }
         let stats = StepStats {
             running: stats.running as u32,
@@ -381,7 +421,9 @@ impl Engine {
             total_blocks: (stats.blocks.used + stats.blocks.cached + stats.blocks.free) as u32,
             ..step.unwrap_or_default()
         };
-        self.channels.outputs.send(StepOutputs { outputs, stats }).is_ok()
+        if self.channels.outputs.send(StepOutputs { outputs, stats }).is_err() {
+            self.mode = Mode::Aborting;
+        }
     }
 
     fn check_books(&self) {
@@ -392,7 +434,7 @@ impl Engine {
     }
 
     /// Lets the handles know how many requests have started and ended since the last time.
-    fn settle(&mut self) {
+    fn count_requests(&mut self) {
         let shared = &self.channels.shared;
         let started = self.received - self.scheduler.unstarted_requests();
         shared.queued.fetch_sub(started - self.started, Ordering::SeqCst);
@@ -406,21 +448,18 @@ impl Engine {
     /// request has its terminal before the output channel closes.
     fn shut_down(mut self) {
         self.channels.shared.stopping.store(true, Ordering::SeqCst);
-        while let Ok(message) = self.channels.messages.try_recv() {
-            self.handle(message);
-        }
+        self.take_messages(false);
         self.scheduler.finish_all(Finish::EngineFailed);
         self.mode = Mode::Aborting;
         self.check_books();
-        let failed = self.failed.take();
-        self.report(failed);
+        self.report();
         while self.channels.shared.live.load(Ordering::SeqCst) > 0 {
             match self.channels.messages.recv_timeout(Duration::from_millis(1)) {
                 Ok(message) => self.handle(message),
                 Err(flume::RecvTimeoutError::Timeout) => {}
                 Err(flume::RecvTimeoutError::Disconnected) => break,
             }
-            self.report(None);
+            self.report();
         }
     }
 }
@@ -443,6 +482,14 @@ fn step_stats(plan: &Plan, schedule_time: Duration, forward_time: Duration) -> S
         schedule_time,
         forward_time,
         ..StepStats::default()
+    }
+}
+
+/// What an executor does; its panics are errors.
+fn unless_panicked(work: impl FnOnce() -> Result<(), ExecutorError>) -> Result<(), StepError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => Ok(done?),
+        Err(payload) => Err(StepError::Panic(panic_text(payload.as_ref()))),
     }
 }
 

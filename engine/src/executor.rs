@@ -52,9 +52,13 @@ pub struct ExecutorLimits {
 }
 
 /// Runs batches on a device; hides which. Two phases: `launch` hands the step over, `collect` waits for its result. Every
-/// launch is followed by one collect.
+/// launch is followed by one collect. The batch may change as soon as `launch` returns.
 pub trait Executor: Send {
     fn limits(&self) -> ExecutorLimits;
+    /// Whether steps are computed while the host goes on, from `launch` to `collect`, and not in `launch`.
+    fn is_asynchronous(&self) -> bool {
+        false
+    }
     /// See [`weirgate_kernels::Backend::use_threads`].
     ///
     /// # Errors
@@ -65,7 +69,8 @@ pub trait Executor: Send {
     fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError>;
     /// Replaces the contents of `out`.
     fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError>;
-    /// How long the device had nothing to do before the step that was launched last: from the end of the one before.
+    /// How long the device had nothing to do before the step that was launched last: from the end of the one before, as
+    /// `collect` saw it.
     fn waited(&self) -> Duration {
         Duration::ZERO
     }

@@ -58,7 +58,9 @@ impl Ledger {
 
     /// What was reported since the last call, in order.
     pub fn take(&mut self) -> Vec<SeqOutput> {
-        std::mem::take(&mut self.outputs)
+        // The next step has about as much to report.
+        let room = Vec::with_capacity(self.outputs.len());
+        std::mem::replace(&mut self.outputs, room)
     }
 
     fn report(&mut self, account: &Account, update: SeqUpdate) {

@@ -148,6 +148,10 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         }
     }
 
+    fn is_asynchronous(&self) -> bool {
+        self.decoder.backend().is_asynchronous()
+    }
+
     fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError> {
         self.decoder.use_threads(threads)
     }

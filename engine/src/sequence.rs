@@ -66,6 +66,9 @@ pub(crate) enum SeqStatus {
     Running,
 }
 
+/// A token that is drawn but not known yet. No vocabulary is that large.
+pub(crate) const UNKNOWN: TokenId = TokenId::MAX;
+
 /// A sequence's work in any step is `len() - computed`: prefill, decode, and recomputation are all that.
 #[derive(Debug)]
 pub(crate) struct Sequence {
@@ -76,6 +79,8 @@ pub(crate) struct Sequence {
     pub account: Account,
     /// Prompt, then generated tokens, without those that were dropped.
     pub tokens: Vec<TokenId>,
+    /// The last of them is being drawn by the step that runs; [`UNKNOWN`] stands for it.
+    pub expects: bool,
     /// How many of the prompt's tokens are still among them, and how many tokens are not, to make room.
     pub prompt_left: usize,
     pub dropped: usize,
@@ -128,6 +133,16 @@ impl Sequence {
         }
     }
 
+    /// What its next draw is limited to.
+    pub fn mask(&self) -> Option<Arc<[u32]>> {
+        self.constraint.as_ref().and_then(Constraint::mask).cloned()
+    }
+
+    /// What Mirostat aims at in the next draw, in bits.
+    pub fn surprise_target(&self) -> f32 {
+        self.surprise.map_or(0.0, |surprise| surprise.target())
+    }
+
     pub fn work(&self) -> usize {
         self.len() - self.computed
     }
@@ -139,7 +154,25 @@ impl Sequence {
 
     /// A token is drawn for it in the next step that takes all there is of it.
     pub fn draws_next(&self) -> bool {
-        self.work() == 1 || self.decodes()
+        (self.work() == 1 || self.decodes()) && !self.is_ending()
+    }
+
+    /// Counts the token that is being drawn, whatever it is, as the next one.
+    pub fn expect_token(&mut self) {
+        self.tokens.push(UNKNOWN);
+        self.expects = true;
+    }
+
+    /// Makes room for what the expected token turned out to be.
+    pub fn stop_expecting(&mut self) {
+        if std::mem::take(&mut self.expects) {
+            self.tokens.pop();
+        }
+    }
+
+    /// Whatever is being drawn for it is its last token.
+    pub fn is_ending(&self) -> bool {
+        self.expects && self.generated() >= self.request.max_new_tokens
     }
 
     pub fn advance(&mut self, tokens: usize) {
@@ -154,14 +187,14 @@ impl Sequence {
 
     /// The work that can be done now: the last token is computed together with the draw, hence not before its mask.
     pub fn ready_work(&self) -> usize {
-        self.work() - usize::from(self.awaits_mask())
+        if self.is_ending() { 0 } else { self.work() - usize::from(self.awaits_mask()) }
     }
 
     pub fn usage(&self) -> Usage {
         Usage {
             prompt_tokens: self.prompt_len() as u32,
             cached_tokens: self.cached_tokens.unwrap_or(0),
-            completion_tokens: self.generated() as u32,
+            completion_tokens: (self.generated() - usize::from(self.expects)) as u32,
         }
     }
 

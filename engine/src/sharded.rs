@@ -166,6 +166,10 @@ impl<B: Backend> Executor for ShardedExecutor<B> {
         self.first.limits()
     }
 
+    fn is_asynchronous(&self) -> bool {
+        self.first.is_asynchronous()
+    }
+
     fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError> {
         let shards = self.others.len() + 1;
         let job = |index| Job::UseThreads(share(threads, index, shards));

@@ -29,6 +29,8 @@ pub struct EngineStats {
     /// Tokens guessed by speculation, and how many of them came true.
     pub drafted_tokens: u64,
     pub accepted_tokens: u64,
+    /// Steps planned while the one before ran.
+    pub planned_ahead: u64,
     /// How long live requests have seen no step; zero when there are none.
     pub since_last_step: Duration,
     /// Contradictions found in the books when idle; anything but 0 is a defect.
@@ -56,6 +58,7 @@ pub(crate) struct Shared {
     prefix_queries: AtomicU64,
     drafted_tokens: AtomicU64,
     accepted_tokens: AtomicU64,
+    planned_ahead: AtomicU64,
     integrity_errors: AtomicU64,
     /// When the last step ended or the engine last got work while it had none, in nanoseconds after `started`.
     progress: AtomicU64,
@@ -79,6 +82,7 @@ impl Shared {
             prefix_queries: AtomicU64::new(0),
             drafted_tokens: AtomicU64::new(0),
             accepted_tokens: AtomicU64::new(0),
+            planned_ahead: AtomicU64::new(0),
             integrity_errors: AtomicU64::new(0),
             progress: AtomicU64::new(0),
         }
@@ -126,6 +130,7 @@ impl Shared {
         self.prefix_queries.store(stats.prefix_queries, Ordering::Relaxed);
         self.drafted_tokens.store(stats.drafted, Ordering::Relaxed);
         self.accepted_tokens.store(stats.accepted, Ordering::Relaxed);
+        self.planned_ahead.store(stats.planned_ahead, Ordering::Relaxed);
     }
 
     /// Of an engine that keeps no cache.
@@ -153,6 +158,7 @@ impl Shared {
             prefix_queries: self.prefix_queries.load(Ordering::Relaxed),
             drafted_tokens: self.drafted_tokens.load(Ordering::Relaxed),
             accepted_tokens: self.accepted_tokens.load(Ordering::Relaxed),
+            planned_ahead: self.planned_ahead.load(Ordering::Relaxed),
             since_last_step: if live == 0 { Duration::ZERO } else { since },
             integrity_errors: self.integrity_errors.load(Ordering::Relaxed),
         }

@@ -66,6 +66,7 @@ fn many_shifting_sequences_in_a_small_pool_say_what_each_says_alone() {
         let limits = limits(rng.range(8, 20), 4);
         let config = SchedulerConfig { speculate, prefix_cache, ..config(limits, Rotary::Fixed) };
         let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
+        rig.ahead = (seed % 2 == 0).then_some(Rng(seed));
         let asked: Vec<GenerateRequest> = (0..6)
             .map(|id| {
                 let limit = rng.range(8, 30) as u32;

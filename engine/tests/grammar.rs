@@ -58,6 +58,7 @@ struct Coverage {
     sat_out: u64,
     forced: usize,
     accepted: u64,
+    planned_ahead: u64,
 }
 
 /// Runs one random engine; every sequence must generate what its own definition says, whatever goes on beside it.
@@ -78,6 +79,7 @@ fn run_trace(seed: u64, coverage: &mut Coverage) {
     let config = SchedulerConfig { speculate, ..config(limits, rotary) };
     let mut rig = Rig::with(limits, rotary, Scheduler::new(config));
     rig.mask_lag = rng.chance(70).then(|| Rng(rng.next()));
+    rig.ahead = rng.chance(50).then(|| Rng(rng.next()));
     let mut all = Vec::new();
     let mut outputs = Vec::new();
     let mut coming = rng.range(1, 7) as u64;
@@ -107,6 +109,7 @@ fn run_trace(seed: u64, coverage: &mut Coverage) {
     coverage.preemptions += rig.scheduler.stats().preemptions;
     coverage.sat_out += rig.sat_out;
     coverage.accepted += rig.accepted;
+    coverage.planned_ahead += rig.scheduler.stats().planned_ahead;
     coverage.forced += outputs.iter().filter(|output| is_forced(output)).count();
     for submitted in &all {
         check(submitted, &outputs, rotary, limits.vocab_size, coverage);
@@ -154,9 +157,10 @@ fn constrained_and_free_sequences_keep_to_their_definitions() {
     for seed in 0..TRACES {
         run_trace(seed, &mut coverage);
     }
-    let Coverage { ends, preemptions, sat_out, forced, accepted } = coverage;
+    let Coverage { ends, preemptions, sat_out, forced, accepted, planned_ahead } = coverage;
     println!(
-        "{ends:?}, {preemptions} preemptions, {sat_out} steps sat out, {forced} forced tokens, {accepted} guessed"
+        "{ends:?}, {preemptions} preemptions, {sat_out} steps sat out, {forced} forced tokens, {accepted} guessed, \
+         {planned_ahead} steps planned ahead"
     );
     for end in
         [Finish::Length, Finish::StopToken, Finish::Cancelled, Finish::GrammarEnd, Finish::GrammarFailed]
@@ -164,6 +168,7 @@ fn constrained_and_free_sequences_keep_to_their_definitions() {
         assert!(ends.get(&end).is_some_and(|&count| count > 200), "{end:?}: {ends:?}");
     }
     assert!(preemptions > 500 && sat_out > 5_000 && forced > 5_000 && accepted > 1_000);
+    assert!(planned_ahead > 1_000);
 }
 
 #[test]

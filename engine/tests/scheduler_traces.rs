@@ -29,6 +29,7 @@ struct Coverage {
     drafted: u64,
     accepted: u64,
     abandoned: u64,
+    planned_ahead: u64,
     longest_wait: u64,
     closest_wait_percent: u64,
 }
@@ -60,6 +61,8 @@ struct Trace {
     speculate: usize,
     mixed_step_tokens: usize,
     bursts: BurstRule,
+    /// Seeds the choice of steps that are planned while others run.
+    ahead: Option<u64>,
     arrivals: Vec<Arrival>,
 }
 
@@ -113,7 +116,8 @@ fn random_trace(seed: u64) -> Trace {
         false => BurstRule::NONE,
     };
     let (prefix_cache, weak_hash) = (!rng.chance(25), rng.chance(10));
-    Trace { limits, rotary, prefix_cache, weak_hash, speculate, mixed_step_tokens, bursts, arrivals }
+    let ahead = rng.chance(60).then(|| rng.next());
+    Trace { limits, rotary, prefix_cache, weak_hash, speculate, mixed_step_tokens, bursts, ahead, arrivals }
 }
 
 fn random_request(id: u64, roots: &[Vec<u32>], longest: usize, rng: &mut Rng) -> GenerateRequest {
@@ -178,6 +182,7 @@ impl<'a> Run<'a> {
         };
         let mut rig = Rig::with(trace.limits, trace.rotary, Scheduler::with_pool(config, pool));
         rig.device.adapters.extend(ADAPTERS);
+        rig.ahead = trace.ahead.map(Rng);
         Self { trace, rig, seen: HashMap::new(), step: 0, abandoned: 0 }
     }
 
@@ -205,6 +210,7 @@ impl<'a> Run<'a> {
         coverage.drafted = self.rig.drafted;
         coverage.accepted = self.rig.accepted;
         coverage.abandoned = self.abandoned;
+        coverage.planned_ahead = stats.planned_ahead;
         (self.seen, coverage)
     }
 
@@ -306,6 +312,7 @@ fn alone(trace: &Trace, request: &GenerateRequest) -> HashMap<(u64, u32), Seen> 
         speculate: 0,
         mixed_step_tokens: usize::MAX,
         bursts: BurstRule::NONE,
+        ahead: None,
         arrivals,
     };
     Run::new(&trace).run().0
@@ -419,6 +426,7 @@ fn random_traces_keep_every_promise() {
                     sum.drafted += one.drafted;
                     sum.accepted += one.accepted;
                     sum.abandoned += one.abandoned;
+                    sum.planned_ahead += one.planned_ahead;
                     sum.longest_wait = sum.longest_wait.max(one.longest_wait);
                     sum.closest_wait_percent = sum.closest_wait_percent.max(one.closest_wait_percent);
                 }
@@ -430,7 +438,7 @@ fn random_traces_keep_every_promise() {
         let sum = worker.join().expect("a failed trace is printed above");
         println!(
             "{} steps, {} sequences, {} preemptions, {} hits, {} copies, {} cancelled, {} guesses, {} of them right \
-             and {} abandoned, waits up to {} steps and {}% of the bound",
+             and {} abandoned, {} steps planned ahead, waits up to {} steps and {}% of the bound",
             sum.steps,
             sum.sequences,
             sum.preemptions,
@@ -440,11 +448,13 @@ fn random_traces_keep_every_promise() {
             sum.drafted,
             sum.accepted,
             sum.abandoned,
+            sum.planned_ahead,
             sum.longest_wait,
             sum.closest_wait_percent,
         );
         assert!(sum.preemptions > 5_000 && sum.prefix_hits > 50_000 && sum.block_copies > 10_000);
         assert!(sum.drafted > 20_000 && sum.accepted > 10_000 && sum.abandoned > 100);
+        assert!(sum.planned_ahead > 50_000);
         assert!(sum.cancelled > 5_000 && sum.sequences > 50_000 && sum.longest_wait > 40);
     }
 }

@@ -109,6 +109,11 @@ pub trait Backend: Send + 'static {
     /// What adapters add to one matrix, by slot.
     type LowRanks: Send;
 
+    /// Whether ops return before they are done, but for those that give something back.
+    fn is_asynchronous(&self) -> bool {
+        false
+    }
+
     /// Computes with `threads` threads from now on, where the device computes with threads of this process. Those that
     /// are started have the priority of the caller.
     fn use_threads(&mut self, _threads: usize) -> Result<()> {

@@ -39,7 +39,7 @@ pub struct StepStats {
     pub total_blocks: u32,
     /// Sequences preempted while this step was planned.
     pub preemptions: u32,
-    /// Making the plan and the batch.
+    /// Making the plan and the batch, as far as it was not done while the step before was computed.
     pub schedule_time: Duration,
     /// Launch to result.
     pub forward_time: Duration,

@@ -68,8 +68,8 @@ impl Scheduler {
         let held = 1 + decoding.count();
         let queued = self.waiting.values().filter(|sequence| sequence.status == SeqStatus::Waiting);
         let places = self.max_seqs.saturating_sub(self.running.len());
-        let waiting =
-            self.running.iter().chain(queued.take(places)).filter(|sequence| !sequence.draws_next());
+        let running = self.running.iter().filter(|sequence| !sequence.is_ending());
+        let waiting = running.chain(queued.take(places)).filter(|sequence| !sequence.draws_next());
         let (mut prompts, mut work, mut as_urgent) = (0, 0, false);
         for prompt in waiting {
             prompts += 1;

@@ -11,7 +11,7 @@ use super::{Scheduler, append_token};
 
 impl Scheduler {
     /// Takes in the result of the step that `plan` stands for: the KV of its tokens is written now, so full blocks are
-    /// published; drawn tokens are appended and sequences end. Moves the tokens' data out of `result`. Returns how many
+    /// published, unless the next step was planned meanwhile, which has done so; drawn tokens are appended and sequences end. Moves the tokens' data out of `result`. Returns how many
     /// draft tokens were accepted.
     ///
     /// # Errors
@@ -35,7 +35,10 @@ impl Scheduler {
             let mut drawn = sampled.by_ref().take(item.samples);
             // A sequence that ended while the step ran is gone; so is its interest in the result.
             if let Some(at) = self.running_at(item.key) {
-                self.commit_computed(at, item.tokens, own);
+                if !plan.advanced {
+                    self.advance(at, item.tokens);
+                }
+                self.commit_scores(at, own);
                 let draft = plan.drafts.get(item.drafts.clone()).unwrap_or_default();
                 self.commit_drawn(at, draft, &mut drawn);
             }
@@ -43,28 +46,31 @@ impl Scheduler {
             drawn.for_each(drop);
         }
         self.drafted += u64::from(plan.draft_tokens);
-        self.spare_items = plan.items;
-        self.spare_drafts = plan.drafts;
+        self.recycle(plan);
         Ok((self.accepted - accepted_before) as u32)
     }
 
-    /// The sequence's next `tokens` tokens are computed now.
-    fn commit_computed(&mut self, at: usize, tokens: usize, scores: &[f32]) {
+    /// The sequence's next `tokens` tokens are computed now, or will be before any step that is planned from here on.
+    pub(super) fn advance(&mut self, at: usize, tokens: usize) {
+        self.running[at].advance(tokens);
+        self.publish(at);
+        let sequence = &self.running[at];
+        if sequence.has_unborn && sequence.computed >= sequence.prompt_len() {
+            self.fork(at);
+        }
+    }
+
+    /// Collects prompt scores, and reports them when they are complete.
+    fn commit_scores(&mut self, at: usize, scores: &[f32]) {
         let sequence = &mut self.running[at];
-        sequence.advance(tokens);
         if let Some(collected) = &mut sequence.scores {
             collected.extend_from_slice(scores);
         }
-        self.publish(at);
-        let sequence = &mut self.running[at];
-        if sequence.computed >= sequence.prompt_len() {
-            if let Some(scores) = sequence.scores.take() {
-                let logprobs = std::iter::once(None).chain(scores.into_iter().map(Some)).collect();
-                self.ledger.prompt(&sequence.account, logprobs);
-            }
-            if sequence.has_unborn {
-                self.fork(at);
-            }
+        if sequence.computed >= sequence.prompt_len()
+            && let Some(scores) = sequence.scores.take()
+        {
+            let logprobs = std::iter::once(None).chain(scores.into_iter().map(Some)).collect();
+            self.ledger.prompt(&sequence.account, logprobs);
         }
     }
 
@@ -72,6 +78,7 @@ impl Scheduler {
     /// follow it. A guess that came true is computed already.
     fn commit_drawn(&mut self, at: usize, draft: &[TokenId], drawn: &mut dyn Iterator<Item = Sampled>) {
         let mut accepted = 0;
+        self.running[at].stop_expecting();
         for next in drawn {
             let sequence = &mut self.running[at];
             let guessed = draft.get(accepted) == Some(&next.token);

@@ -31,6 +31,11 @@
 //! are left when the plan is otherwise settled. What a void guess wrote lies beyond the computed tokens, is never
 //! published and is overwritten by the tokens that come in its place.
 //!
+//! # Planning ahead
+//! The next step can be planned while a step runs (see [`ahead`]): by the same rules, as if every token that is being
+//! drawn were there. Sequences that end nevertheless are taken out of the plan. Nobody is preempted for such a plan, and
+//! it is dropped where somebody should be, or where somebody can have a part in the step that the plan does not know of.
+//!
 //! # Context shift
 //! A sequence whose request allows it and that has grown to its context's length loses the older half of what follows
 //! the tokens to be kept, and starts over with the others: from whatever of them is still cached, as after a preemption.
@@ -49,6 +54,7 @@
 //! repeat theirs once.
 
 mod admit;
+mod ahead;
 mod burst;
 mod commit;
 mod draft;
@@ -129,6 +135,8 @@ pub struct SchedulerStats {
     /// Draft tokens computed, and how many of them came true.
     pub drafted: u64,
     pub accepted: u64,
+    /// Steps planned while the one before ran.
+    pub planned_ahead: u64,
 }
 
 /// A live request: where its sequences are.
@@ -166,11 +174,14 @@ pub struct Scheduler {
     prefix_queries: u64,
     drafted: u64,
     accepted: u64,
+    planned_ahead: u64,
     /// The last plan's vectors, kept for their memory.
     spare_items: Vec<plan::Item>,
     spare_drafts: Vec<TokenId>,
     /// Masks to compute, not taken yet.
     mask_jobs: Vec<MaskJob>,
+    /// The next step's plan, made while a step runs.
+    ahead: Option<Plan>,
 }
 
 impl Scheduler {
@@ -203,9 +214,11 @@ impl Scheduler {
             prefix_queries: 0,
             drafted: 0,
             accepted: 0,
+            planned_ahead: 0,
             spare_items: Vec::new(),
             spare_drafts: Vec::new(),
             mask_jobs: Vec::new(),
+            ahead: None,
         }
     }
 
@@ -339,6 +352,7 @@ impl Scheduler {
             prefix_queries: self.prefix_queries,
             drafted: self.drafted,
             accepted: self.accepted,
+            planned_ahead: self.planned_ahead,
         }
     }
 
@@ -354,7 +368,7 @@ impl Scheduler {
         if open != live {
             return Err(IntegrityError::new(format!("{open} open accounts for {live} sequences")));
         }
-        Ok(())
+        self.check_ahead()
     }
 
     fn new_sequence(&mut self, key: SeqKey, from: &GenerateRequest, shared: &Arc<Request>) -> Sequence {
@@ -366,6 +380,7 @@ impl Scheduler {
             params: Arc::new(sample_params(&from.sampling, from.logprobs.top_n, key.index)),
             account: self.ledger.open(from.id, key.index),
             tokens: from.prompt.to_vec(),
+            expects: false,
             computed: 0,
             frontier: 0,
             table: BlockTable::default(),

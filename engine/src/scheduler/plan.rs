@@ -7,7 +7,6 @@ use weirgate_types::TokenId;
 
 use crate::Batch;
 use crate::batch::{Sample, Score};
-use crate::constraint::Constraint;
 use crate::sequence::{SeqKey, SeqStatus, Sequence};
 
 use super::{FULL_STEP, Scheduler, mixed_tokens};
@@ -25,11 +24,31 @@ pub struct Plan {
     pub draft_tokens: u32,
     /// Sequences preempted to make room.
     pub preemptions: u32,
+    /// What it computes counts as computed already (see [`super::ahead`]).
+    pub(super) advanced: bool,
+    /// Made while another step ran: somebody would have been preempted for blocks.
+    pub(super) short: bool,
+    /// Requests that had arrived when it was made.
+    pub(super) arrivals: u64,
 }
 
 impl Plan {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    /// Tokens of the step.
+    pub(super) fn tokens(&self) -> usize {
+        self.items.iter().map(|item| item.tokens + item.drafts.len()).sum()
+    }
+
+    /// Counts the tokens by their kind.
+    pub(super) fn count(&mut self) {
+        let of = |decodes: bool| {
+            let items = self.items.iter().filter(|item| item.decodes == decodes);
+            items.map(|item| item.tokens as u32).sum::<u32>()
+        };
+        (self.decode_tokens, self.prefill_tokens) = (of(true), of(false));
     }
 }
 
@@ -37,7 +56,10 @@ impl Plan {
 #[derive(Debug)]
 pub(super) struct Item {
     pub key: SeqKey,
+    /// The position of the first of its tokens.
+    pub begin: usize,
     pub tokens: usize,
+    pub decodes: bool,
     /// Its draft, in the plan's drafts.
     pub drafts: Range<usize>,
     /// Tokens drawn: none before the last of its tokens is computed, else one and one more for each drafted.
@@ -50,6 +72,12 @@ pub(super) struct Item {
 struct Pass {
     /// Whether those that decode wait for this step (see [`super::burst`]).
     holds: bool,
+    /// Whether another step runs meanwhile, so that nobody can be preempted.
+    ahead: bool,
+    /// Whether somebody would have been.
+    short: bool,
+    /// Most sequences that may be running: those that end with the step that runs leave their places.
+    places: usize,
     /// Tokens left beside those that are set aside.
     spare: usize,
     /// How many of them may be forced ones.
@@ -60,34 +88,46 @@ struct Pass {
 }
 
 impl Scheduler {
-    /// Plans the next step into `batch`, which it overwrites. The plan is empty only if nothing is live or if all that
-    /// could run wait for their masks (see [`Scheduler::draws_blocked`]); an empty plan needs no commit.
+    /// Plans the next step into `batch`, which it overwrites, or finishes the plan that
+    /// [`plan_ahead`](Scheduler::plan_ahead) has begun; `batch` is then as that left it. The plan is empty only if nothing
+    /// is live or if all that could run wait for their masks (see [`Scheduler::draws_blocked`]); an empty plan needs no
+    /// commit. No other step runs.
     pub fn plan(&mut self, batch: &mut Batch) -> Plan {
+        match self.finish_ahead(batch) {
+            Some(plan) => plan,
+            None => self.plan_anew(batch, false),
+        }
+    }
+
+    pub(super) fn plan_anew(&mut self, batch: &mut Batch, ahead: bool) -> Plan {
         batch.clear();
-        batch.cu_q.push(0);
-        batch.block_offsets.push(0);
         if self.holds() {
-            let plan = self.plan_step(batch, true);
+            let plan = self.plan_step(batch, true, ahead);
             if !plan.is_empty() {
                 self.bursts.took();
                 return plan;
             }
             // No prompt can be computed now, as for want of blocks.
-            (self.spare_items, self.spare_drafts) = (plan.items, plan.drafts);
+            self.recycle(plan);
+            batch.clear_rows();
         }
-        let plan = self.plan_step(batch, false);
+        let plan = self.plan_step(batch, false, ahead);
         self.bursts.passed();
         plan
     }
 
-    fn plan_step(&mut self, batch: &mut Batch, holds: bool) -> Plan {
+    fn plan_step(&mut self, batch: &mut Batch, holds: bool, ahead: bool) -> Plan {
         let mut plan = self.empty_plan();
         let single = match holds {
             true => 0,
             false => self.running.iter().filter(|sequence| needs_one(sequence)).count(),
         };
+        let ending = self.running.iter().filter(|sequence| sequence.is_ending()).count();
         let mut pass = Pass {
             holds,
+            ahead,
+            short: false,
+            places: self.max_seqs + ending,
             spare: if holds { self.max_step_tokens } else { self.spare_tokens(single) },
             forced: FULL_STEP.saturating_sub(single),
             admitting: true,
@@ -106,19 +146,29 @@ impl Scheduler {
                 let extra = tokens - reserved.min(tokens);
                 pass.spare -= extra;
                 let sequence = &self.running[at];
-                if sequence.decodes() {
+                let (begin, decodes) = (sequence.computed, sequence.decodes());
+                if decodes {
                     pass.forced = pass.forced.saturating_sub(extra);
-                    plan.decode_tokens += tokens as u32;
-                } else {
-                    plan.prefill_tokens += tokens as u32;
                 }
-                plan.items.push(Item { key: sequence.key, tokens, drafts: 0..0, samples: 0, scores: 0 });
+                plan.items.push(Item {
+                    key: sequence.key,
+                    begin,
+                    tokens,
+                    decodes,
+                    drafts: 0..0,
+                    samples: 0,
+                    scores: 0,
+                });
             }
             at += 1;
         }
+        plan.count();
+        plan.short = pass.short;
         plan.preemptions = pass.preemptions;
         self.preemptions += u64::from(pass.preemptions);
-        self.add_drafts(&mut plan);
+        if !ahead {
+            self.add_drafts(&mut plan);
+        }
         self.fill(&mut plan, batch);
         plan
     }
@@ -142,13 +192,31 @@ impl Scheduler {
             (std::mem::take(&mut self.spare_items), std::mem::take(&mut self.spare_drafts));
         items.clear();
         drafts.clear();
-        Plan { items, drafts, prefill_tokens: 0, decode_tokens: 0, draft_tokens: 0, preemptions: 0 }
+        Plan {
+            items,
+            drafts,
+            prefill_tokens: 0,
+            decode_tokens: 0,
+            draft_tokens: 0,
+            preemptions: 0,
+            advanced: false,
+            short: false,
+            arrivals: self.arrivals,
+        }
+    }
+
+    /// Keeps the memory of a plan that is done with. A plan owns nothing else: its blocks are its sequences'.
+    pub(super) fn recycle(&mut self, plan: Plan) {
+        (self.spare_items, self.spare_drafts) = (plan.items, plan.drafts);
     }
 
     /// Writes the plan down as a batch.
-    fn fill(&self, plan: &mut Plan, batch: &mut Batch) {
+    pub(super) fn fill(&self, plan: &mut Plan, batch: &mut Batch) {
+        batch.cu_q.push(0);
+        batch.block_offsets.push(0);
         let mut sequences = self.running.iter();
         for item in &mut plan.items {
+            (item.samples, item.scores) = (0, 0);
             if let Some(sequence) = sequences.find(|sequence| sequence.key == item.key) {
                 let draft = plan.drafts.get(item.drafts.clone()).unwrap_or_default();
                 append(sequence, item, draft, self.pool.block_size(), batch);
@@ -163,7 +231,7 @@ impl Scheduler {
         if self.running.get(at).is_some_and(|next| next.key < key) {
             return false;
         }
-        pass.admitting = pass.spare > 0 && self.running.len() < self.max_seqs && self.admit(key, at);
+        pass.admitting = pass.spare > 0 && self.running.len() < pass.places && self.admit(key, at);
         pass.admitting
     }
 
@@ -216,6 +284,10 @@ impl Scheduler {
             return true;
         }
         if self.running.len() - 1 == at {
+            return false;
+        }
+        if pass.ahead {
+            pass.short = true;
             return false;
         }
         let Some(mut victim) = self.running.pop() else { return false };
@@ -279,9 +351,9 @@ fn push_samples(sequence: &Sequence, draft: &[TokenId], batch: &mut Batch) {
             history: if whole { start..end } else { end - 1..end },
             prompt_len: sequence.prompt_left,
             draw: generated as u64,
-            surprise: sequence.surprise.map_or(0.0, |surprise| surprise.target()),
+            surprise: sequence.surprise_target(),
             banned: too_short.then(|| Arc::clone(&request.stop_tokens)),
-            mask: sequence.constraint.as_ref().and_then(Constraint::mask).map(Arc::clone),
+            mask: sequence.mask(),
         });
     }
 }

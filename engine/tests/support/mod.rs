@@ -383,7 +383,12 @@ pub fn expected_scores(request: &GenerateRequest, rotary: Rotary) -> Vec<Option<
 pub struct Rig {
     pub scheduler: Scheduler,
     pub device: FakeDevice,
+    /// The scheduler's, which may be of the next step already.
     pub batch: Batch,
+    /// Of the step that ran last.
+    pub ran: Batch,
+    /// Plans steps while others run, now and then.
+    pub ahead: Option<Rng>,
     pub result: StepResult,
     pub limits: ExecutorLimits,
     /// All that was computed beside decoding.
@@ -410,6 +415,8 @@ impl Rig {
             scheduler,
             device,
             batch,
+            ran: Batch::default(),
+            ahead: None,
             result,
             limits,
             prefill_tokens: 0,
@@ -455,7 +462,7 @@ impl Rig {
         if self.scheduler.is_idle() {
             return self.scheduler.take_outputs();
         }
-        let plan = self.scheduler.plan(&mut self.batch);
+        let mut plan = self.scheduler.plan(&mut self.batch);
         self.sat_out += u64::from(self.scheduler.draws_blocked());
         if plan.is_empty() {
             assert!(self.scheduler.draws_blocked(), "live sequences, but an empty plan");
@@ -466,8 +473,25 @@ impl Rig {
         assert_eq!(planned as usize, self.batch.tokens());
         self.prefill_tokens += u64::from(plan.prefill_tokens);
         self.drafted += u64::from(plan.draft_tokens);
-        self.device.run(&self.batch, &mut self.result);
-        meanwhile(&mut self.scheduler);
+        self.ran.clone_from(&self.batch);
+        let mut meanwhile = Some(meanwhile);
+        if let Some(rng) = self.ahead.as_mut()
+            && rng.chance(80)
+        {
+            if rng.chance(50)
+                && let Some(meanwhile) = meanwhile.take()
+            {
+                meanwhile(&mut self.scheduler);
+            }
+            self.scheduler.plan_ahead(&mut plan, &mut self.batch);
+            self.scheduler.check_integrity().expect("sound books");
+        }
+        // Only now: nothing before may have depended on the result.
+        self.device.run(&self.ran, &mut self.result);
+        if let Some(meanwhile) = meanwhile {
+            meanwhile(&mut self.scheduler);
+        }
+        self.scheduler.check_integrity().expect("sound books");
         let accepted = self.scheduler.commit(plan, &mut self.result).expect("a complete result");
         self.accepted += u64::from(accepted);
         self.scheduler.check_integrity().expect("sound books");

@@ -116,6 +116,10 @@ impl<G: Gpu> Backend for CudaBackend<G> {
     type Step = CudaStep<G>;
     type LowRanks = CudaLowRanks<G>;
 
+    fn is_asynchronous(&self) -> bool {
+        true
+    }
+
     fn buffer(&self, len: usize) -> Result<CudaBuf<G>> {
         CudaBuf::zeroed(&self.gpu, "activations", len)
     }
