@@ -413,6 +413,7 @@ impl Engine {
         self.mode = Mode::Aborting;
         self.check_books();
         let failed = self.failed.take();
+        let broken = failed.is_some();
         self.report(failed);
         while self.channels.shared.live.load(Ordering::SeqCst) > 0 {
             match self.channels.messages.recv_timeout(Duration::from_millis(1)) {
@@ -421,6 +422,10 @@ impl Engine {
                 Err(flume::RecvTimeoutError::Disconnected) => break,
             }
             self.report(None);
+        }
+        if broken {
+            // All has been said. A device that went wrong may not come back when its memory is given back.
+            drop(self.channels);
         }
     }
 }
