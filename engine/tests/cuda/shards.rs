@@ -164,7 +164,7 @@ fn a_fault_in_one_part_ends_every_request_once() {
 fn a_fault_while_loading_is_an_error_that_names_it() {
     let model = Model::tiny("llama-llama3");
     for sums in [Sums::OnDevices, Sums::ByTheHost] {
-        for (part, calls) in [(1, 0), (0, 5), (1, 300), (0, 900), (1, 1500)] {
+        for (part, calls) in [(1, 0), (0, 5), (1, 150), (0, 300)] {
             let parts = Parts::new(2, sums);
             parts.watches[part].fail_after(calls);
             let message = parts.load(&model, &CudaOptions::default()).err().expect("an error");

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use weirgate_kernels::cuda::{CudaBackend, Emulator, Watched};
+use weirgate_kernels::cuda::{CudaBackend, Emulator, Gpu, Watched};
 use weirgate_kernels::{AllReduce, Backend, KernelError, local_group};
 
 use crate::common::{buffer, values};
@@ -43,8 +43,6 @@ fn sums_are_the_same_on_devices_and_by_way_of_the_host() {
 /// A sum that was recorded is made again with what lies there then; nobody waits for a member that has left.
 #[test]
 fn recorded_sums_are_made_when_they_are_replayed() {
-    use weirgate_kernels::cuda::Gpu;
-
     let gpus: Vec<Emulator> = (0..2).map(|_| crate::gpu()).collect();
     let members = boxed(Emulator::group(&gpus));
     thread::scope(|scope| {
