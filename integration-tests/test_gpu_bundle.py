@@ -72,6 +72,7 @@ def test_every_step_ran(checked: Path):
     assert steps["decode"]["step_s"] > 0 and steps["prefill"]["tokens"] == 64
     assert steps["batch"]["batch"] == 4 and 0 < steps["batch"]["host_s"] < steps["batch"]["step_s"]
     assert steps["serve"]["succeeded"] == steps["serve"]["requests"] == 4
+    assert steps["shards"]["succeeded"] == 4 and steps["shards"]["output_tokens_per_s"] > 0
     # Tiny sizes of benches/cuda.rs: 2 sequences of 40 tokens, 2 heads of 16 for keys and values, in f16.
     assert steps["speed"]["attention_decode"]["bytes"] == 2 * 40 * 2 * 2 * 16 * 2
 

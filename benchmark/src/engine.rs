@@ -104,7 +104,7 @@ impl Model {
                 let compile = CompileSettings::of_environment();
                 let cuda =
                     CudaOptions { compile, deterministic: plan.deterministic, ..CudaOptions::default() };
-                let model = load_cuda(&spec, tensors, &options, &device, &cuda)?;
+                let model = load_cuda(&spec, tensors, &options, &[device], &cuda)?;
                 model.with_cache(options.blocks, options.max_seq_len)?
             }
         };

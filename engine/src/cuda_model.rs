@@ -1,25 +1,22 @@
-//! How a model is brought onto a GPU: weights and buffers first, then a step as large as any can be, then the KV cache,
-//! as large as what that left allows. So serving never runs out of the device's memory.
+//! How a model is brought onto one GPU or several: weights and buffers first, then steps as large as any can be, then the
+//! KV cache, as large as what those left allows. So serving never runs out of the devices' memory.
 
-use std::sync::Arc;
-
-use weirgate_kernels::cuda::driver::{CompileSettings, CudaDevice, NvidiaGpu};
+use weirgate_kernels::cuda::driver::{CompileSettings, CudaDevice, NvidiaGpu, connect};
 use weirgate_kernels::cuda::{CudaBackend, Gpu};
-use weirgate_kernels::{Backend, SampleParams};
-use weirgate_models::{ModelSpec, TensorSource};
+use weirgate_kernels::{AllReduce, KernelError};
+use weirgate_models::{ModelSpec, Shard, TensorSource};
 
 use crate::decoder::{Decoder, DecoderConfig, LoadError};
-use crate::model_executor::{ModelExecutor, kv_type};
-use crate::{Batch, Executor, ExecutorError, LoadOptions, Sample, Score, StepResult};
+use crate::model_executor::kv_type;
+use crate::sharded::ShardedExecutor;
+use crate::{Batch, Executor, ExecutorError, LoadOptions, StepResult, warm_up};
 
 /// Bytes left free: the driver takes some for itself as kernels are first used, and the kernels' scratch memory may grow a
 /// little between the sizes that were tried.
 const RESERVE: usize = 512 << 20;
 /// Most rows of logits held at once: enough to read the head's weights a few times for the largest batch, few enough that
 /// a 152k vocabulary costs 40 MB.
-const MAX_LOGIT_ROWS: usize = 64;
-/// Log-probabilities that a draw is asked for at most, or nearly.
-const MOST_LOGPROBS: u32 = 32;
+pub(crate) const MAX_LOGIT_ROWS: usize = 64;
 
 /// How a model computes on a GPU.
 #[derive(Debug, Clone, Default)]
@@ -38,29 +35,38 @@ fn graph_sizes() -> Vec<usize> {
     (1..8).chain((8..64).step_by(4)).chain((64..=256).step_by(8)).collect()
 }
 
-/// A model on a GPU that has no KV cache to serve from yet.
+/// A model on a GPU, or on several that have a part of it each, that has no KV cache to serve from yet.
 pub struct CudaModel<G: Gpu> {
-    executor: ModelExecutor<CudaBackend<G>>,
+    executor: ShardedExecutor<CudaBackend<G>>,
     description: String,
 }
 
-/// Takes a GPU into use and loads a checkpoint onto it. `options.blocks` and `threads` are not looked at;
-/// `options.max_seq_len` is the most that will be asked for.
+/// Takes GPUs into use and loads a checkpoint onto them, in as many parts. `options.blocks` and `threads` are not looked
+/// at; `options.max_seq_len` is the most that will be asked for.
 ///
 /// # Errors
-/// When the device, a tensor or the memory is not as it must be.
+/// When a device, a tensor or the memory is not as it must be; a model that cannot be split so.
 pub fn load_cuda(
     spec: &ModelSpec,
     tensors: &dyn TensorSource,
     options: &LoadOptions,
-    device: &CudaDevice,
+    devices: &[CudaDevice],
     cuda: &CudaOptions,
 ) -> Result<CudaModel<NvidiaGpu>, LoadError> {
-    let gpu = NvidiaGpu::new(device, &cuda.compile)?;
-    let description =
-        format!("{} (cuda:{}), {}, {}", device.name, device.ordinal, gpu.origin(), gpu.products());
-    let model = CudaModel::load(gpu, spec, tensors, options, cuda)?;
-    Ok(CudaModel { description, ..model })
+    let gpu = |device| NvidiaGpu::new(device, &cuda.compile);
+    let gpus = devices.iter().map(gpu).collect::<Result<Vec<_>, _>>()?;
+    let of = |(device, gpu): (&CudaDevice, &NvidiaGpu)| {
+        format!("{} (cuda:{}), {}, {}", device.name, device.ordinal, gpu.origin(), gpu.products())
+    };
+    let mut lines: Vec<String> = devices.iter().zip(&gpus).map(of).collect();
+    let mut members = Vec::new();
+    if gpus.len() > 1 {
+        let origin;
+        (members, origin) = connect(&gpus, &cuda.compile.libraries, cuda.deterministic);
+        lines.push(origin.to_string());
+    }
+    let model = CudaModel::load_split(gpus, members, (spec, tensors), options, cuda)?;
+    Ok(CudaModel { description: lines.join("; "), ..model })
 }
 
 impl<G: Gpu> CudaModel<G> {
@@ -75,54 +81,72 @@ impl<G: Gpu> CudaModel<G> {
         options: &LoadOptions,
         cuda: &CudaOptions,
     ) -> Result<Self, LoadError> {
-        let description = gpu.info().name.clone();
-        let config = DecoderConfig {
-            blocks: warm_up_blocks(options),
-            block_size: options.block_size,
-            kv_dtype: kv_type(spec, tensors, options.kv_dtype)?,
-            max_step_tokens: options.max_step_tokens,
-            max_seqs: options.max_seqs,
-            max_seq_len: options.max_seq_len,
-            max_logit_rows: MAX_LOGIT_ROWS,
-        };
-        let backend =
-            if cuda.deterministic { CudaBackend::deterministic(gpu) } else { CudaBackend::new(gpu) };
+        Self::load_split(vec![gpu], Vec::new(), (spec, tensors), options, cuda)
+    }
+
+    /// The same in parts, one on each of `gpus`, which are `members` of a group in this order; one GPU needs none.
+    ///
+    /// # Errors
+    /// As [`load_cuda`].
+    pub fn load_split(
+        gpus: Vec<G>,
+        mut members: Vec<Box<dyn AllReduce>>,
+        (spec, tensors): (&ModelSpec, &dyn TensorSource),
+        options: &LoadOptions,
+        cuda: &CudaOptions,
+    ) -> Result<Self, LoadError> {
+        let description = gpus.iter().map(|gpu| gpu.info().name.clone()).collect::<Vec<_>>().join(", ");
+        let split = !members.is_empty();
+        let on_devices = members.iter_mut().all(|member| member.on_devices().is_some());
         let mut sizes = cuda.graphs.clone().unwrap_or_else(graph_sizes);
         sizes.retain(|&size| size <= options.max_step_tokens);
-        let decoder = Decoder::new(backend.with_graphs(&sizes), spec, tensors, config)?;
-        let mut executor = ModelExecutor::new(decoder);
-        take(&mut executor, &prompts(options, &Draw::greediest(options, spec.vocab_size)))?;
-        for step in longest_steps(options) {
-            // The first time it is done op by op, the second time recorded.
-            take(&mut executor, &step)?;
-            take(&mut executor, &step)?;
+        if !on_devices && !sizes.is_empty() {
+            tracing::info!("steps are launched op by op: CUDA graphs cannot have sums by way of the host");
+            sizes.clear();
         }
-        let backend = executor.decoder.backend();
-        backend.gpu().synchronize()?;
-        if let Some(refusal) = backend.refusal() {
+        let backend = |gpu| {
+            let plain =
+                if cuda.deterministic { CudaBackend::deterministic(gpu) } else { CudaBackend::new(gpu) };
+            plain.with_graphs(&sizes)
+        };
+        let backends = gpus.into_iter().map(backend).collect();
+        let mut executor = ShardedExecutor::new(load_parts(backends, spec, tensors, options)?)?;
+        if split {
+            if on_devices {
+                // Each part by itself first: memory is allocated and kernels are loaded before any device waits for
+                // another, since both may take a device that is idle.
+                warm_up(&mut executor, options, spec.vocab_size)?;
+            }
+            executor.join(members).map_err(load_error)?;
+        }
+        warm_up(&mut executor, options, spec.vocab_size)?;
+        let refusals = executor.each(|_, decoder| {
+            decoder.finish()?;
+            Ok(decoder.backend().refusal().cloned())
+        });
+        if let Some(refusal) = refusals.map_err(load_error)?.into_iter().flatten().next() {
             tracing::warn!(%refusal, "CUDA graphs cannot be used: steps are launched op by op");
+            if split {
+                // What one part launches, the others do not replay.
+                executor.each(|_, decoder| Ok(decoder.backend_mut().without_graphs())).map_err(load_error)?;
+            }
         }
         Ok(Self { executor, description })
     }
 
-    /// The device and where its kernels came from, for people.
+    /// The devices, where their kernels came from, and by what they add up, for people.
     pub fn description(&self) -> &str {
         &self.description
     }
 
-    /// Bytes that the KV cache may take when all of this process may have `fraction` of the device's memory.
+    /// Bytes that the KV cache may take on each device when all of this process may have `fraction` of the memory of each:
+    /// as many as on the one that has the fewest.
     ///
     /// # Errors
-    /// When the device does not answer.
-    pub fn free_bytes(&self, fraction: f32) -> Result<u64, LoadError> {
-        let memory = self.executor.decoder.backend().gpu().memory_info()?;
-        let allowed = (memory.total as f64 * f64::from(fraction.clamp(0.0, 1.0))) as usize;
-        let used = memory.total.saturating_sub(memory.free);
-        // The cache of the largest step goes when the other comes.
-        let own = self.executor.decoder.cache_bytes();
-        let free =
-            (allowed + own).saturating_sub(used + RESERVE).min((memory.free + own).saturating_sub(RESERVE));
-        Ok(free as u64)
+    /// When a device does not answer.
+    pub fn free_bytes(&mut self, fraction: f32) -> Result<u64, LoadError> {
+        let free = self.executor.each(move |_, decoder| Ok(free_bytes(decoder, fraction)?));
+        Ok(free.map_err(load_error)?.into_iter().min().unwrap_or(0))
     }
 
     /// Allocates the KV cache.
@@ -130,160 +154,134 @@ impl<G: Gpu> CudaModel<G> {
     /// # Errors
     /// When there is no room for it.
     pub fn with_cache(mut self, blocks: usize, max_seq_len: usize) -> Result<Box<dyn Executor>, LoadError> {
-        self.executor.decoder.resize_cache(blocks, max_seq_len)?;
+        let resized = self.executor.each(move |_, decoder| Ok(decoder.resize_cache(blocks, max_seq_len)?));
+        resized.map_err(load_error)?;
         Ok(Box::new(self.executor))
     }
 }
 
-/// Each sequence of the largest step has blocks of its own.
-fn warm_up_blocks(options: &LoadOptions) -> usize {
-    options.max_step_tokens.div_ceil(options.block_size) + options.max_seqs
-}
-
-fn take<B: Backend>(executor: &mut ModelExecutor<B>, step: &Batch) -> Result<(), LoadError> {
-    let mut result = StepResult::default();
-    executor.launch(step).and_then(|()| executor.collect(&mut result)).map_err(|error| match error {
-        ExecutorError::Kernel(error) => LoadError::Kernel(error),
-        ExecutorError::Batch(message) => LoadError::WarmUp(message),
+/// The parts of a model, all brought onto their devices at once.
+fn load_parts<G: Gpu>(
+    backends: Vec<CudaBackend<G>>,
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    options: &LoadOptions,
+) -> Result<Vec<Decoder<CudaBackend<G>>>, LoadError> {
+    let config = DecoderConfig {
+        blocks: warm_up::blocks(options),
+        block_size: options.block_size,
+        kv_dtype: kv_type(spec, tensors, options.kv_dtype)?,
+        max_step_tokens: options.max_step_tokens,
+        max_seqs: options.max_seqs,
+        max_seq_len: options.max_seq_len,
+        max_logit_rows: MAX_LOGIT_ROWS,
+    };
+    let count = backends.len();
+    if count == 1 {
+        return backends.into_iter().map(|backend| Decoder::new(backend, spec, tensors, config)).collect();
+    }
+    let part = |(index, backend)| {
+        let (spec, tensors) = spec.shard(Shard { index, count }, tensors)?;
+        Decoder::new(backend, &spec, &tensors, config)
+    };
+    let part = &part;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            backends.into_iter().enumerate().map(|own| scope.spawn(move || part(own))).collect();
+        let gone = |_| LoadError::WarmUp("a thread that loads a part of the model has panicked".to_owned());
+        threads.into_iter().map(|thread| thread.join().map_err(gone).flatten()).collect()
     })
 }
 
-/// Steps of many and of few sequences as long as any, which may need more memory than a step full of prompts.
-fn longest_steps(options: &LoadOptions) -> impl Iterator<Item = Batch> {
-    let most = options.max_seqs.clamp(1, options.max_step_tokens.max(1));
-    let counts = std::iter::successors(Some(most), |count| (*count > 1).then_some(count / 2));
-    counts.map(|count| decodes(options, count))
+/// Of a decoder's device, see [`CudaModel::free_bytes`].
+fn free_bytes<G: Gpu>(decoder: &Decoder<CudaBackend<G>>, fraction: f32) -> Result<u64, KernelError> {
+    let memory = decoder.backend().gpu().memory_info()?;
+    let allowed = (memory.total as f64 * f64::from(fraction.clamp(0.0, 1.0))) as usize;
+    let used = memory.total.saturating_sub(memory.free);
+    // The cache of the largest step goes when the other comes.
+    let own = decoder.cache_bytes();
+    let free =
+        (allowed + own).saturating_sub(used + RESERVE).min((memory.free + own).saturating_sub(RESERVE));
+    Ok(free as u64)
 }
 
-/// How tokens are drawn to try a step out.
-#[derive(Default)]
-struct Draw {
-    params: Arc<SampleParams>,
-    mask: Option<Arc<[u32]>>,
-    /// Tokens of its history.
-    history: usize,
-}
-
-impl Draw {
-    /// One that uses all memory that any could.
-    fn greediest(options: &LoadOptions, vocab: usize) -> Self {
-        let params = SampleParams {
-            seed: Some(0),
-            // All candidates are sorted, and the whole history is looked at.
-            tfs_z: 0.5,
-            repetition_penalty: 1.5,
-            top_n: MOST_LOGPROBS,
-            ..SampleParams::default()
-        };
-        let mask = vec![u32::MAX; vocab.div_ceil(32)].into();
-        Self { params: Arc::new(params), mask: Some(mask), history: options.max_seq_len }
+/// Takes the largest steps.
+fn warm_up(executor: &mut impl Executor, options: &LoadOptions, vocab: usize) -> Result<(), LoadError> {
+    let (prompts, longest) = warm_up::steps(options, vocab);
+    take(executor, &prompts)?;
+    for step in longest {
+        // The first time it is done op by op, the second time recorded.
+        take(executor, &step)?;
+        take(executor, &step)?;
     }
+    Ok(())
 }
 
-/// As many tokens as a step may have, of as many sequences, a token drawn for each, and some scored.
-fn prompts(options: &LoadOptions, draw: &Draw) -> Batch {
-    let tokens = options.max_step_tokens;
-    let seqs = options.max_seqs.clamp(1, tokens.max(1));
-    let mut batch = empty(draw);
-    for seq in 0..seqs {
-        push_prompt(&mut batch, tokens / seqs + usize::from(seq < tokens % seqs), options.block_size, draw);
+fn take(executor: &mut impl Executor, step: &Batch) -> Result<(), LoadError> {
+    let mut result = StepResult::default();
+    executor.launch(step).and_then(|()| executor.collect(&mut result)).map_err(load_error)
+}
+
+fn load_error(error: ExecutorError) -> LoadError {
+    match error {
+        ExecutorError::Kernel(error) => LoadError::Kernel(error),
+        ExecutorError::Batch(message) => LoadError::WarmUp(message),
     }
-    let rows = 0..tokens.min(MAX_LOGIT_ROWS) as u32;
-    batch.scores.extend(rows.map(|row| Score { row, target: 0 }));
-    batch
-}
-
-/// The last token of `count` sequences of the greatest length. Each has a last block of its own to write to; all others
-/// are the first one, since what is read does not matter.
-fn decodes(options: &LoadOptions, count: usize) -> Batch {
-    let draw = Draw { history: 1, ..Draw::default() };
-    let last = options.max_seq_len.saturating_sub(1);
-    let blocks = options.max_seq_len.div_ceil(options.block_size).max(1);
-    let mut batch = empty(&draw);
-    for own in 1..=count {
-        batch.ids.push(0);
-        batch.positions.push(last as u32);
-        batch.slots.push((own * options.block_size + last % options.block_size) as u32);
-        batch.rope_len.push(last as u32 + 1);
-        batch.block_tables.resize(batch.block_tables.len() + blocks - 1, 0);
-        batch.block_tables.push(own as u32);
-        end_sequence(&mut batch, last + 1, &draw);
-    }
-    batch
-}
-
-/// All sequences have the one history.
-fn empty(draw: &Draw) -> Batch {
-    Batch { cu_q: vec![0], block_offsets: vec![0], history: vec![0; draw.history], ..Batch::default() }
-}
-
-/// Closes the sequence whose tokens and blocks were pushed, and draws a token for it.
-fn end_sequence(batch: &mut Batch, kv_len: usize, draw: &Draw) {
-    batch.block_offsets.push(batch.block_tables.len() as u32);
-    batch.cu_q.push(batch.ids.len() as u32);
-    batch.kv_len.push(kv_len as u32);
-    batch.adapters.push(None);
-    batch.samples.push(Sample {
-        row: batch.ids.len().saturating_sub(1) as u32,
-        params: Arc::clone(&draw.params),
-        history: 0..draw.history,
-        prompt_len: kv_len,
-        draw: 0,
-        surprise: 0.0,
-        banned: None,
-        mask: draw.mask.clone(),
-    });
-}
-
-/// Appends a prompt of `len` tokens in blocks of its own.
-fn push_prompt(batch: &mut Batch, len: usize, block_size: usize, draw: &Draw) {
-    let first_block = batch.block_tables.len();
-    for position in 0..len as u32 {
-        batch.ids.push(0);
-        batch.positions.push(position);
-        batch.slots.push((first_block * block_size) as u32 + position);
-        batch.rope_len.push(position + 1);
-    }
-    let blocks = first_block..first_block + len.div_ceil(block_size);
-    batch.block_tables.extend(blocks.map(|block| block as u32));
-    end_sequence(batch, len, draw);
 }
 
 #[cfg(test)]
 mod tests {
+    use weirgate_kernels::Backend;
+    use weirgate_kernels::cuda::{Emulator, Watched};
+    use weirgate_testkit::{Definition, RandomCheckpoint};
+
     use super::*;
 
+    /// A device may not replay what it recorded once memory was given back there; then all record anew, since sums may be
+    /// made ready by all devices together when they are recorded.
     #[test]
-    fn the_largest_step_fills_every_limit_and_its_blocks_suffice() {
-        for (tokens, seqs) in [(64, 16), (70, 16), (5, 16), (33, 1)] {
-            let options = LoadOptions {
-                threads: 1,
-                block_size: 16,
-                blocks: 0,
-                max_step_tokens: tokens,
-                max_seqs: seqs,
-                max_seq_len: 128,
-                kv_dtype: None,
-                commit_cache: true,
-            };
-            let draw = Draw::greediest(&options, 100);
-            let batch = prompts(&options, &draw);
-            assert_eq!((batch.tokens(), batch.seqs()), (tokens, seqs.min(tokens)));
-            assert_eq!(batch.samples.len(), batch.seqs());
-            assert!(batch.block_tables.len() <= warm_up_blocks(&options));
-            let mut slots = batch.slots.clone();
-            slots.sort_unstable();
-            slots.dedup();
-            assert_eq!(slots.len(), tokens, "no two tokens share a slot");
-            assert!(batch.samples.iter().zip(&batch.cu_q[1..]).all(|(sample, end)| sample.row + 1 == *end));
-            let steps: Vec<Batch> = longest_steps(&options).collect();
-            let counts: Vec<usize> = steps.iter().map(Batch::seqs).collect();
-            assert_eq!((counts[0], counts[counts.len() - 1]), (seqs.min(tokens), 1));
-            for step in &steps {
-                let limit = (warm_up_blocks(&options) * options.block_size) as u32;
-                let slots: std::collections::BTreeSet<u32> = step.slots.iter().copied().collect();
-                assert!(slots.len() == step.seqs() && slots.iter().all(|slot| *slot < limit));
+    fn where_one_part_records_anew_all_do() {
+        let checkpoint = RandomCheckpoint::new(&Definition::named("llama-llama3").unwrap()).unwrap();
+        let options = LoadOptions {
+            threads: 1,
+            block_size: 16,
+            blocks: 0,
+            max_step_tokens: 8,
+            max_seqs: 2,
+            max_seq_len: 32,
+            kv_dtype: None,
+            commit_cache: true,
+        };
+        let gpus = [Emulator::new().unwrap(), Emulator::new().unwrap()];
+        let members = Emulator::group(&gpus).into_iter().map(|member| Box::new(member) as Box<dyn AllReduce>);
+        let members = members.collect();
+        let (gpus, watches): (Vec<_>, Vec<_>) = gpus.into_iter().map(Watched::new).unzip();
+        let cuda = CudaOptions::default();
+        let source = (checkpoint.spec(), &checkpoint as &dyn TensorSource);
+        let mut model = CudaModel::load_split(gpus, members, source, &options, &cuda).unwrap();
+        let (_, steps) = warm_up::steps(&options, 10);
+        let step = steps.last().unwrap();
+        let counts = || watches.iter().map(|watch| watch.counts()).collect::<Vec<_>>();
+        let before = counts();
+        take(&mut model.executor, &step).unwrap();
+        let after = counts();
+        for (before, after) in before.iter().zip(&after) {
+            assert_eq!((after.captures, after.replays), (before.captures, before.replays + 1));
+        }
+        let give_back = |index, decoder: &mut Decoder<CudaBackend<Watched<Emulator>>>| {
+            if index == 1 {
+                drop(decoder.backend().buffer(1)?);
             }
+            Ok(())
+        };
+        model.executor.each(give_back).unwrap();
+        let before = counts();
+        // Op by op, recorded, replayed.
+        for _ in 0..3 {
+            take(&mut model.executor, &step).unwrap();
+        }
+        for (before, after) in before.iter().zip(counts()) {
+            assert_eq!((after.captures, after.replays), (before.captures + 1, before.replays + 2));
         }
     }
 }

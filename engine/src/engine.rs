@@ -452,6 +452,7 @@ impl Engine {
         self.scheduler.finish_all(Finish::EngineFailed);
         self.mode = Mode::Aborting;
         self.check_books();
+        let broken = self.unreported.is_some_and(|stats| stats.failed);
         self.report();
         while self.channels.shared.live.load(Ordering::SeqCst) > 0 {
             match self.channels.messages.recv_timeout(Duration::from_millis(1)) {
@@ -460,6 +461,10 @@ impl Engine {
                 Err(flume::RecvTimeoutError::Disconnected) => break,
             }
             self.report();
+        }
+        if broken {
+            // All has been said. A device that went wrong may not come back when its memory is given back.
+            drop(self.channels);
         }
     }
 }

@@ -26,6 +26,7 @@ mod sequence;
 mod sharded;
 mod stats;
 mod validate;
+mod warm_up;
 
 pub use batch::{Batch, Sample, Score};
 pub use block_pool::{
@@ -49,5 +50,7 @@ pub use scheduler::{BurstRule, Plan, RopeRule, Scheduler, SchedulerConfig, Sched
 pub use sharded::{load_cpu_sharded, load_sharded};
 pub use stats::EngineStats;
 pub use validate::ValidRequest;
-pub use weirgate_kernels::cuda::driver::{CompileSettings, CudaDevice, Device, DeviceChoice, DeviceError};
+pub use weirgate_kernels::cuda::driver::{
+    CompileSettings, CudaDevice, Device, DeviceChoice, DeviceError, device_count,
+};
 pub use weirgate_kernels::{KernelError, KvType, SmallFloat};

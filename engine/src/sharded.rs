@@ -3,11 +3,12 @@
 //! The first shard is the executor's own: it draws the tokens. The others take the same steps and stop at the hidden
 //! states. They meet after each attention and feed-forward block, where what they computed is added up.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use flume::{Receiver, Sender};
-use weirgate_kernels::{Backend, KernelError, local_group};
+use weirgate_kernels::{AllReduce, Backend, KernelError, local_group};
 use weirgate_models::{Adapter, ModelSpec, Shard, TensorSource};
 use weirgate_types::AdapterId;
 
@@ -49,11 +50,7 @@ pub fn load_sharded<B: Backend>(
         decoder.join(Box::new(member));
         decoders.push(decoder);
     }
-    let mut decoders = decoders.into_iter();
-    let first =
-        decoders.next().ok_or(KernelError::Shape { op: "shards", what: "count", got: 0, expected: 1 })?;
-    let others = decoders.map(Other::spawn).collect::<Result<_, _>>()?;
-    Ok(Box::new(ShardedExecutor { first: ModelExecutor::new(first), others, batch: Arc::default() }))
+    Ok(Box::new(ShardedExecutor::new(decoders)?))
 }
 
 /// How many of `threads` threads the shard of this number gets: the first ones have one more where they do not come out even.
@@ -62,40 +59,50 @@ fn share(threads: usize, index: usize, shards: usize) -> usize {
     (threads / shards + usize::from(index < threads % shards)).max(1)
 }
 
-struct ShardedExecutor<B: Backend> {
+/// Shards that take each step together.
+pub(crate) struct ShardedExecutor<B: Backend> {
     /// Goes first when the executor does, so that the others wait for nobody.
     first: ModelExecutor<B>,
-    others: Vec<Other>,
+    others: Vec<Other<B>>,
     /// The others' copy of the step at hand.
     batch: Arc<Batch>,
+    /// Whether the others were given something whose end nobody has waited for.
+    under_way: bool,
 }
 
 /// A shard with a thread of its own.
-struct Other {
+struct Other<B: Backend> {
     /// `None` once it is to end.
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Job<B>>>,
     done: Receiver<Result<(), ExecutorError>>,
     thread: Option<JoinHandle<()>>,
 }
 
-enum Job {
+enum Job<B: Backend> {
     Step(Arc<Batch>),
-    UseThreads(usize),
+    Work(Box<dyn FnOnce(&mut Decoder<B>) -> Result<(), ExecutorError> + Send>),
 }
 
-impl Other {
-    fn spawn<B: Backend>(mut decoder: Decoder<B>) -> Result<Self, LoadError> {
-        Self::start(move |job| match job {
-            Job::Step(batch) => decoder.forward(&batch),
-            Job::UseThreads(threads) => decoder.use_threads(threads),
+impl<B: Backend> Other<B> {
+    fn spawn(mut decoder: Decoder<B>) -> Result<Self, LoadError> {
+        Self::start(move |job| {
+            let done = match job {
+                // To its end: what goes wrong on the device is known when the others are told that it went well.
+                Job::Step(batch) => decoder.forward(&batch).and_then(|()| decoder.finish()),
+                Job::Work(work) => work(&mut decoder),
+            };
+            if done.is_err() {
+                decoder.leave();
+            }
+            done
         })
     }
 
     /// A thread that does jobs. What a job brought is given back before it is answered.
     fn start(
-        mut work: impl FnMut(Job) -> Result<(), ExecutorError> + Send + 'static,
+        mut work: impl FnMut(Job<B>) -> Result<(), ExecutorError> + Send + 'static,
     ) -> Result<Self, LoadError> {
-        let (jobs, inbox) = flume::bounded::<Job>(1);
+        let (jobs, inbox) = flume::bounded::<Job<B>>(1);
         let (outbox, done) = flume::bounded(1);
         let run = move || {
             for job in inbox {
@@ -107,12 +114,12 @@ impl Other {
         };
         let thread = Builder::new().name("shard".into()).spawn(run);
         let failed =
-            |error: std::io::Error| KernelError::Device { device: "cpu", message: error.to_string() };
+            |error: std::io::Error| KernelError::Device { device: "shards", message: error.to_string() };
         Ok(Self { jobs: Some(jobs), done, thread: Some(thread.map_err(failed)?) })
     }
 
     /// A shard that has ended takes nothing; [`Other::wait`] says why.
-    fn give(&self, job: Job) {
+    fn give(&self, job: Job<B>) {
         if let Some(jobs) = &self.jobs {
             let _ = jobs.send(job);
         }
@@ -127,11 +134,11 @@ impl Other {
         let panicked = self.thread.take().and_then(|thread| thread.join().err());
         let why =
             panicked.map_or_else(|| "it has ended before".into(), |payload| panic_text(payload.as_ref()));
-        KernelError::Device { device: "cpu", message: format!("a shard's thread is gone: {why}") }.into()
+        KernelError::Device { device: "shards", message: format!("a shard's thread is gone: {why}") }.into()
     }
 }
 
-impl Drop for Other {
+impl<B: Backend> Drop for Other<B> {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
@@ -142,17 +149,70 @@ impl Drop for Other {
 }
 
 impl<B: Backend> ShardedExecutor<B> {
-    /// Gives a job to each of the other shards (by their number) while `own` is done here, and waits for all.
-    fn together(
+    /// The first of `decoders` draws the tokens.
+    ///
+    /// # Errors
+    /// When there is none, or the system cannot start threads for the others.
+    pub fn new(decoders: Vec<Decoder<B>>) -> Result<Self, LoadError> {
+        let mut decoders = decoders.into_iter();
+        let first =
+            decoders.next().ok_or(KernelError::Shape { op: "shards", what: "count", got: 0, expected: 1 })?;
+        let others = decoders.map(Other::spawn).collect::<Result<_, _>>()?;
+        Ok(Self { first: ModelExecutor::new(first), others, batch: Arc::default(), under_way: false })
+    }
+
+    /// Has `work` done in each shard (by its number), in its thread; what they found, by number.
+    ///
+    /// # Errors
+    /// What went wrong in one of them. No step can be taken any more then.
+    pub fn each<T: Send + 'static>(
         &mut self,
-        job: impl Fn(usize) -> Job,
-        own: impl FnOnce(&mut ModelExecutor<B>) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
+        work: impl Fn(usize, &mut Decoder<B>) -> Result<T, ExecutorError> + Send + Sync + 'static,
+    ) -> Result<Vec<T>, ExecutorError> {
+        let work = Arc::new(work);
+        let (tell, told) = flume::unbounded();
+        self.under_way = true;
         for (index, other) in (1..).zip(&self.others) {
-            other.give(job(index));
+            let (work, tell) = (Arc::clone(&work), tell.clone());
+            let own = move |decoder: &mut Decoder<B>| {
+                // Who asked waits for the answers.
+                let _ = tell.send((index, work(index, decoder)?));
+                Ok(())
+            };
+            other.give(Job::Work(Box::new(own)));
         }
-        let own = own(&mut self.first);
+        let own = work(0, &mut self.first.decoder).map(|found| {
+            let _ = tell.send((0, found));
+        });
+        self.settle(own)?;
+        let mut found: Vec<(usize, T)> = told.drain().collect();
+        found.sort_by_key(|(index, _)| *index);
+        Ok(found.into_iter().map(|(_, found)| found).collect())
+    }
+
+    /// Makes the shards members of a group, which has as many.
+    ///
+    /// # Errors
+    /// As [`ShardedExecutor::each`].
+    pub fn join(&mut self, members: Vec<Box<dyn AllReduce>>) -> Result<(), ExecutorError> {
+        let members: Vec<_> = members.into_iter().map(|member| Mutex::new(Some(member))).collect();
+        let join = move |index: usize, decoder: &mut Decoder<B>| {
+            let place = members.get(index).map(|place| place.lock().unwrap_or_else(PoisonError::into_inner));
+            let member = place.and_then(|mut place| place.take());
+            decoder.join(member.ok_or(KernelError::Left)?);
+            Ok(())
+        };
+        self.each(join).map(|_| ())
+    }
+
+    /// Waits for what the other shards were given while `own` was done here.
+    fn settle(&mut self, own: Result<(), ExecutorError>) -> Result<(), ExecutorError> {
+        if own.is_err() {
+            // Or the others might wait for what this shard was still to do.
+            self.first.decoder.leave();
+        }
         // All are waited for, also when one has failed.
+        self.under_way = false;
         let others = self.others.iter_mut().map(Other::wait);
         let mut errors: Vec<_> = std::iter::once(own).chain(others).filter_map(Result::err).collect();
         // Where one fails, the others fail for its absence.
@@ -172,27 +232,51 @@ impl<B: Backend> Executor for ShardedExecutor<B> {
 
     fn use_threads(&mut self, threads: usize) -> Result<(), ExecutorError> {
         let shards = self.others.len() + 1;
-        let job = |index| Job::UseThreads(share(threads, index, shards));
-        self.together(job, |first| first.use_threads(share(threads, 0, shards)))
+        self.each(move |index, decoder| decoder.use_threads(share(threads, index, shards))).map(|_| ())
     }
 
     fn launch(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
-        // Nobody has it any more, so its memory is used again.
-        Arc::make_mut(&mut self.batch).copy_inputs(batch);
-        let copy = Arc::clone(&self.batch);
-        self.together(move |_| Job::Step(Arc::clone(&copy)), |first| first.launch(batch))
+        if !self.others.is_empty() {
+            // Nobody has it any more, so its memory is used again.
+            Arc::make_mut(&mut self.batch).copy_inputs(batch);
+        }
+        self.under_way = true;
+        for other in &self.others {
+            other.give(Job::Step(Arc::clone(&self.batch)));
+        }
+        self.first.launch(batch).or_else(|error| self.settle(Err(error)))
     }
 
+    /// The first shard's device first: the others wait for what it was still to do, also when that will never be done.
     fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError> {
-        self.first.collect(out)
+        let own = self.first.collect(out);
+        self.settle(own)
     }
 
-    fn load_adapter(&mut self, _id: AdapterId, _adapter: &Adapter) -> Result<(), KernelError> {
+    fn waited(&self) -> Duration {
+        self.first.waited()
+    }
+
+    fn load_adapter(&mut self, id: AdapterId, adapter: &Adapter) -> Result<(), KernelError> {
+        if self.others.is_empty() {
+            return self.first.load_adapter(id, adapter);
+        }
         let message = "adapters are not supported on a model that is split (num_shard above 1)".into();
-        Err(KernelError::Device { device: "cpu", message })
+        Err(KernelError::Device { device: "shards", message })
     }
 
-    fn unload_adapter(&mut self, _id: AdapterId) {}
+    fn unload_adapter(&mut self, id: AdapterId) {
+        self.first.unload_adapter(id);
+    }
+}
+
+impl<B: Backend> Drop for ShardedExecutor<B> {
+    fn drop(&mut self) {
+        if self.under_way {
+            // The others may wait for what this shard was still to do.
+            self.first.decoder.leave();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -212,7 +296,7 @@ mod tests {
 
     /// The first of two shards, the second of which does `work`.
     fn beside(
-        work: impl FnMut(Job, &mut dyn weirgate_kernels::AllReduce) -> Result<(), ExecutorError> + Send + 'static,
+        work: impl FnMut(Job<CpuBackend>, &mut dyn AllReduce) -> Result<(), ExecutorError> + Send + 'static,
     ) -> ShardedExecutor<CpuBackend> {
         let checkpoint = RandomCheckpoint::new(&Definition::named("llama-bf16").unwrap()).unwrap();
         let options = LoadOptions {
@@ -233,7 +317,12 @@ mod tests {
         decoder.join(Box::new(first));
         let mut work = work;
         let other = Other::start(move |job| work(job, &mut second)).unwrap();
-        ShardedExecutor { first: ModelExecutor::new(decoder), others: vec![other], batch: Arc::default() }
+        ShardedExecutor {
+            first: ModelExecutor::new(decoder),
+            others: vec![other],
+            batch: Arc::default(),
+            under_way: false,
+        }
     }
 
     fn one_token() -> Batch {

@@ -4,6 +4,8 @@
 
 #[path = "cuda/adapters.rs"]
 mod adapters;
+#[path = "cuda/faults.rs"]
+mod faults;
 #[path = "cuda/kv.rs"]
 mod kv;
 #[path = "cuda/parity.rs"]
@@ -13,6 +15,8 @@ mod quantized;
 mod real;
 #[path = "cuda/serving.rs"]
 mod serving;
+#[path = "cuda/shards.rs"]
+mod shards;
 
 use weirgate_kernels::cuda::Emulator;
 

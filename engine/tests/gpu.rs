@@ -1,9 +1,11 @@
 //! The whole engine on a real GPU: its tokens are the CPU device's. No part of `cargo test`: it needs a GPU
 //! (`make gpu-check`).
-#![allow(clippy::panic)]
+#![allow(clippy::expect_used, clippy::panic)]
 
 #[path = "cuda/adapters.rs"]
 mod adapters;
+#[path = "cuda/faults.rs"]
+mod faults;
 #[path = "cuda/kv.rs"]
 mod kv;
 #[path = "cuda/parity.rs"]
@@ -11,6 +13,8 @@ mod parity;
 #[path = "cuda/quantized.rs"]
 mod quantized;
 mod real;
+#[path = "cuda/two_gpus.rs"]
+mod two_gpus;
 
 use weirgate_kernels::cuda::driver::{CompileSettings, Device, DeviceChoice, NvidiaGpu};
 

@@ -164,6 +164,16 @@ pub trait Backend: Send + 'static {
     ) -> std::result::Result<(), E> {
         work(self)
     }
+    /// Whether work was recorded for steps like `step` that cannot be repeated any more.
+    fn is_stale(&self, _step: &Self::Step) -> bool {
+        false
+    }
+    /// Nothing that was recorded is repeated any more.
+    fn forget(&mut self) {}
+    /// Waits for everything asked for so far; reports what went wrong in it.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Copies whole blocks `(from, to)` in every layer, in order.
     fn copy_blocks(&mut self, cache: &mut Self::KvCache, pairs: &[(u32, u32)]) -> Result<()>;
 

@@ -12,8 +12,27 @@ pub trait AllReduce: Send {
     /// # Errors
     /// [`KernelError::Left`] when a member has left.
     fn sum(&mut self, values: &mut [f32]) -> Result<(), KernelError>;
+    /// The sums of what lies in the memory of the members' devices, where the group makes them without the host.
+    fn on_devices(&mut self) -> Option<&mut dyn DeviceSums> {
+        None
+    }
     /// This member will not come again: the others get an error instead of waiting.
     fn leave(&mut self);
+}
+
+/// Sums that devices make among themselves.
+#[allow(unsafe_code)]
+pub trait DeviceSums {
+    /// Replaces the `len` f32 from `address` on, in the memory of this member's device, by their sums over all members:
+    /// the same for each. Happens in the order of the device's stream, where it waits for the others, and after this
+    /// returns; where the stream is being recorded, it is recorded.
+    ///
+    /// # Errors
+    /// [`KernelError::Left`] when a member has left; what the device says.
+    ///
+    /// # Safety
+    /// The memory lives until the sum was made, and nothing outside of the stream uses it.
+    unsafe fn sum(&mut self, address: u64, len: usize) -> Result<(), KernelError>;
 }
 
 /// A member of a group of threads of this process.

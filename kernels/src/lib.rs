@@ -16,7 +16,7 @@ mod sample;
 pub use backend::{
     Activation, AttentionParams, Backend, HeadCounts, KvShape, LowRankView, NO_ADAPTER, StepInputs,
 };
-pub use collective::{AllReduce, LocalMember, local_group};
+pub use collective::{AllReduce, DeviceSums, LocalMember, local_group};
 pub use dtype::{BlockType, DType, KvType, SmallFloat, WeightType, WeightView};
 pub use encoder::{
     BidirectionalParams, EmbeddingTables, EncoderBackend, LayerNorm, PackedInputs, PackedLimits, PoolingKind,

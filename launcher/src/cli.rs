@@ -43,11 +43,11 @@ pub struct LowArgs {
     #[arg(long, env, default_value_t = 2)]
     pub validation_workers: usize,
 
-    /// Whether to split the model over all devices; GPUs are counted, which a model cannot be split over yet.
+    /// Whether to split the model over all GPUs; without `--num-shard`, the visible ones from that of `--device` on.
     #[arg(long, env, value_parser = parse_bool)]
     pub sharded: Option<bool>,
 
-    /// Number of parts to split the model into, which compute together on the CPU; on a GPU only 1 is supported yet.
+    /// Number of parts to split the model into, which compute together: each on a GPU of its own, or all on the CPU.
     #[arg(long, env)]
     pub num_shard: Option<usize>,
 

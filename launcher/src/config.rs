@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use weirgate_hub::{HubSettings, ModelId, Revision};
 use weirgate_router::{
-    EngineSettings, Library, Limits, LogSettings, ModelLocation, Quantize, Registries, Residency,
-    RopeOverride, RouterConfig, TraceSettings,
+    DeviceSetting, EngineSettings, Library, Limits, LogSettings, ModelLocation, Quantize, Registries,
+    Residency, RopeOverride, RouterConfig, TraceSettings, gpus_for_shards,
 };
 
 use crate::adapters::{self, AdapterSource};
@@ -182,7 +182,7 @@ fn value_name<T: ValueEnum>(value: &T) -> String {
 fn num_shard(args: &LowArgs, env: Env) -> Result<usize, LauncherError> {
     Ok(match (args.sharded, args.num_shard) {
         (Some(true), Some(n)) if n <= 1 => return Err(ArgumentError::ShardedWithOneShard.into()),
-        (Some(true), None) => match visible_devices(env) {
+        (Some(true), None) => match visible_devices(args.device.0, env) {
             found if found <= 1 => return Err(LauncherError::NotEnoughDevices { found }),
             found => found,
         },
@@ -192,13 +192,18 @@ fn num_shard(args: &LowArgs, env: Env) -> Result<usize, LauncherError> {
     })
 }
 
-fn visible_devices(env: Env) -> usize {
-    ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"]
-        .into_iter()
-        .find_map(env)
-        .map_or(0, |list| {
-            list.split(',').filter(|device| !matches!(device.trim(), "" | "all" | "void")).count()
-        })
+/// Those that a variable lists, as in the reference; where none does, the driver is asked. Counted from the one that
+/// `--device` names on.
+fn visible_devices(device: DeviceSetting, env: Env) -> usize {
+    let variables = ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"];
+    let listed = variables.into_iter().find_map(env).map_or(0, |list| {
+        list.split(',').filter(|device| !matches!(device.trim(), "" | "all" | "void")).count()
+    });
+    match device {
+        _ if listed == 0 => gpus_for_shards(device),
+        DeviceSetting::Cuda(first) => listed.saturating_sub(first),
+        DeviceSetting::Auto | DeviceSetting::Cpu => listed,
+    }
 }
 
 /// Zero would mean a server that answers nothing.

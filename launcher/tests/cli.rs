@@ -164,6 +164,21 @@ fn boolean_variables_take_every_spelling() {
 }
 
 #[test]
+fn sharded_takes_all_devices_that_are_listed() {
+    for (variables, device, expected) in [
+        (&[("CUDA_VISIBLE_DEVICES", "0,1,2")][..], "auto", "3"),
+        (&[("CUDA_VISIBLE_DEVICES", "4,5,6,7"), ("NVIDIA_VISIBLE_DEVICES", "all")], "auto", "4"),
+        (&[("NVIDIA_VISIBLE_DEVICES", "0, 1, 2")], "cuda:1", "2"),
+    ] {
+        let output = with_settings(variables, &["--sharded", "true", "--device", device]);
+        assert_eq!(setting(&text(&output.stdout), "num_shard"), expected, "{variables:?}");
+    }
+    // `all` says nothing of how many there are, and here is no driver to ask.
+    let output = weirgate(&[("NVIDIA_VISIBLE_DEVICES", "all")], &["--sharded", "true"]);
+    assert!(text(&output.stderr).contains("only found 0 CUDA devices"), "{output:?}");
+}
+
+#[test]
 fn start_up_checks_exit_1_with_the_message_of_the_reference() {
     let cases: &[(&[&str], &str)] = &[
         (

@@ -28,6 +28,10 @@ pub enum RouterError {
          `kv_cache_dtype` out"
     )]
     KvCacheDtype(&'static str),
+    #[error(
+        "not enough cuda devices: `num_shard` is {num_shard} but only found {found} CUDA devices from cuda:{first} on"
+    )]
+    NotEnoughDevices { num_shard: usize, first: usize, found: usize },
     #[error("`num_shard` is {num_shard}; {what} cannot be split yet, so it must be 1")]
     Shards { num_shard: usize, what: &'static str },
     /// Limits that contradict each other or do not fit the memory.

@@ -36,6 +36,7 @@ pub use config::{
     LogSettings, LoraAdapter, ModelLocation, Profile, Quantize, Registries, RopeOverride, RouterConfig,
     VertexRoutes,
 };
+pub use device::gpus_for_shards;
 pub use error::RouterError;
 pub use management::ManagementSettings;
 pub use residency::{KeepAlive, Residency};

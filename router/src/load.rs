@@ -153,10 +153,7 @@ pub(crate) fn load_files(
     let device = device::choose(&config.engine)?;
     let (executor, sizing) = match &device {
         Device::Cpu { .. } => on_cpu(config, &spec, tensors, &text, pace)?,
-        Device::Cuda(device) => {
-            one_shard("a model on a GPU")?;
-            on_gpu(config, device, &spec, tensors, &text)?
-        }
+        Device::Cuda(first) => on_gpu(config, &device::of_shards(first, num_shard)?, &spec, tensors, &text)?,
     };
     let place = match device {
         Device::Cpu { .. } => Place::Host,
@@ -186,8 +183,7 @@ fn on_cpu(
     let weight_bytes: u64 = (0..count).map(bytes_of).sum::<Result<_, _>>()?;
     let free_bytes = memory::free_bytes().map(|free| free.saturating_sub(weight_bytes));
     let mut measured = measure(spec, kv_dtype, text, (DeviceKind::Cpu, free_bytes));
-    // Shards that share a head have it each.
-    measured.block_bytes *= (count / spec.kv_heads).max(1);
+    measured.block_bytes *= sharing(spec, count);
     let sizing = Sizing::resolve(&config.limits, &config.engine, measured)?;
     tracing::info!("{}", sizing.table(kv_dtype.name()));
     let options = LoadOptions {
@@ -207,10 +203,11 @@ fn on_cpu(
     Ok((executor, sizing))
 }
 
-/// Sizes come last: what is free for the KV cache is known once the weights are there and the largest step was taken.
+/// In as many parts as there are devices. Sizes come last: what is free for the KV cache is known once the weights are
+/// there and the largest step was taken.
 fn on_gpu(
     config: &RouterConfig,
-    device: &CudaDevice,
+    devices: &[CudaDevice],
     spec: &ModelSpec,
     tensors: &dyn TensorSource,
     text: &TextModel,
@@ -234,14 +231,22 @@ fn on_gpu(
         deterministic: engine.deterministic,
         graphs: engine.cuda_graphs.clone(),
     };
-    let model = load_cuda(spec, tensors, &options, device, &cuda)?;
+    let mut model = load_cuda(spec, tensors, &options, devices, &cuda)?;
     tracing::info!("{}", model.description());
-    let free_bytes = model.free_bytes(engine.cuda_memory_fraction)?;
+    // All have as many blocks, so the device with the least free memory counts for each.
+    let count = devices.len();
+    let free_bytes = model.free_bytes(engine.cuda_memory_fraction)?.saturating_mul(count as u64);
     let own = measure(spec, kv_dtype, text, (DeviceKind::Cuda, Some(free_bytes)));
-    let measured = Measured { shared: config.library.is_some(), ..own };
+    let block_bytes = own.block_bytes * sharing(spec, count);
+    let measured = Measured { shared: config.library.is_some(), block_bytes, ..own };
     let sizing = Sizing::resolve(&config.limits, engine, measured)?;
     tracing::info!("{}", sizing.table(kv_dtype.name()));
     Ok((model.with_cache(sizing.blocks, sizing.max_total_tokens)?, sizing))
+}
+
+/// How many of `count` shards have the same keys and values, where there are fewer heads of them than shards.
+fn sharing(spec: &ModelSpec, count: usize) -> usize {
+    (count / spec.kv_heads).max(1)
 }
 
 /// The longest sequence the checkpoint and its tokenizer allow.

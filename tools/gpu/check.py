@@ -41,6 +41,7 @@ STEPS = {
         steps.batch,
         steps.decode_4bit,
         steps.deterministic,
+        steps.shards,
         steps.peer,
     )
 }

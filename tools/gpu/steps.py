@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -35,8 +36,9 @@ class Context:
         return self.work / "model"
 
     def environment(self) -> dict[str, str]:
-        folders = [*cublaslt_folders(), os.environ.get("LD_LIBRARY_PATH", "")]
-        libraries = {"LD_LIBRARY_PATH": ":".join(filter(None, folders))} if self.gemm == "auto" else {}
+        wanted = ["libcublasLt.so.*", "libnccl.so.*"] if self.gemm == "auto" else ["libnccl.so.*"]
+        folders = [*wheel_folders(wanted), os.environ.get("LD_LIBRARY_PATH", "")]
+        libraries = {"LD_LIBRARY_PATH": ":".join(filter(None, folders))}
         return os.environ | libraries | {"HOME": str(self.work), "CUDA_GEMM": self.gemm}
 
     def program(self, name: str) -> str:
@@ -52,20 +54,20 @@ class Context:
         return run.stdout
 
 
-def cublaslt_folders() -> list[str]:
-    """Where torch's wheels have cuBLASLt, which the system's loader does not know."""
-    found = {file.parent for base in sys.path for file in Path(base).glob("nvidia/*/lib/libcublasLt.so.*")}
-    return sorted(map(str, found))
+def wheel_folders(libraries: list[str]) -> list[str]:
+    """Where torch's wheels have libraries of NVIDIA's, which the system's loader does not know."""
+    files = (file for base in sys.path for name in libraries for file in Path(base).glob(f"nvidia/*/lib/{name}"))
+    return sorted({str(file.parent) for file in files})
 
 
-def tests(context: Context, name: str, timeout: float) -> dict:
+def tests(context: Context, name: str, timeout: float, *extra: str) -> dict:
     """A test program of ours, one test at a time: each takes the GPU."""
     if context.dry:
         listed = context.run([context.program(name), "--list"], timeout).count(": test\n")
         if not listed:
             raise RuntimeError(f"{name} has no tests")
         return {"listed": listed, "skipped": "needs a GPU"}
-    output = context.run([context.program(name), "--test-threads=1"], timeout)
+    output = context.run([context.program(name), "--test-threads=1", *extra], timeout)
     line = next(line for line in output.splitlines() if line.startswith("test result:"))
     words = line.replace(";", "").split()
     return {"passed": int(words[words.index("passed") - 1]), "failed": int(words[words.index("failed") - 1])}
@@ -216,6 +218,26 @@ def serve(context: Context) -> dict:
     if used:
         raise RuntimeError(f"{used:.0f} KV blocks are in use although no request is under way")
     return found | {"output": output, "ready_s": running.ready}
+
+
+def gpus() -> int:
+    if not shutil.which("nvidia-smi"):
+        return 1
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
+
+
+def shards(context: Context) -> dict:
+    """A model in two parts: the tokens of the CPU, ends for all where one fails, and throughput through HTTP."""
+    if not context.dry and gpus() < 2:
+        return {"skipped": "one GPU: not run"}
+    found = {} if context.dry else tests(context, "gpu-parity", 150, "--ignored")
+    clients, prompt, output = (4, 32, 8) if context.dry else (64, 1024, 128)
+    with server(context, "--model-id", str(context.checkpoint), "--num-shard", "2") as running:
+        stage = load(context, running.url, clients, clients, prompt, output)
+    if stage["succeeded"] != stage["requests"]:
+        raise RuntimeError(f"{stage['succeeded']} of {stage['requests']} requests succeeded: {stage['errors']}")
+    return found | {name: stage[name] for name in ("requests", "succeeded", "output_tokens_per_s")}
 
 
 def peer(context: Context) -> dict:

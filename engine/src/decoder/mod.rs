@@ -149,11 +149,29 @@ impl<B: Backend> Decoder<B> {
     /// Makes this a shard: what its blocks give is added up with that of the other members of `group`, which take the
     /// same steps.
     pub fn join(&mut self, group: Box<dyn AllReduce>) {
+        // What was recorded so far has no sums in it.
+        self.backend.forget();
         self.group = Some(group);
+    }
+
+    /// As a shard, it will not come to the others' sums again: they get an error instead of waiting.
+    pub fn leave(&mut self) {
+        if let Some(group) = &mut self.group {
+            group.leave();
+        }
+    }
+
+    /// Waits for everything that the device was asked for; reports what went wrong in it.
+    pub fn finish(&mut self) -> Result<(), ExecutorError> {
+        Ok(self.backend.finish()?)
     }
 
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
     }
 
     /// What the KV cache takes.
@@ -164,7 +182,7 @@ impl<B: Backend> Decoder<B> {
 
     /// A new KV cache in place of the one there is, and no longer sequences than `max_seq_len`, which is at most what
     /// the decoder was made for.
-    pub fn resize_cache(&mut self, blocks: usize, max_seq_len: usize) -> Result<(), LoadError> {
+    pub fn resize_cache(&mut self, blocks: usize, max_seq_len: usize) -> Result<(), KernelError> {
         // The old one goes first: there may be no room for both.
         let none = KvShape { blocks: 1, ..kv_shape(&self.spec, &self.config, 0) };
         self.cache = self.backend.kv_cache(none)?;
@@ -204,12 +222,26 @@ impl<B: Backend> Decoder<B> {
     /// [`Decoder::draw`], [`Decoder::score`], [`Decoder::logits`] and [`Decoder::hidden`].
     pub fn forward(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
         let result = self.all_layers(batch);
-        if result.is_err()
-            && let Some(group) = &mut self.group
-        {
-            group.leave();
+        if result.is_err() {
+            self.leave();
         }
         result
+    }
+
+    /// Where sums are among the devices, the shards meet before each step: none replays one after another has left, and all
+    /// replay it, or all launch or record it, since devices may make other sums when they record.
+    fn agree(&mut self) -> Result<(), ExecutorError> {
+        let Self { backend, step, group, .. } = self;
+        if let Some(group) = group
+            && group.on_devices().is_some()
+        {
+            let mut stale = [f32::from(u8::from(backend.is_stale(step)))];
+            group.sum(&mut stale)?;
+            if stale != [0.0] {
+                backend.forget();
+            }
+        }
+        Ok(())
     }
 
     fn all_layers(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
@@ -228,13 +260,15 @@ impl<B: Backend> Decoder<B> {
             return Ok(());
         }
         let rows = self.upload(batch)?;
+        self.agree()?;
         let few = |wanted: &&Vec<u32>| wanted.len() + LEAST_SPARED <= batch.tokens();
         self.kept = batch.wanted.as_ref().filter(few).filter(|_| !self.adapters.any()).cloned();
         self.begun = Some(Instant::now());
         let Self { backend, spec, weights, adapters, cache, step, buffers, group, kept, .. } = self;
         let step = &*step;
-        // Shards meet between their ops, which is no work for a device to record; nor is what depends on the rows wanted.
-        let recordable = group.is_none() && kept.is_none();
+        // Where shards add up on the host, that is no work for a device to record; nor is what depends on the rows wanted.
+        let on_devices = group.as_mut().is_none_or(|group| group.on_devices().is_some());
+        let recordable = on_devices && kept.is_none();
         let mut layers = Layers { spec, weights, adapters, cache, step, buffers, group };
         if !recordable {
             return layers.run(backend, rows, kept.as_deref());
@@ -340,6 +374,15 @@ impl<B: Backend> Decoder<B> {
             backend.softcap(&mut b.logits, cap, rows.len() * spec.vocab_size)?;
         }
         Ok(())
+    }
+}
+
+impl<B: Backend> Drop for Decoder<B> {
+    /// A shard that panicked leaves before its memory goes, for which its device must not wait for the others any more.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.leave();
+        }
     }
 }
 

@@ -89,7 +89,7 @@ fn demanding(vocab: usize) -> Vec<GenerateRequest> {
 #[test]
 fn the_cache_is_sized_after_the_largest_steps() {
     let model = Model::tiny("llama");
-    let (loaded, watch) = load(&model, &CudaOptions::default());
+    let (mut loaded, watch) = load(&model, &CudaOptions::default());
     // The largest steps were taken, and those that decode recorded.
     let counts = watch.counts();
     assert!(counts.launches > 0 && counts.replays > 0, "{counts:?}");

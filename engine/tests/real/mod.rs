@@ -115,7 +115,7 @@ impl Engine {
         Self::run_on(executor.expect("the model loads"), model, setup)
     }
 
-    fn run_on(executor: Box<dyn Executor>, model: &Model, setup: Setup) -> Self {
+    pub fn run_on(executor: Box<dyn Executor>, model: &Model, setup: Setup) -> Self {
         let config = EngineConfig {
             prefix_cache: setup.prefix_cache,
             speculate: setup.speculate,

@@ -4,13 +4,14 @@
 //! refers to it, so that none carries it.
 #![allow(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use super::dense::{ColumnMatrix, DenseProduct, Half};
+use super::emulated_group::Sums;
 use super::gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
 use super::kernel::{Kernel, emulated};
 use crate::KernelError;
@@ -62,8 +63,14 @@ pub struct Emulator {
     products: Cell<usize>,
     /// How many memories were given back.
     freed: Arc<AtomicU64>,
-    /// What is being recorded.
-    recording: RefCell<Option<EmulatedGraph>>,
+    recording: Recording,
+}
+
+/// What is being recorded on a GPU, if anything is.
+pub(super) type Recording = Arc<Mutex<Option<EmulatedGraph>>>;
+
+pub(super) fn lock(recording: &Recording) -> MutexGuard<'_, Option<EmulatedGraph>> {
+    recording.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Work with the arguments that it had.
@@ -73,7 +80,13 @@ pub struct EmulatedGraph {
     freed: u64,
 }
 
-enum Recorded {
+impl EmulatedGraph {
+    pub(super) fn push(&mut self, work: Recorded) {
+        self.work.push(work);
+    }
+}
+
+pub(super) enum Recorded {
     Kernel {
         kernel: Kernel,
         launch: Launch,
@@ -81,6 +94,11 @@ enum Recorded {
         args: Vec<u64>,
     },
     Product(DenseProduct),
+    Sum {
+        sums: Sums,
+        address: u64,
+        len: usize,
+    },
 }
 
 // SAFETY: the room belongs to this value alone, and nothing in it stays with a thread between launches.
@@ -101,7 +119,7 @@ impl Emulator {
             library: false,
             products: Cell::new(0),
             freed: Arc::default(),
-            recording: RefCell::new(None),
+            recording: Recording::default(),
         })
     }
 
@@ -117,9 +135,13 @@ impl Emulator {
         self.products.get()
     }
 
+    pub(super) fn recording(&self) -> Recording {
+        Arc::clone(&self.recording)
+    }
+
     /// As the driver does while a stream is captured.
     fn not_while_recording(&self, what: &'static str) -> Result<()> {
-        match *self.recording.borrow() {
+        match *lock(&self.recording) {
             Some(_) => Err(failure(format!("{what} cannot be recorded"))),
             None => Ok(()),
         }
@@ -339,7 +361,7 @@ impl Gpu for Emulator {
                 kernel.threads()
             )));
         }
-        if let Some(graph) = &mut *self.recording.borrow_mut() {
+        if let Some(graph) = &mut *lock(&self.recording) {
             let mut words = vec![0_u64; size_of::<A>().div_ceil(size_of::<u64>())];
             // SAFETY: as many bytes as the structure has, and room for them.
             unsafe {
@@ -359,17 +381,17 @@ impl Gpu for Emulator {
     fn begin_capture(&self) -> Result<()> {
         self.not_while_recording("a capture")?;
         let freed = self.freed.load(Ordering::SeqCst);
-        self.recording.replace(Some(EmulatedGraph { work: Vec::new(), freed }));
+        *lock(&self.recording) = Some(EmulatedGraph { work: Vec::new(), freed });
         Ok(())
     }
 
     fn end_capture(&self) -> Result<EmulatedGraph> {
-        self.recording.take().ok_or_else(|| failure("nothing is being recorded".to_owned()))
+        lock(&self.recording).take().ok_or_else(|| failure("nothing is being recorded".to_owned()))
     }
 
     fn replay(&self, graph: &EmulatedGraph) -> Result<bool> {
         self.not_while_recording("a replay")?;
-        if graph.freed != self.freed.load(Ordering::SeqCst) {
+        if !self.is_replayable(graph) {
             return Ok(false);
         }
         for work in &graph.work {
@@ -380,16 +402,21 @@ impl Gpu for Emulator {
                         self.run(*kernel, *launch, args.as_ptr().cast())?;
                     }
                     Recorded::Product(product) => multiply_columns(product),
+                    Recorded::Sum { sums, address, len } => sums.make(*address, *len)?,
                 }
             }
         }
         Ok(true)
     }
 
+    fn is_replayable(&self, graph: &EmulatedGraph) -> bool {
+        graph.freed == self.freed.load(Ordering::SeqCst)
+    }
+
     unsafe fn multiply(&self, product: &DenseProduct) -> Result<bool> {
         if self.library {
             self.products.update(|count| count + 1);
-            if let Some(graph) = &mut *self.recording.borrow_mut() {
+            if let Some(graph) = &mut *lock(&self.recording) {
                 graph.work.push(Recorded::Product(*product));
                 return Ok(true);
             }

@@ -114,6 +114,8 @@ pub trait Gpu: Send + 'static {
     /// Does recorded launches again, with the arguments they had, in the stream's order; false, and nothing is done, if
     /// memory of this GPU has been given back since they were recorded, as they may use it.
     fn replay(&self, graph: &Self::Graph) -> Result<bool>;
+    /// Whether [`Gpu::replay`] would do it.
+    fn is_replayable(&self, graph: &Self::Graph) -> bool;
 
     /// Marks this place in the stream.
     fn record(&self) -> Result<Self::Event>;

@@ -98,6 +98,16 @@ impl<G: Gpu> Graphs<G> {
         before.zip(&self.sizes).map(|(before, size)| size - before - 1).max().unwrap_or(0)
     }
 
+    /// See [`crate::Backend::is_stale`].
+    pub(super) fn is_stale(&self, gpu: &G, step: &CudaStep<G>) -> bool {
+        let state = self.kind(step).and_then(|kind| self.known.get(&kind));
+        matches!(state, Some(State::Recorded(graph, _)) if !gpu.is_replayable(graph))
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.known.clear();
+    }
+
     pub(super) fn refusal(&self) -> Option<&KernelError> {
         self.refusal.as_ref()
     }

@@ -4,11 +4,13 @@
 //! elements, which is little beside the weights that a step reads. Where tensor cores multiply, an activation is split
 //! into two 16-bit numbers whose sum has twice their precision. The KV cache keeps its stored type.
 
+mod all_reduce;
 mod attention;
 mod blocks;
 mod dense;
 pub mod driver;
 mod elementwise;
+mod emulated_group;
 pub mod emulator;
 mod gpu;
 mod graphs;
@@ -26,6 +28,7 @@ mod step;
 mod watched;
 
 pub use dense::{ColumnMajor, ColumnMatrix, DenseGemm, DenseProduct, Half};
+pub use emulated_group::EmulatedMember;
 pub use emulator::Emulator;
 pub use gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
 pub use kernel::Kernel;
@@ -96,6 +99,11 @@ impl<G: Gpu> CudaBackend<G> {
     /// The same, but steps of up to so many tokens as `sizes` says are recorded and replayed, padded up to the next size.
     pub fn with_graphs(self, sizes: &[usize]) -> Self {
         Self { graphs: Graphs::new(sizes), ..self }
+    }
+
+    /// From here on no step is recorded, nor padded.
+    pub fn without_graphs(&mut self) {
+        self.graphs = Graphs::default();
     }
 
     /// Why a step could not be recorded, and is launched op by op; the last time that was so.
@@ -185,6 +193,18 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         graphs::repeated(self, step, work)
     }
 
+    fn is_stale(&self, step: &CudaStep<G>) -> bool {
+        self.graphs.is_stale(&self.gpu, step)
+    }
+
+    fn forget(&mut self) {
+        self.graphs.forget();
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.gpu.synchronize()
+    }
+
     fn copy_blocks(&mut self, cache: &mut CudaKvCache<G>, pairs: &[(u32, u32)]) -> Result<()> {
         cache.copy_blocks(&self.gpu, pairs)
     }
@@ -211,14 +231,8 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         norm::rms_norm(&self.gpu, out, x, (weight, eps), rows)
     }
 
-    /// By way of the host, which adds up in the members' order.
     fn all_reduce(&mut self, x: &mut CudaBuf<G>, len: usize, group: &mut dyn AllReduce) -> Result<()> {
-        check_room("all_reduce", "elements of x", len, x.len())?;
-        self.sums.resize(len.max(self.sums.len()), 0.0);
-        let Some(values) = self.sums.get_mut(..len) else { return Ok(()) };
-        self.gpu.download(x.memory(), 0, values.bytes_mut())?;
-        group.sum(values)?;
-        self.gpu.upload(x.memory(), 0, values.bytes())
+        all_reduce::all_reduce((&self.gpu, &mut self.sums), x, len, group)
     }
 
     fn add(&mut self, acc: &mut CudaBuf<G>, x: &CudaBuf<G>, len: usize) -> Result<()> {

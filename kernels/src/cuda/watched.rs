@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use super::dense::DenseProduct;
 use super::gpu::{Gpu, GpuInfo, KernelArgs, Launch, MemoryInfo};
@@ -40,6 +40,9 @@ pub struct Watch {
     replays: AtomicU64,
     waits: AtomicU64,
     calls_left: AtomicU64,
+    /// Bytes that somebody else has.
+    taken: AtomicU64,
+    refuses_captures: AtomicBool,
 }
 
 impl Watch {
@@ -56,6 +59,16 @@ impl Watch {
     /// So many calls still do what they are asked for; all others fail, as all calls do once a GPU has gone wrong.
     pub fn fail_after(&self, calls: u64) {
         self.calls_left.store(calls, SeqCst);
+    }
+
+    /// So many bytes fewer are free than without it.
+    pub fn take_memory(&self, bytes: u64) {
+        self.taken.store(bytes, SeqCst);
+    }
+
+    /// From here on nothing can be recorded.
+    pub fn refuse_captures(&self) {
+        self.refuses_captures.store(true, SeqCst);
     }
 
     fn call(&self) -> Result<()> {
@@ -78,6 +91,8 @@ impl<G: Gpu> Watched<G> {
             replays: zero(),
             waits: zero(),
             calls_left: AtomicU64::new(u64::MAX),
+            taken: zero(),
+            refuses_captures: AtomicBool::new(false),
         });
         (Self { gpu, watch: Arc::clone(&watch), recording: Cell::new(false) }, watch)
     }
@@ -98,7 +113,8 @@ impl<G: Gpu> Gpu for Watched<G> {
     }
 
     fn memory_info(&self) -> Result<MemoryInfo> {
-        self.gpu.memory_info()
+        let info = self.gpu.memory_info()?;
+        Ok(MemoryInfo { free: info.free.saturating_sub(self.watch.taken.load(SeqCst) as usize), ..info })
     }
 
     fn allocate(&self, what: &'static str, bytes: usize) -> Result<G::Memory> {
@@ -154,6 +170,10 @@ impl<G: Gpu> Gpu for Watched<G> {
         self.recording.set(false);
         let graph = self.gpu.end_capture();
         self.watch.call()?;
+        if self.watch.refuses_captures.load(SeqCst) {
+            let message = "this stream cannot be captured (injected)".to_owned();
+            return Err(KernelError::Device { device: "cuda", message });
+        }
         graph
     }
 
@@ -162,6 +182,10 @@ impl<G: Gpu> Gpu for Watched<G> {
         let done = self.gpu.replay(graph)?;
         self.watch.replays.fetch_add(u64::from(done), SeqCst);
         Ok(done)
+    }
+
+    fn is_replayable(&self, graph: &G::Graph) -> bool {
+        self.gpu.is_replayable(graph)
     }
 
     fn record(&self) -> Result<G::Event> {

@@ -208,6 +208,8 @@ fn own_config(config: &RouterConfig, card: &Card, load: &LoadSettings) -> Router
             .map(|count| own.max_batch_size.map_or(count, |most| most.min(count)))
             .or(own.max_batch_size),
         threads: threads.map(|count| count.min(processors)).or(own.threads),
+        // Several groups of GPUs that wait for each other might each have what the other needs.
+        num_shard: 1,
         ..own.clone()
     };
     RouterConfig {
@@ -309,6 +311,11 @@ mod tests {
         let processors = std::thread::available_parallelism().unwrap().get();
         assert_eq!((all.limits.max_context, all.engine.max_batch_size), (Some(512), Some(3)));
         assert_eq!((all.engine.device, all.engine.threads), (DeviceSetting::Cpu, Some(processors)));
+        let split = RouterConfig {
+            engine: EngineSettings { num_shard: 4, ..server.engine.clone() },
+            ..server.clone()
+        };
+        assert_eq!(own_config(&split, &Card::default(), &LoadSettings::default()).engine, server.engine);
         let alone = own(LoadSettings { continuous: Some(false), ..LoadSettings::default() });
         assert_eq!(alone.engine.max_batch_size, Some(1));
     }

@@ -36,6 +36,8 @@ pub enum DeviceError {
     NoDevice,
     #[error("device cuda:{wanted} was asked for, the machine has {}", devices(*found))]
     NoSuchDevice { wanted: usize, found: usize },
+    #[error("{wanted} GPUs from cuda:{first} on were asked for, the machine has {}", devices(*found))]
+    TooFewDevices { wanted: usize, first: usize, found: usize },
     #[error(
         "{name} has compute capability {}.{}; 8.0 (Ampere) is the least that is supported", .capability.0, .capability.1
     )]

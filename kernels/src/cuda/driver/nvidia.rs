@@ -92,6 +92,11 @@ impl NvidiaGpu {
         }
     }
 
+    /// Where everything happens.
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
     /// Any thread may call; the driver wants to be told which context the thread works in.
     fn bind(&self) -> std::result::Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(call("cuCtxSetCurrent"))
@@ -235,12 +240,16 @@ impl Gpu for NvidiaGpu {
     }
 
     fn replay(&self, graph: &NvidiaGraph) -> Result<bool> {
-        if graph.freed != self.freed.load(Ordering::SeqCst) {
+        if !self.is_replayable(graph) {
             return Ok(false);
         }
         self.bind()?;
         graph.graph.launch().map_err(call("cuGraphLaunch"))?;
         Ok(true)
+    }
+
+    fn is_replayable(&self, graph: &NvidiaGraph) -> bool {
+        graph.freed == self.freed.load(Ordering::SeqCst)
     }
 
     fn record(&self) -> Result<NvidiaEvent> {

@@ -57,6 +57,29 @@ impl CudaDevice {
         let (free, total) = free_and_total().map_err(call("cuMemGetInfo"))?;
         Ok(MemoryInfo { free, total })
     }
+
+    /// This GPU and those with the next numbers, `count` in all.
+    ///
+    /// # Errors
+    /// When there are fewer, or one of them cannot be used.
+    pub fn and_next(&self, count: usize) -> Result<Vec<Self>, DeviceError> {
+        if count == 1 { Ok(vec![self.clone()]) } else { several(devices()?, self.ordinal, count) }
+    }
+}
+
+fn several(found: Vec<CudaDevice>, first: usize, count: usize) -> Result<Vec<CudaDevice>, DeviceError> {
+    let all = found.len();
+    let devices = found.into_iter().skip(first).take(count);
+    let devices: Vec<_> = devices.map(supported).collect::<Result<_, _>>()?;
+    if devices.len() < count {
+        return Err(DeviceError::TooFewDevices { wanted: count, first, found: all });
+    }
+    Ok(devices)
+}
+
+/// How many GPUs the driver shows; 0 without a driver.
+pub fn device_count() -> usize {
+    devices().map_or(0, |found| found.len())
 }
 
 impl Device {
@@ -199,6 +222,21 @@ mod tests {
             "GPU 0 has compute capability 7.5; 8.0 (Ampere) is the least that is supported"
         );
         assert_eq!(decide(DeviceChoice::Auto, old()), Ok(Device::Cpu { reason: Some(error) }));
+    }
+
+    #[test]
+    fn several_are_the_next_ones_and_all_of_them_can_be_used() {
+        let four = || vec![gpu(0, (7, 5)), gpu(1, (9, 0)), gpu(2, (9, 0)), gpu(3, (8, 0))];
+        let numbers = |first, count| -> Result<Vec<usize>, String> {
+            let devices = several(four(), first, count).map_err(|error| error.to_string())?;
+            Ok(devices.iter().map(|device| device.ordinal).collect())
+        };
+        assert_eq!(numbers(1, 3), Ok(vec![1, 2, 3]));
+        assert_eq!(numbers(2, 1), Ok(vec![2]));
+        let old = "GPU 0 has compute capability 7.5; 8.0 (Ampere) is the least that is supported";
+        assert_eq!(numbers(0, 2), Err(old.to_owned()));
+        let few = "3 GPUs from cuda:2 on were asked for, the machine has 4 GPUs";
+        assert_eq!(numbers(2, 3), Err(few.to_owned()));
     }
 
     #[test]
