@@ -19,3 +19,8 @@ use weirgate_kernels::cuda::Emulator;
 fn gpu() -> Emulator {
     Emulator::new().expect("an emulated GPU")
 }
+
+/// One with tensor cores for 16 bits, and one with such for eight, too.
+fn gpus() -> [Emulator; 2] {
+    [(8, 0), (8, 9)].map(|capability| gpu().with_capability(capability))
+}

@@ -16,3 +16,7 @@ fn gpu() -> NvidiaGpu {
     let Ok(Device::Cuda(found)) = Device::choose(DeviceChoice::Cuda(0)) else { panic!("no GPU") };
     NvidiaGpu::new(&found, &CompileSettings::of_environment()).unwrap_or_else(|error| panic!("{error}"))
 }
+
+fn gpus() -> [NvidiaGpu; 1] {
+    [gpu()]
+}

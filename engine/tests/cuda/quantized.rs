@@ -4,14 +4,14 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use weirgate_kernels::cuda::CudaBackend;
+use weirgate_kernels::cuda::{CudaBackend, FactorType, Gpu};
 use weirgate_models::{DType, ModelFiles, TensorSource, open_tensors, read_spec};
 use weirgate_testkit::packed::{Grid, Tensor, to_e4m3, write_tensors};
 use weirgate_testkit::{Definition, RandomCheckpoint};
 use weirgate_types::GenerateRequest;
 
-use crate::gpu;
-use crate::parity::{apart, assert_parity, exact};
+use crate::gpus;
+use crate::parity::{apart, assert_parity};
 use crate::real::{Engine, Model, Results, Rng, Setup, greedy};
 
 /// Columns that whole blocks fill, rows that words fill, and more rows than a tile of a prompt's products has.
@@ -176,27 +176,38 @@ fn run(engine: Engine, requests: &[GenerateRequest]) -> Results {
 }
 
 /// In the CPU's own arithmetic, where a last bit may change which of 255 numbers an activation is rounded to in front of
-/// blocks; and with a prompt's weights unpacked to f16 for tensor cores.
+/// blocks; and with a prompt's weights unpacked to f16 for tensor cores, or its activations rounded to E4M3.
 fn check(schemes: impl IntoIterator<Item = Scheme>) {
     for scheme in schemes {
         let model = model(&scheme);
         let requests = requests(model.spec.vocab_size);
         let setup = Setup { threads: 1, blocks: 64, ..Setup::default() };
         let expected = run(Engine::start(&model, setup), &requests);
-        let (bound, bound_in_tiles) = if scheme.becomes == DType::F16 { (2e-3, 0.02) } else { (0.05, 0.2) };
-        assert_parity(&expected, &run(exact(&model, setup), &requests), scheme.name, bound);
-        let in_tiles = run(Engine::start_on(CudaBackend::new(gpu()), &model, setup), &requests);
-        let apart: Vec<(usize, f32)> =
-            expected.iter().map(|(key, sequence)| apart(sequence, &in_tiles[key])).collect();
-        println!("{} in tiles: {apart:?}", scheme.name);
-        assert!(apart.iter().all(|(_, most)| *most < bound_in_tiles), "{} in tiles: {apart:?}", scheme.name);
-        // Random weights hardly tell some tokens apart.
-        assert!(
-            apart.iter().map(|(count, _)| count).sum::<usize>() >= 6,
-            "{} in tiles: {apart:?}",
-            scheme.name
-        );
+        for (exact, tiles) in gpus().into_iter().zip(gpus()) {
+            let small = in_small_floats(&model) && FactorType::E4M3.suits(tiles.info());
+            let (bound, bound_in_tiles) = match scheme.becomes {
+                DType::F16 if small => (2e-3, 0.3),
+                DType::F16 => (2e-3, 0.02),
+                _ => (0.05, 0.2),
+            };
+            let name = format!("{} on {:?}", scheme.name, tiles.info().capability);
+            let exact = Engine::start_on(CudaBackend::deterministic(exact), &model, setup);
+            assert_parity(&expected, &run(exact, &requests), &name, bound);
+            let in_tiles = run(Engine::start_on(CudaBackend::new(tiles), &model, setup), &requests);
+            let apart: Vec<(usize, f32)> =
+                expected.iter().map(|(key, sequence)| apart(sequence, &in_tiles[key])).collect();
+            println!("{name} in tiles: {apart:?}");
+            assert!(apart.iter().all(|(_, most)| *most < bound_in_tiles), "{name} in tiles: {apart:?}");
+            // Random weights hardly tell some tokens apart.
+            assert!(apart.iter().map(|(count, _)| count).sum::<usize>() >= 6, "{name} in tiles: {apart:?}");
+        }
     }
+}
+
+/// Whether its matrices are E4M3 numbers, to devices that multiply with these.
+fn in_small_floats(model: &Model) -> bool {
+    let matrix = &model.spec.tensors.layers[0].output;
+    model.tensors.scaled_rows(matrix).expect("a matrix").is_some()
 }
 
 #[test]
