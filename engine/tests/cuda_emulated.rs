@@ -20,7 +20,7 @@ fn gpu() -> Emulator {
     Emulator::new().expect("an emulated GPU")
 }
 
-/// One with tensor cores for 16 bits, and one with such for eight, too.
-fn gpus() -> [Emulator; 2] {
-    [(8, 0), (8, 9)].map(|capability| gpu().with_capability(capability))
+/// One whose tensor cores take numbers of eight bits.
+fn ada() -> Emulator {
+    gpu().with_capability((8, 9))
 }

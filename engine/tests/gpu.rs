@@ -17,6 +17,7 @@ fn gpu() -> NvidiaGpu {
     NvidiaGpu::new(&found, &CompileSettings::of_environment()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn gpus() -> [NvidiaGpu; 1] {
-    [gpu()]
+/// It may be one whose tensor cores take numbers of eight bits.
+fn ada() -> NvidiaGpu {
+    gpu()
 }
