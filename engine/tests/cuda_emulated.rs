@@ -23,3 +23,8 @@ use weirgate_kernels::cuda::Emulator;
 fn gpu() -> Emulator {
     Emulator::new().expect("an emulated GPU")
 }
+
+/// One whose tensor cores take numbers of eight bits.
+fn ada() -> Emulator {
+    gpu().with_capability((8, 9))
+}

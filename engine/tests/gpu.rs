@@ -22,3 +22,8 @@ fn gpu() -> NvidiaGpu {
     let Ok(Device::Cuda(found)) = Device::choose(DeviceChoice::Cuda(0)) else { panic!("no GPU") };
     NvidiaGpu::new(&found, &CompileSettings::of_environment()).unwrap_or_else(|error| panic!("{error}"))
 }
+
+/// It may be one whose tensor cores take numbers of eight bits.
+fn ada() -> NvidiaGpu {
+    gpu()
+}

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use half::bf16;
 use weirgate_kernels::cuda::driver::{CompileSettings, Device, DeviceChoice, NvidiaGpu};
-use weirgate_kernels::cuda::{CudaBackend, Emulator, Gpu};
+use weirgate_kernels::cuda::{CudaBackend, CudaMatrix, Emulator, Gpu};
 use weirgate_kernels::{
-    AttentionParams, Backend, BlockType, DType, KvShape, KvType, NO_ADAPTER, SmallFloat, StepInputs,
-    WeightType, WeightView,
+    AttentionParams, Backend, BlockType, DType, KvShape, KvType, NO_ADAPTER, ScaledRowsView, SmallFloat,
+    StepInputs, WeightType, WeightView,
 };
 
 /// Timed runs of each op.
@@ -125,6 +125,8 @@ fn buffer<G: Gpu>(device: &CudaBackend<G>, seed: u64, count: usize) -> <CudaBack
 enum Stored {
     Bf16,
     Q4_0,
+    /// With a scale for each row.
+    E4M3,
 }
 
 impl Stored {
@@ -135,6 +137,11 @@ impl Stored {
             Self::Bf16 => {
                 let some: Vec<u8> = some.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect();
                 some.iter().copied().cycle().take(2 * elements).collect()
+            }
+            // Codes that are numbers below two.
+            Self::E4M3 => {
+                let codes: Vec<u8> = some.map(|value| (value * 1e4) as i32 as u8 & 0xbf).collect();
+                codes.iter().copied().cycle().take(elements).collect()
             }
             // Blocks of 32: an f16 scale (0x2c66 is 0.07) and 16 bytes of codes, which may be any.
             Self::Q4_0 => {
@@ -150,13 +157,25 @@ impl Stored {
         match self {
             Self::Bf16 => "bf16",
             Self::Q4_0 => "q4_0",
+            Self::E4M3 => "fp8_e4m3",
         }
     }
 
-    fn dtype(self) -> WeightType {
+    /// On a device; `None` where that has no products with it.
+    fn matrix<G: Gpu>(
+        self,
+        device: &CudaBackend<G>,
+        (rows, cols): (usize, usize),
+        bytes: &[u8],
+    ) -> Option<CudaMatrix<G>> {
+        let of = |dtype: WeightType| Some(device.matrix(&[WeightView { dtype, rows, cols, bytes }]).unwrap());
         match self {
-            Self::Bf16 => DType::BF16.into(),
-            Self::Q4_0 => BlockType::Q4_0.into(),
+            Self::Bf16 => of(DType::BF16.into()),
+            Self::Q4_0 => of(BlockType::Q4_0.into()),
+            Self::E4M3 => {
+                let scales = vec![0.01; rows];
+                device.scaled_matrix(&[ScaledRowsView { rows, cols, codes: bytes, scales: &scales }]).unwrap()
+            }
         }
     }
 }
@@ -165,8 +184,7 @@ impl Stored {
 fn linear<G: Timed>(device: &mut CudaBackend<G>, sizes: Sizes, rows: usize, stored: Stored) {
     let (inputs, outputs) = (sizes.hidden, 2 * sizes.intermediate);
     let bytes = stored.bytes(outputs * inputs);
-    let view = WeightView { dtype: stored.dtype(), rows: outputs, cols: inputs, bytes: &bytes };
-    let matrix = device.matrix(&[view]).unwrap();
+    let Some(matrix) = stored.matrix(device, (outputs, inputs), &bytes) else { return };
     let x = buffer(device, 2, rows * inputs);
     let mut out = device.buffer(rows * outputs).unwrap();
     let work = |device: &mut CudaBackend<G>| device.linear(&mut out, &x, &matrix, None, rows).unwrap();
@@ -246,8 +264,11 @@ fn ops<G: Timed>(device: &mut CudaBackend<G>, sizes: Sizes) {
     }
     for rows in [1, 8] {
         linear(device, sizes, rows, Stored::Q4_0);
+        linear(device, sizes, rows, Stored::E4M3);
     }
-    linear(device, sizes, sizes.prefill, Stored::Bf16);
+    for stored in [Stored::Bf16, Stored::E4M3] {
+        linear(device, sizes, sizes.prefill, stored);
+    }
     for kv in [DType::F16.into(), SmallFloat::E4M3.into()] {
         attention(device, sizes, kv, sizes.decode_seqs, (sizes.decode_context, 1));
         attention(device, sizes, kv, 1, (sizes.prefill, sizes.prefill));
@@ -278,7 +299,8 @@ fn ceilings(device: &mut CudaBackend<NvidiaGpu>, sizes: Sizes) {
 
 fn main() {
     if std::env::args().any(|argument| argument == "--tiny") {
-        ops(&mut CudaBackend::new(Emulator::new().unwrap()), TINY);
+        let gpu = Emulator::new().unwrap().with_capability((8, 9));
+        ops(&mut CudaBackend::new(gpu), TINY);
         return;
     }
     match Device::choose(DeviceChoice::Auto).unwrap() {

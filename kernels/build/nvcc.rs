@@ -15,10 +15,11 @@ use std::sync::Mutex;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Machine code for what is deployed, and PTX, which the driver compiles on chips that are newer.
+/// Machine code for what is deployed, and PTX, which the driver compiles on chips that are newer: with products of eight bits
+/// for those that have them.
 const TARGETS: &[&str] = &[
     "-gencode=arch=compute_80,code=[sm_80,compute_80]",
-    "-gencode=arch=compute_89,code=sm_89",
+    "-gencode=arch=compute_89,code=[sm_89,compute_89]",
     "-gencode=arch=compute_90a,code=sm_90a",
     "-gencode=arch=compute_100a,code=sm_100a",
 ];

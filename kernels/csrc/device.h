@@ -2,7 +2,8 @@
 // the emulation (emulate/emulate.h); so nothing but cuda_fp16.h, cuda_bf16.h and our own headers is included.
 //
 // A kernel takes one structure by value, which the Rust side declares field by field the same. KERNEL says its name and
-// its threads per block; SHARED and DYNAMIC_SHARED give shared memory.
+// its threads per block, KERNEL_TWICE the same of one that leaves registers for another block beside it; SHARED and
+// DYNAMIC_SHARED give shared memory.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -10,6 +11,7 @@
 #include <cuda_fp16.h>
 #define DEVICE __device__ __forceinline__
 #define KERNEL(name, threads, Args) extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args)
+#define KERNEL_TWICE(name, threads, Args) extern "C" __global__ void __launch_bounds__(threads, 2) name(const __grid_constant__ Args args)
 template <class T> using Same = T;
 #define SHARED(type, name) __shared__ Same<type> name
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]

@@ -10,6 +10,9 @@
 //
 // A block of eight warps takes 16 rows of weights. Each warp takes every eighth chunk of 64 columns, and their sums are
 // added in order. Nothing of this depends on how many rows x has, so neither does a row's result.
+//
+// Weights in E4M3 are half as many bytes. They become f16 on the way, by moving bits, and lose nothing by it; a row's scale
+// comes behind the sum. A lane's sixteen bytes are sixteen columns then, 16 thread .. of each 64.
 #include "tile.h"
 
 struct SplitArgs {
@@ -62,6 +65,10 @@ template <class T> DEVICE float plain_scale(float largest) {
     return largest >= 0.00390625f && largest < 32768.0f ? 1.0f : row_scale<T>(largest);
 }
 
+// Eight bits hold no more than a row's largest magnitudes well, so these become the type's largest number. Of what is
+// infinite nothing is left that is a number.
+template <> DEVICE float plain_scale<E4M3>(float largest) { return fmaxf(largest / most<E4M3>(), 1e-30f); }
+
 // x = out * scale, rounded. One block for each row.
 template <class T> DEVICE void round_row(const RoundArgs& args) {
     SHARED(float[256 / WARP], room);
@@ -78,14 +85,16 @@ template <class T> DEVICE void round_row(const RoundArgs& args) {
 
 KERNEL(round_f16, 256, RoundArgs) { round_row<f16>(args); }
 KERNEL(round_bf16, 256, RoundArgs) { round_row<bf16>(args); }
+KERNEL(round_e4m3, 256, RoundArgs) { round_row<E4M3>(args); }
 
 struct LinearArgs {
-    float* out;           // [rows, width], of which columns first .. first + count are written
-    const void* w;        // [count, stride]
-    const void* high;     // [rows, stride]
-    const void* low;      // [rows, stride]
-    const float* scales;  // [rows], of high and low
-    const float* bias;    // [count], or null
+    float* out;             // [rows, width], of which columns first .. first + count are written
+    const void* w;          // [count, stride]
+    const float* w_scales;  // [count], or null
+    const void* high;       // [rows, stride]
+    const void* low;        // [rows, stride]
+    const float* scales;    // [rows], of high and low
+    const float* bias;      // [count], or null
     u32 rows, count, stride, width, first;
 };
 
@@ -98,32 +107,55 @@ template <class T> DEVICE uint4 load_words(const T* rows, u32 row, u32 count, u3
     return *reinterpret_cast<const uint4*>(rows + static_cast<size_t>(row) * stride + column);
 }
 
-template <class T, u32 TILES> DEVICE void linear(const LinearArgs& args) {
+// What a lane has of a row in a chunk: twice eight columns, the first of each where `column` says, as the type that tensor
+// cores take, times SCALE.
+template <class W> struct Chunk {
+    using Factor = W;
+    static constexpr float SCALE = 1.0f;
+    static DEVICE u32 column(u32 i) { return 32 * i + lane_id() % 4 * 8; }
+    static DEVICE void load(uint4 (&to)[2], const W* rows, u32 row, u32 count, u32 stride, u32 first) {
+        UNROLL
+        for (u32 i = 0; i < 2; ++i) to[i] = load_words(rows, row, count, stride, first + column(i));
+    }
+};
+template <> struct Chunk<E4M3> {
+    using Factor = f16;
+    static constexpr float SCALE = 1.0f / (1 << E4M3::OFFSET);
+    static DEVICE u32 column(u32 i) { return lane_id() % 4 * 16 + 8 * i; }
+    static DEVICE void load(uint4 (&to)[2], const E4M3* rows, u32 row, u32 count, u32 stride, u32 first) {
+        const uint4 codes = load_words(rows, row, count, stride, first + column(0));
+        const uint2 a = without_scales(codes.x), b = without_scales(codes.y);
+        const uint2 c = without_scales(codes.z), d = without_scales(codes.w);
+        to[0] = {a.x, a.y, b.x, b.y};
+        to[1] = {c.x, c.y, d.x, d.y};
+    }
+};
+
+template <class W, u32 TILES> DEVICE void linear(const LinearArgs& args) {
+    using T = typename Chunk<W>::Factor;
     struct Shared {
         float sums[WARPS][TILES * 8][16];
     };
     SHARED(Shared, room);
-    const T *w = static_cast<const T*>(args.w), *high = static_cast<const T*>(args.high);
-    const T* low = static_cast<const T*>(args.low);
-    const u32 group = lane_id() / 4, column = lane_id() % 4 * 8;
+    const W* w = static_cast<const W*>(args.w);
+    const T *high = static_cast<const T*>(args.high), *low = static_cast<const T*>(args.low);
+    const u32 group = lane_id() / 4;
     const u32 row = blockIdx.x * 16 + group, x_row = blockIdx.y * TILES * 8 + group;
     float sums[TILES][4] = {};
     UNROLL_TWICE
     for (u32 chunk = warp_id() * CHUNK; chunk < args.stride; chunk += WARPS * CHUNK) {
         uint4 upper[2], lower[2];
+        Chunk<W>::load(upper, w, row, args.count, args.stride, chunk);
+        Chunk<W>::load(lower, w, row + 8, args.count, args.stride, chunk);
         UNROLL
         for (u32 i = 0; i < 2; ++i) {
-            upper[i] = load_words(w, row, args.count, args.stride, chunk + 32 * i + column);
-            lower[i] = load_words(w, row + 8, args.count, args.stride, chunk + 32 * i + column);
-        }
-        UNROLL
-        for (u32 i = 0; i < 2; ++i) {
+            const u32 column = chunk + Chunk<W>::column(i);
             const u32 first[4] = {upper[i].x, lower[i].x, upper[i].y, lower[i].y};
             const u32 second[4] = {upper[i].z, lower[i].z, upper[i].w, lower[i].w};
             UNROLL
             for (u32 tile = 0; tile < TILES; ++tile) {
-                const uint4 h = load_words(high, x_row + 8 * tile, args.rows, args.stride, chunk + 32 * i + column);
-                const uint4 l = load_words(low, x_row + 8 * tile, args.rows, args.stride, chunk + 32 * i + column);
+                const uint4 h = load_words(high, x_row + 8 * tile, args.rows, args.stride, column);
+                const uint4 l = load_words(low, x_row + 8 * tile, args.rows, args.stride, column);
                 multiply<T>(sums[tile], first, {h.x, h.y});
                 multiply<T>(sums[tile], second, {h.z, h.w});
                 multiply<T>(sums[tile], first, {l.x, l.y});
@@ -145,6 +177,7 @@ template <class T, u32 TILES> DEVICE void linear(const LinearArgs& args) {
         float sum = room.sums[0][i / 16][i % 16];
         UNROLL
         for (u32 warp = 1; warp < WARPS; ++warp) sum += room.sums[warp][i / 16][i % 16];
+        if (args.w_scales) sum *= args.w_scales[output] / Chunk<W>::SCALE;
         sum = fmaf(sum, args.scales[x], args.bias ? args.bias[output] : 0.0f);
         args.out[static_cast<size_t>(x) * args.width + args.first + output] = sum;
     }
@@ -157,6 +190,7 @@ template <class T, u32 TILES> DEVICE void linear(const LinearArgs& args) {
     KERNEL(linear_##name##_64, WARPS * WARP, LinearArgs) { linear<T, 8>(args); }
 LINEAR(f16, f16)
 LINEAR(bf16, bf16)
+LINEAR(e4m3, E4M3)
 
 // f32 weights: one warp for each of them and eight rows of x, in plain arithmetic. `high` is x itself, `stride` its columns.
 KERNEL(linear_f32, WARPS * WARP, LinearArgs) {

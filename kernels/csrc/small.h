@@ -1,6 +1,6 @@
-// Floats of eight bits, for keys and values in the cache.
+// Floats of eight bits, for keys and values in the cache, and for weights and what they are multiplied with.
 //
-// The elements of a head at one position are divided by a power of two, kept as a byte (its exponent as in an f32), so that
+// In the cache the elements of a head at one position are divided by a power of two, kept as a byte (its exponent as in an f32), so that
 // the largest of them comes close to the type's largest number: whatever the model's magnitudes are, nothing is clipped,
 // and what is divided loses nothing by that. What is not finite, anywhere in a head, is an infinite scale, which leaves no
 // finite number in the head.
@@ -60,4 +60,11 @@ template <class S> DEVICE S encode(float x) {
         code = min((rounded >> SHIFT) - ((127 - S::BIAS) << S::MANTISSA), S::MOST);
     }
     return {static_cast<u8>(code | (bits >> 24 & 0x80))};
+}
+template <> DEVICE E4M3 narrow<E4M3>(float x) { return encode<E4M3>(x); }
+
+// Four codes of E4M3, as two words of f16 numbers that are 2^-OFFSET of their values.
+DEVICE uint2 without_scales(u32 codes) {
+    const u32 first = __byte_perm(codes, 0, 0x1404), second = __byte_perm(codes, 0, 0x3424);
+    return {(first & 0x80008000) | (first & 0x7f007f00) >> 1, (second & 0x80008000) | (second & 0x7f007f00) >> 1};
 }

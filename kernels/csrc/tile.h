@@ -4,9 +4,10 @@
 // a[0] (row group, columns 2 thread ..), a[1] (row group + 8), a[2] (row group, columns 2 thread + 8 ..), a[3] (both);
 // a 16-by-8 tile of B has b[0] (rows 2 thread .., column group), b[1] (rows 2 thread + 8 ..); and a 16-by-8 tile of D has
 // d[0], d[1] (row group, columns 2 thread ..), d[2], d[3] (row group + 8).
+// E4M3 has twice the columns of A and rows of B: four to a word, 4 thread .. and 4 thread + 16 .., which are the same bytes.
 #pragma once
 
-#include "device.h"
+#include "small.h"
 
 // D += A * B.
 template <class T> DEVICE void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]);
@@ -22,6 +23,16 @@ template <> DEVICE void multiply<f16>(float (&d)[4], const u32 (&a)[4], const u3
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+template <> DEVICE void multiply<E4M3>(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+#if __CUDA_ARCH__ >= 890
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    // Older chips have no such instruction, and are not asked (src/cuda/dense.rs).
+    __trap();
+#endif
 }
 
 // Copies sixteen bytes to shared memory some time before the wait for its group: `valid` of them, then zeros.

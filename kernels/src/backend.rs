@@ -1,4 +1,4 @@
-use crate::{AllReduce, KernelError, KvType, SampleRow, Sampled, WeightView};
+use crate::{AllReduce, KernelError, KvType, SampleRow, Sampled, ScaledRowsView, WeightView};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -126,6 +126,12 @@ pub trait Backend: Send + 'static {
     fn vector(&self, values: &[f32]) -> Result<Self::Buf>;
     /// One matrix from parts stacked by rows (query, key, value; gate, up). All parts have the same `cols`.
     fn matrix(&self, parts: &[WeightView<'_>]) -> Result<Self::Matrix>;
+    /// The same of E4M3 numbers with scales, for [`Backend::linear`] alone; `None`: the device has no products with these, and
+    /// wants floats. Where a product has many rows, the device may round activations to E4M3, too: each row divided by what
+    /// makes its largest magnitude 448.
+    fn scaled_matrix(&self, _parts: &[ScaledRowsView<'_>]) -> Result<Option<Self::Matrix>> {
+        Ok(None)
+    }
     fn kv_cache(&self, shape: KvShape) -> Result<Self::KvCache>;
     /// Room for the inputs of a step of up to `tokens` tokens, `seqs` sequences and `blocks` block-table entries.
     fn step_buffers(&self, tokens: usize, seqs: usize, blocks: usize) -> Result<Self::Step>;

@@ -139,3 +139,14 @@ pub struct WeightView<'a> {
     /// Exactly the bytes of `rows * cols` elements.
     pub bytes: &'a [u8],
 }
+
+/// A row-major `[rows, cols]` matrix of E4M3 numbers and a scale for each row: an element is its number times its row's scale.
+#[derive(Debug, Clone, Copy)]
+pub struct ScaledRowsView<'a> {
+    pub rows: usize,
+    pub cols: usize,
+    /// `[rows, cols]` codes of `fp8_e4m3fn`.
+    pub codes: &'a [u8],
+    /// `[rows]`.
+    pub scales: &'a [f32],
+}

@@ -17,7 +17,7 @@ pub use backend::{
     Activation, AttentionParams, Backend, HeadCounts, KvShape, LowRankView, NO_ADAPTER, StepInputs,
 };
 pub use collective::{AllReduce, DeviceSums, LocalMember, local_group};
-pub use dtype::{BlockType, DType, KvType, SmallFloat, WeightType, WeightView};
+pub use dtype::{BlockType, DType, KvType, ScaledRowsView, SmallFloat, WeightType, WeightView};
 pub use encoder::{
     BidirectionalParams, EmbeddingTables, EncoderBackend, LayerNorm, PackedInputs, PackedLimits, PoolingKind,
     RelativeBias,

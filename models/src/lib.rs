@@ -36,4 +36,4 @@ pub use rope::{Rope, RopeOverride, RopeScaling, RopeSpec};
 pub use safetensors::{MAX_HEADER as MAX_SAFETENSORS_HEADER, SafetensorsSource};
 pub use shard::{Shard, ShardedSource};
 pub use spec::{Activation, LayerSpec, LayerTensors, ModelSpec, TensorNames};
-pub use tensor::{DType, TensorSource, TensorView, open_tensors, open_tensors_in_one_thread};
+pub use tensor::{DType, ScaledRows, TensorSource, TensorView, open_tensors, open_tensors_in_one_thread};

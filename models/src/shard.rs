@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::{DType, ModelError, ModelSpec, TensorSource, TensorView};
+use crate::{DType, ModelError, ModelSpec, ScaledRows, TensorSource, TensorView};
 
 /// One of `count` shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +121,10 @@ impl ShardedSource<'_> {
         ModelError::Tensor { file: self.tensors.file(name).into(), tensor: name.into(), message }
     }
 
+    fn outside(&self, name: &str, part: &Part, shape: &[usize]) -> ModelError {
+        self.error(name, format!("has shape {shape:?}, too small for a shard's part {part:?}"))
+    }
+
     /// Bytes of a row.
     fn row_bytes(&self, name: &str, dtype: DType, cols: usize) -> Result<usize, ModelError> {
         let blocks = dtype.block_elements();
@@ -128,6 +132,36 @@ impl ShardedSource<'_> {
             || format!("{cols} columns are not whole blocks of {blocks} ({dtype}), so it cannot be split so");
         dtype.bytes_of(cols).ok_or_else(|| self.error(name, message()))
     }
+}
+
+/// The bytes of `part` in rows of `row` bytes; of a part of columns, `columns` says which bytes of a row. `None` where
+/// there are fewer.
+fn own_bytes<'a>(
+    part: &Part,
+    bytes: Cow<'a, [u8]>,
+    row: usize,
+    columns: Range<usize>,
+) -> Option<Cow<'a, [u8]>> {
+    Some(match (part, bytes) {
+        (Part::Rows(ranges), Cow::Borrowed(bytes)) if ranges.len() == 1 => {
+            let range = ranges.first().cloned().unwrap_or_default();
+            bytes.get(range.start * row..range.end * row)?.into()
+        }
+        (Part::Rows(ranges), bytes) => {
+            let mut own = Vec::new();
+            for range in ranges {
+                own.extend_from_slice(bytes.get(range.start * row..range.end * row)?);
+            }
+            own.into()
+        }
+        (Part::Cols(_), bytes) => {
+            let mut own = Vec::with_capacity(bytes.len() / row.max(1) * columns.len());
+            for row in bytes.chunks_exact(row.max(1)) {
+                own.extend_from_slice(row.get(columns.clone())?);
+            }
+            own.into()
+        }
+    })
 }
 
 fn part_shape(part: &Part, shape: &[usize]) -> Vec<usize> {
@@ -147,31 +181,31 @@ impl TensorSource for ShardedSource<'_> {
         let Some(part) = self.parts.get(name) else { return Ok(view) };
         let TensorView { dtype, shape, bytes } = view;
         let row = self.row_bytes(name, dtype, shape.iter().skip(1).product())?;
-        let outside =
-            || self.error(name, format!("has shape {shape:?}, too small for a shard's part {part:?}"));
-        let own: Cow<'_, [u8]> = match (part, &bytes) {
-            (Part::Rows(ranges), Cow::Borrowed(bytes)) if ranges.len() == 1 => {
-                let range = ranges.first().cloned().unwrap_or_default();
-                bytes.get(range.start * row..range.end * row).ok_or_else(outside)?.into()
-            }
-            (Part::Rows(ranges), bytes) => {
-                let mut own = Vec::new();
-                for range in ranges {
-                    own.extend_from_slice(bytes.get(range.start * row..range.end * row).ok_or_else(outside)?);
-                }
-                own.into()
-            }
-            (Part::Cols(range), bytes) => {
+        let columns = match part {
+            Part::Rows(_) => 0..row,
+            Part::Cols(range) => {
                 let start = self.row_bytes(name, dtype, range.start)?;
-                let end = start + self.row_bytes(name, dtype, range.len())?;
-                let mut own = Vec::with_capacity(bytes.len() / row.max(1) * (end - start));
-                for row in bytes.chunks_exact(row.max(1)) {
-                    own.extend_from_slice(row.get(start..end).ok_or_else(outside)?);
-                }
-                own.into()
+                start..start + self.row_bytes(name, dtype, range.len())?
             }
         };
+        let own = own_bytes(part, bytes, row, columns).ok_or_else(|| self.outside(name, part, &shape))?;
         Ok(TensorView { dtype, shape: part_shape(part, &shape), bytes: own })
+    }
+
+    fn scaled_rows(&self, name: &str) -> Result<Option<ScaledRows<'_>>, ModelError> {
+        let Some(whole) = self.tensors.scaled_rows(name)? else { return Ok(None) };
+        let Some(part) = self.parts.get(name) else { return Ok(Some(whole)) };
+        let ScaledRows { rows, cols, codes, scales } = whole;
+        let outside = || self.outside(name, part, &[rows, cols]);
+        let (columns, scales) = match part {
+            Part::Rows(ranges) => {
+                let own: Option<Vec<&[f32]>> = ranges.iter().map(|range| scales.get(range.clone())).collect();
+                (0..cols, own.ok_or_else(outside)?.concat())
+            }
+            Part::Cols(range) => (range.clone(), scales),
+        };
+        let codes = own_bytes(part, codes, cols, columns.clone()).ok_or_else(outside)?;
+        Ok(Some(ScaledRows { rows: scales.len(), cols: columns.len(), codes, scales }))
     }
 
     fn info(&self, name: &str) -> Result<(DType, Vec<usize>), ModelError> {
@@ -204,5 +238,55 @@ impl TensorSource for ShardedSource<'_> {
             .keys()
             .filter_map(|name| Some(bytes(self.tensors, name)?.saturating_sub(bytes(self, name)?) as u64));
         self.tensors.total_bytes().saturating_sub(others.sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four rows of three columns, and their scales.
+    struct Stored;
+
+    impl TensorSource for Stored {
+        fn tensor(&self, _: &str) -> Result<TensorView<'_>, ModelError> {
+            Ok(TensorView { dtype: DType::F16, shape: vec![4, 3], bytes: vec![0; 24].into() })
+        }
+
+        fn scaled_rows(&self, _: &str) -> Result<Option<ScaledRows<'_>>, ModelError> {
+            let scales = vec![0.5, 1.5, 2.5, 3.5];
+            Ok(Some(ScaledRows { rows: 4, cols: 3, codes: b"abcdefghijkl".into(), scales }))
+        }
+
+        fn contains(&self, _: &str) -> bool {
+            true
+        }
+
+        fn file(&self, _: &str) -> &str {
+            "model.safetensors"
+        }
+
+        fn total_bytes(&self) -> u64 {
+            24
+        }
+    }
+
+    #[test]
+    fn rows_with_scales_keep_theirs() {
+        let own = |part: Option<Part>| {
+            let parts = part.map(|part| ("m".to_owned(), part)).into_iter().collect();
+            ShardedSource { tensors: &Stored, parts }.scaled_rows("m").map(|found| {
+                let ScaledRows { rows, cols, codes, scales } = found.unwrap();
+                (rows, cols, codes.into_owned(), scales)
+            })
+        };
+        assert_eq!(own(None).unwrap(), (4, 3, b"abcdefghijkl".to_vec(), vec![0.5, 1.5, 2.5, 3.5]));
+        let rows = |ranges: &[Range<usize>]| own(Some(Part::Rows(ranges.into())));
+        assert_eq!(rows(&[1..3]).unwrap(), (2, 3, b"defghi".to_vec(), vec![1.5, 2.5]));
+        assert_eq!(rows(&[0..1, 3..4]).unwrap(), (2, 3, b"abcjkl".to_vec(), vec![0.5, 3.5]));
+        let cols = |range| own(Some(Part::Cols(range)));
+        assert_eq!(cols(1..3).unwrap(), (4, 2, b"bcefhikl".to_vec(), vec![0.5, 1.5, 2.5, 3.5]));
+        assert!(rows(&[3..5]).unwrap_err().to_string().contains("[4, 3]"));
+        assert!(cols(2..4).unwrap_err().to_string().contains("[4, 3]"));
     }
 }

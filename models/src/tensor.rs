@@ -123,10 +123,30 @@ pub struct TensorView<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
+/// A row-major `[rows, cols]` matrix as E4M3 numbers (`fp8_e4m3fn`), each row with a scale: an element is its number times its
+/// row's scale.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScaledRows<'a> {
+    pub rows: usize,
+    pub cols: usize,
+    /// `[rows, cols]`.
+    pub codes: Cow<'a, [u8]>,
+    /// `[rows]`.
+    pub scales: Vec<f32>,
+}
+
 /// Named tensors, whichever container they come in.
 pub trait TensorSource: Send + Sync {
     /// The tensor `name`, or an error that names the file searched.
     fn tensor(&self, name: &str) -> Result<TensorView<'_>, ModelError>;
+    /// The matrix `name` as it is stored, where that is as E4M3 numbers whose scales go by rows; [`TensorSource::tensor`]
+    /// gives the same in floats.
+    ///
+    /// # Errors
+    /// As those of [`TensorSource::tensor`].
+    fn scaled_rows(&self, _name: &str) -> Result<Option<ScaledRows<'_>>, ModelError> {
+        Ok(None)
+    }
     /// Type and shape of tensor `name`, as [`TensorSource::tensor`] would give it, without its bytes.
     fn info(&self, name: &str) -> Result<(DType, Vec<usize>), ModelError> {
         self.tensor(name).map(|view| (view.dtype, view.shape))

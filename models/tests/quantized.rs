@@ -190,6 +190,16 @@ const E4M3: [(u8, f32); 8] = [
     (0x45, 3.25),
 ];
 
+/// The codes and scales of `m.weight`, as they are stored; `None`: they do not go by rows.
+fn check_scaled_rows(quantization: &Value, tensors: &[Tensor], expected: Option<(&[u8], &[f32])>) {
+    let source = open(quantization, tensors).unwrap();
+    let found = source.scaled_rows("m.weight").unwrap();
+    let shape = found.as_ref().map(|found| (found.rows, found.cols));
+    assert_eq!(shape, expected.map(|(codes, scales)| (scales.len(), codes.len() / scales.len())));
+    assert_eq!(found.as_ref().map(|found| (&*found.codes, &*found.scales)), expected, "{quantization}");
+    assert_eq!(source.scaled_rows("m.weight_scale").unwrap(), None);
+}
+
 #[test]
 fn eight_bit_floats_are_floats() {
     let (rows, cols) = (67, 40);
@@ -206,16 +216,28 @@ fn eight_bit_floats_are_floats() {
     let one =
         [weight.clone(), scale("m.weight_scale", vec![], &[0.013]), scale("m.input_scale", vec![], &[3.0])];
     check(&fp8, &one, DType::F16, (rows, &values(&|_, _| 0.013)));
+    check_scaled_rows(&fp8, &one, Some((weight.3.as_slice(), &[0.013; 67][..])));
     let by_row: Vec<f32> = (0..rows).map(|row| 0.001 * (row + 1) as f32).collect();
     for shape in [vec![rows], vec![rows, 1]] {
         let tensors = [weight.clone(), scale("m.weight_scale", shape, &by_row)];
         check(&compressed("float-quantized"), &tensors, DType::F16, (rows, &values(&|row, _| by_row[row])));
+        check_scaled_rows(
+            &compressed("float-quantized"),
+            &tensors,
+            Some((weight.3.as_slice(), by_row.as_slice())),
+        );
     }
     let in_grid: Vec<f32> = (0..5 * 3).map(|at| 0.01 + 0.003 * at as f32).collect();
     let blocks = json!({"quant_method": "fp8", "weight_block_size": [16, 16]});
     let tensors = [weight.clone(), scale("m.weight_scale_inv", vec![5, 3], &in_grid)];
     let expected = values(&|row, col| in_grid[row / 16 * 3 + col / 16]);
     check(&blocks, &tensors, DType::F16, (rows, &expected));
+    check_scaled_rows(&blocks, &tensors, None);
+    let wide = json!({"quant_method": "fp8", "weight_block_size": [16, 64]});
+    let tensors = [weight.clone(), scale("m.weight_scale_inv", vec![5, 1], &in_grid[..5])];
+    let by_band: Vec<f32> = (0..rows).map(|row| in_grid[row / 16]).collect();
+    check(&wide, &tensors, DType::F16, (rows, &values(&|row, _| by_band[row])));
+    check_scaled_rows(&wide, &tensors, Some((weight.3.as_slice(), by_band.as_slice())));
     let structure =
         json!({"group_0": {"weights": {"type": "float", "num_bits": 8, "block_structure": [16, 16]}}});
     let mut grouped = compressed("float-quantized");

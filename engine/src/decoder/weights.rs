@@ -1,7 +1,7 @@
 //! From named tensors to a device's matrices and vectors.
 
 use weirgate_kernels::cuda::driver::DeviceError;
-use weirgate_kernels::{Backend, BlockType, DType, KernelError, WeightType, WeightView};
+use weirgate_kernels::{Backend, BlockType, DType, KernelError, ScaledRowsView, WeightType, WeightView};
 use weirgate_models::{LayerTensors, ModelError, ModelSpec, TensorSource, TensorView};
 
 /// Why a model could not be brought onto its device.
@@ -50,7 +50,7 @@ impl<B: Backend> Weights<B> {
         let loader = Loader { backend, spec, tensors };
         let names = &spec.tensors;
         Ok(Self {
-            embedding: loader.matrix(std::slice::from_ref(&names.embedding))?,
+            embedding: loader.table(std::slice::from_ref(&names.embedding))?,
             layers: names.layers.iter().map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?,
             final_norm: loader.norm(&names.final_norm)?,
             head: match &names.head {
@@ -98,7 +98,27 @@ impl<B: Backend> Loader<'_, B> {
         Ok(Linear { weight: self.matrix(weights)?, bias })
     }
 
+    /// A matrix for products alone: in E4M3, if it is stored so and the device multiplies with that.
     fn matrix(&self, names: &[String]) -> Result<B::Matrix, LoadError> {
+        let stored = names.iter().map(|name| self.tensors.scaled_rows(name));
+        let Some(stored) = stored.collect::<Result<Option<Vec<_>>, ModelError>>()? else {
+            return self.table(names);
+        };
+        let parts: Vec<ScaledRowsView<'_>> = stored
+            .iter()
+            .map(|part| ScaledRowsView {
+                rows: part.rows,
+                cols: part.cols,
+                codes: &part.codes,
+                scales: &part.scales,
+            })
+            .collect();
+        let Some(matrix) = self.backend.scaled_matrix(&parts)? else { return self.table(names) };
+        names.iter().for_each(|name| self.tensors.release(name));
+        Ok(matrix)
+    }
+
+    fn table(&self, names: &[String]) -> Result<B::Matrix, LoadError> {
         let tensors =
             names.iter().map(|name| self.tensors.tensor(name)).collect::<Result<Vec<_>, ModelError>>()?;
         let views: Vec<WeightView<'_>> = tensors.iter().map(weight_view).collect();

@@ -4,15 +4,15 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use weirgate_kernels::cuda::CudaBackend;
+use weirgate_kernels::cuda::{CudaBackend, FactorType, Gpu};
 use weirgate_models::{DType, ModelFiles, TensorSource, open_tensors, read_spec};
 use weirgate_testkit::packed::{Grid, Tensor, to_e4m3, write_tensors};
 use weirgate_testkit::{Definition, RandomCheckpoint};
 use weirgate_types::GenerateRequest;
 
-use crate::gpu;
-use crate::parity::{apart, assert_parity, exact};
+use crate::parity::{apart, assert_parity};
 use crate::real::{Engine, Model, Results, Rng, Setup, greedy};
+use crate::{ada, gpu};
 
 /// Columns that whole blocks fill, rows that words fill, and more rows than a tile of a prompt's products has.
 const CONFIG: &[u8] = br#"{
@@ -166,7 +166,12 @@ fn model(scheme: &Scheme) -> Model {
 /// A short prompt, and one whose products have the many rows that are made in tiles.
 fn requests(vocab: usize) -> Vec<GenerateRequest> {
     let mut rng = Rng(5);
-    [(0, 9), (1, 150)].map(|(id, len)| greedy(id, rng.tokens(len, vocab), 6)).into()
+    let request = |(id, len)| {
+        let mut request = greedy(id, rng.tokens(len, vocab), 6);
+        request.logprobs.prompt = true;
+        request
+    };
+    [(0, 9), (1, 150)].map(request).into()
 }
 
 fn run(engine: Engine, requests: &[GenerateRequest]) -> Results {
@@ -176,27 +181,70 @@ fn run(engine: Engine, requests: &[GenerateRequest]) -> Results {
 }
 
 /// In the CPU's own arithmetic, where a last bit may change which of 255 numbers an activation is rounded to in front of
-/// blocks; and with a prompt's weights unpacked to f16 for tensor cores.
+/// blocks; and with a prompt's weights unpacked to f16 for tensor cores, or its activations rounded to E4M3.
 fn check(schemes: impl IntoIterator<Item = Scheme>) {
     for scheme in schemes {
         let model = model(&scheme);
         let requests = requests(model.spec.vocab_size);
         let setup = Setup { threads: 1, blocks: 64, ..Setup::default() };
         let expected = run(Engine::start(&model, setup), &requests);
-        let (bound, bound_in_tiles) = if scheme.becomes == DType::F16 { (2e-3, 0.02) } else { (0.05, 0.2) };
-        assert_parity(&expected, &run(exact(&model, setup), &requests), scheme.name, bound);
-        let in_tiles = run(Engine::start_on(CudaBackend::new(gpu()), &model, setup), &requests);
-        let apart: Vec<(usize, f32)> =
-            expected.iter().map(|(key, sequence)| apart(sequence, &in_tiles[key])).collect();
-        println!("{} in tiles: {apart:?}", scheme.name);
-        assert!(apart.iter().all(|(_, most)| *most < bound_in_tiles), "{} in tiles: {apart:?}", scheme.name);
-        // Random weights hardly tell some tokens apart.
-        assert!(
-            apart.iter().map(|(count, _)| count).sum::<usize>() >= 6,
-            "{} in tiles: {apart:?}",
-            scheme.name
-        );
+        let chips =
+            if in_small_floats(&model) { vec![(gpu(), gpu()), (ada(), ada())] } else { vec![(gpu(), gpu())] };
+        for (exact, tiles) in chips {
+            let small = in_small_floats(&model) && FactorType::E4M3.suits(tiles.info());
+            let name = format!("{} on {:?}", scheme.name, tiles.info().capability);
+            // On the CPU, weights in E4M3 are rounded to f16 with their scales.
+            let bound = if small {
+                8e-3
+            } else if scheme.becomes == DType::F16 {
+                2e-3
+            } else {
+                0.05
+            };
+            let exact = Engine::start_on(CudaBackend::deterministic(exact), &model, setup);
+            assert_parity(&expected, &run(exact, &requests), &name, bound);
+            let in_tiles = run(Engine::start_on(CudaBackend::new(tiles), &model, setup), &requests);
+            if small {
+                check_prompts(&expected, &in_tiles, &name);
+            } else {
+                let bound = if scheme.becomes == DType::F16 { 0.02 } else { 0.2 };
+                check_tokens(&expected, &in_tiles, (&name, bound));
+            }
+        }
     }
+}
+
+/// Log-probabilities are as close as `bound`, as long as tokens are the same.
+fn check_tokens(expected: &Results, found: &Results, (name, bound): (&str, f32)) {
+    let apart: Vec<(usize, f32)> =
+        expected.iter().map(|(key, sequence)| apart(sequence, &found[key])).collect();
+    println!("{name} in tiles: {apart:?}");
+    assert!(apart.iter().all(|(_, most)| *most < bound), "{name} in tiles: {apart:?}");
+    // Random weights hardly tell some tokens apart.
+    assert!(apart.iter().map(|(count, _)| count).sum::<usize>() >= 6, "{name} in tiles: {apart:?}");
+}
+
+/// Three bits of mantissa, handed on by random weights, leave a token's log-probability far closer than that of another token.
+fn check_prompts(expected: &Results, found: &Results, name: &str) {
+    let prompts = |results: &Results| -> Vec<f32> {
+        results
+            .values()
+            .flat_map(|sequence| sequence.prompt.iter().map(|&bits| f32::from_bits(bits)))
+            .collect()
+    };
+    let (want, got) = (prompts(expected), prompts(found));
+    assert_eq!((want.len(), got.len()), (8 + 149, 8 + 149));
+    let apart =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f32>() / a.len() as f32;
+    let (error, of_another) = (apart(&want, &got), apart(&want[1..], &got));
+    println!("{name} in tiles: off by {error} on average, of another token by {of_another}");
+    assert!(error < 0.2 * of_another, "{name} in tiles: off by {error}, of another token by {of_another}");
+}
+
+/// Whether its matrices are E4M3 numbers, to devices that multiply with these.
+fn in_small_floats(model: &Model) -> bool {
+    let matrix = &model.spec.tensors.layers[0].output;
+    model.tensors.scaled_rows(matrix).expect("a matrix").is_some()
 }
 
 #[test]

@@ -77,10 +77,12 @@ pub struct Engine {
     outputs: flume::Receiver<StepOutputs>,
 }
 
-/// What one sequence gave: its tokens with the bits of their log-probabilities.
+/// What one sequence gave: its tokens with the bits of their log-probabilities, and those of its prompt's but the first,
+/// where they were asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Generated {
     pub tokens: Vec<(TokenId, u32)>,
+    pub prompt: Vec<u32>,
     pub finish: Option<Finish>,
     pub cached_tokens: u32,
 }
@@ -143,7 +145,10 @@ impl Engine {
                         assert_eq!(sequence.finish, None, "a sequence ends once");
                         sequence.finish = Some(reason);
                     }
-                    SeqUpdate::Prompt { .. } => {}
+                    SeqUpdate::Prompt { logprobs } => {
+                        sequence.prompt =
+                            logprobs.iter().flatten().map(|logprob| logprob.to_bits()).collect();
+                    }
                     SeqUpdate::Rejected(reason) => panic!("rejected: {reason:?}"),
                 }
             }

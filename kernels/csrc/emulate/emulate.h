@@ -28,6 +28,7 @@
         #name, [](const void* args) { name(*static_cast<const Args*>(args)); }, sizeof(Args), threads};                \
     }                                                                                                                  \
     static void name(const Args args)
+#define KERNEL_TWICE(name, threads, Args) KERNEL(name, threads, Args)
 // Each place in the sources that declares shared memory has its own.
 #define SHARED(type, name)                                                                                             \
     static const char name##_site = 0;                                                                                 \

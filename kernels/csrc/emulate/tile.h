@@ -1,6 +1,14 @@
 // The wrappers of ../tile.h on the host: the last lane to come works for the whole warp.
 #pragma once
 
+// A sign, four bits of exponent with bias 7, three of mantissa; all ones is not a number.
+inline float widen(E4M3 x) {
+    const int exponent = x.code >> 3 & 15, mantissa = x.code & 7;
+    if ((x.code & 0x7f) == 0x7f) return __int_as_float(0x7fc00000);
+    const float size = exponent == 0 ? ldexpf(mantissa, -9) : ldexpf(8 + mantissa, exponent - 10);
+    return x.code & 0x80 ? -size : size;
+}
+
 namespace emulate {
 
 struct Multiply {
@@ -9,30 +17,32 @@ struct Multiply {
     const u32* b;
 };
 
-template <class T> float half_of(u32 word, u32 which) {
+template <class T> float element_of(u32 word, u32 which) {
     T value;
-    const u16 bits = static_cast<u16>(which ? word >> 16 : word);
-    memcpy(&value, &bits, sizeof value);
+    memcpy(&value, reinterpret_cast<const u8*>(&word) + which * sizeof value, sizeof value);
     return widen(value);
 }
 
 template <class T> void multiply_tiles(void* const* payloads) {
-    float a[16][16], b[16][8];
+    // Elements of a word, and of a row of A.
+    constexpr u32 WORD = 4 / sizeof(T), DEPTH = 8 * WORD;
+    float a[16][DEPTH], b[DEPTH][8];
     for (u32 lane = 0; lane < WARP; ++lane) {
         const Multiply& own = *static_cast<const Multiply*>(payloads[lane]);
         const u32 group = lane / 4, thread = lane % 4;
-        for (u32 i = 0; i < 2; ++i) {
+        for (u32 i = 0; i < WORD; ++i) {
+            const u32 first = WORD * thread + i;
             for (u32 part = 0; part < 4; ++part) {
-                a[group + part % 2 * 8][2 * thread + part / 2 * 8 + i] = half_of<T>(own.a[part], i);
+                a[group + part % 2 * 8][first + part / 2 * 4 * WORD] = element_of<T>(own.a[part], i);
             }
-            for (u32 part = 0; part < 2; ++part) b[2 * thread + part * 8 + i][group] = half_of<T>(own.b[part], i);
+            for (u32 part = 0; part < 2; ++part) b[first + part * 4 * WORD][group] = element_of<T>(own.b[part], i);
         }
     }
     for (u32 lane = 0; lane < WARP; ++lane) {
         float* d = static_cast<const Multiply*>(payloads[lane])->d;
         for (u32 i = 0; i < 4; ++i) {
             const u32 row = lane / 4 + i / 2 * 8, column = 2 * (lane % 4) + i % 2;
-            for (u32 k = 0; k < 16; ++k) d[i] += a[row][k] * b[k][column];
+            for (u32 k = 0; k < DEPTH; ++k) d[i] += a[row][k] * b[k][column];
         }
     }
 }

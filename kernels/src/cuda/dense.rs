@@ -1,4 +1,6 @@
-//! Dense products of 16-bit matrices: whose kernels make them, and how a library for matrices sees them.
+//! Dense products of matrices of 16 and 8 bits: whose kernels make them, and how a library for matrices sees them.
+
+use super::gpu::GpuInfo;
 
 /// The rows of x from which on a product is bound by arithmetic, no longer by the weights' way from memory.
 const MANY_ROWS: u32 = 128;
@@ -29,18 +31,39 @@ impl DenseGemm {
     }
 }
 
-/// A float type of 16 bits.
+/// The type of both factors of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Half {
+pub enum FactorType {
     F16,
     BF16,
+    /// `fp8_e4m3fn`.
+    E4M3,
+}
+
+impl FactorType {
+    /// Bytes per element.
+    pub const fn size(self) -> usize {
+        match self {
+            FactorType::F16 | FactorType::BF16 => 2,
+            FactorType::E4M3 => 1,
+        }
+    }
+
+    /// Whether a chip's tensor cores take it: numbers of eight bits from compute capability 8.9 on
+    /// (<https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-instructions-mma>).
+    pub fn suits(self, info: &GpuInfo) -> bool {
+        match self {
+            FactorType::F16 | FactorType::BF16 => true,
+            FactorType::E4M3 => info.capability >= (8, 9),
+        }
+    }
 }
 
 /// `out = x · wᵀ` over all `stride` columns, sums in f32. Everything is row-major; addresses are of device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DenseProduct {
     /// The type of `w` and `x`.
-    pub half: Half,
+    pub factors: FactorType,
     /// `[count, stride]`.
     pub w: u64,
     /// `[rows, stride]`.
@@ -118,11 +141,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn eight_bits_are_multiplied_by_ada_and_newer() {
+        let suits = |factors: FactorType, capability| {
+            factors.suits(&GpuInfo { name: String::new(), capability, multiprocessors: 1 })
+        };
+        for (capability, expected) in
+            [((8, 0), false), ((8, 6), false), ((8, 9), true), ((9, 0), true), ((12, 0), true)]
+        {
+            assert_eq!(suits(FactorType::E4M3, capability), expected, "{capability:?}");
+            assert!(suits(FactorType::F16, capability) && suits(FactorType::BF16, capability));
+        }
+    }
+
     /// The weights `[3, 64]` times 5 rows, into columns of an output that is 10 wide.
     #[test]
     fn row_major_is_column_major_transposed() {
         let product = DenseProduct {
-            half: Half::BF16,
+            factors: FactorType::BF16,
             w: 0x1000,
             x: 0x2000,
             out: 0x3010,

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use super::dense::{ColumnMatrix, DenseProduct, Half};
+use super::dense::{ColumnMajor, ColumnMatrix, DenseProduct, FactorType};
 use super::emulated_group::Sums;
 use super::gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
 use super::kernel::{Kernel, emulated};
@@ -130,6 +130,13 @@ impl Emulator {
         Ok(emulator)
     }
 
+    /// The same as a chip of compute capability `capability`; by itself it is one of 8.0.
+    #[must_use]
+    pub fn with_capability(mut self, capability: (u32, u32)) -> Self {
+        self.info.capability = capability;
+        self
+    }
+
     /// How many products the library made.
     pub fn products(&self) -> usize {
         self.products.get()
@@ -171,6 +178,28 @@ impl Emulator {
     }
 }
 
+/// The value of a code of E4M3: a sign, four bits of exponent with bias 7, three of mantissa; all ones is not a number.
+fn e4m3(code: u8) -> f64 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f64::from(code & 7));
+    let size = match (code & 127, exponent) {
+        (127, _) => f64::NAN,
+        (_, 0) => mantissa / 512.0,
+        _ => (8.0 + mantissa) * 2f64.powi(exponent - 10),
+    };
+    if code & 128 == 0 { size } else { -size }
+}
+
+/// Whether the library takes a product: as NVIDIA's does, one of eight bits only where everything lies on multiples of 16
+/// bytes (<https://docs.nvidia.com/cuda/cublas/#cublasltmatmul>).
+fn takes(product: &DenseProduct) -> bool {
+    let ColumnMajor { a, b, d } = product.column_major();
+    let on_sixteen = |matrix: &ColumnMatrix, size: u64| {
+        let extents = [matrix.address, matrix.leading * size, matrix.rows * size];
+        extents.iter().all(|extent| extent.is_multiple_of(16))
+    };
+    product.factors != FactorType::E4M3 || on_sixteen(&a, 1) && on_sixteen(&b, 1) && on_sixteen(&d, 4)
+}
+
 /// `d = aᵀ · b` in the terms of BLAS, sums in f64.
 ///
 /// # Safety
@@ -179,12 +208,19 @@ unsafe fn multiply_columns(product: &DenseProduct) {
     let factors = product.column_major();
     let at = |matrix: &ColumnMatrix, row: u64, column: u64| (row + column * matrix.leading) as usize;
     let value = |matrix: &ColumnMatrix, row: u64, column: u64| {
-        let elements = std::ptr::with_exposed_provenance::<u16>(matrix.address as usize);
+        let start = std::ptr::with_exposed_provenance::<u8>(matrix.address as usize);
+        let at = at(matrix, row, column) * product.factors.size();
         // SAFETY: the caller's promise.
-        let bits = unsafe { elements.add(at(matrix, row, column)).read_unaligned() };
-        match product.half {
-            Half::F16 => half::f16::from_bits(bits).to_f64(),
-            Half::BF16 => half::bf16::from_bits(bits).to_f64(),
+        unsafe {
+            match product.factors {
+                FactorType::F16 => {
+                    half::f16::from_bits(start.add(at).cast::<u16>().read_unaligned()).to_f64()
+                }
+                FactorType::BF16 => {
+                    half::bf16::from_bits(start.add(at).cast::<u16>().read_unaligned()).to_f64()
+                }
+                FactorType::E4M3 => e4m3(start.add(at).read()),
+            }
         }
     };
     let (a, b, d) = (factors.a, factors.b, factors.d);
@@ -414,7 +450,8 @@ impl Gpu for Emulator {
     }
 
     unsafe fn multiply(&self, product: &DenseProduct) -> Result<bool> {
-        if self.library {
+        let made = self.library && takes(product);
+        if made {
             self.products.update(|count| count + 1);
             if let Some(graph) = &mut *lock(&self.recording) {
                 graph.work.push(Recorded::Product(*product));
@@ -423,7 +460,7 @@ impl Gpu for Emulator {
             // SAFETY: device memory is this process's, and no kernel is running; the rest is the caller's promise.
             unsafe { multiply_columns(product) };
         }
-        Ok(self.library)
+        Ok(made)
     }
 
     fn record(&self) -> Result<()> {

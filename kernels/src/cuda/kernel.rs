@@ -80,6 +80,7 @@ kernels! {
     SplitBF16 = "split_bf16", 256;
     RoundF16 = "round_f16", 256;
     RoundBF16 = "round_bf16", 256;
+    RoundE4M3 = "round_e4m3", 256;
     LinearF16x8 = "linear_f16_8", 256;
     LinearF16x16 = "linear_f16_16", 256;
     LinearF16x32 = "linear_f16_32", 256;
@@ -88,9 +89,14 @@ kernels! {
     LinearBF16x16 = "linear_bf16_16", 256;
     LinearBF16x32 = "linear_bf16_32", 256;
     LinearBF16x64 = "linear_bf16_64", 256;
+    LinearE4M3x8 = "linear_e4m3_8", 256;
+    LinearE4M3x16 = "linear_e4m3_16", 256;
+    LinearE4M3x32 = "linear_e4m3_32", 256;
+    LinearE4M3x64 = "linear_e4m3_64", 256;
     // gemm.cu
     GemmF16 = "gemm_f16", 256;
     GemmBF16 = "gemm_bf16", 256;
+    GemmE4M3 = "gemm_e4m3", 256;
     FinishRows = "finish_rows", 256;
     // blocks.cu
     QuantizeRows = "quantize_rows", 256;

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::blocks::{Blocks, Multiply};
-use super::dense::{DenseGemm, DenseProduct, Half};
+use super::dense::{DenseGemm, DenseProduct, FactorType};
 use super::gpu::{Gpu, GpuMemory, Launch};
 use super::kernel::Kernel;
 use super::matrix::{COLUMNS, CudaMatrix, Data};
@@ -18,10 +18,19 @@ const OUTPUTS: u32 = 16;
 
 kernel_args!(SplitArgs { x: u64, high: u64, low: u64, scales: u64, cols: u32, stride: u32 });
 kernel_args!(RoundArgs { x: u64, out: u64, scales: u64, cols: u32, stride: u32 });
-kernel_args!(FinishArgs { out: u64, scales: u64, bias: u64, count: u32, width: u32, first: u32 });
+kernel_args!(FinishArgs {
+    out: u64,
+    w_scales: u64,
+    scales: u64,
+    bias: u64,
+    count: u32,
+    width: u32,
+    first: u32
+});
 kernel_args!(LinearArgs {
     out: u64,
     w: u64,
+    w_scales: u64,
     high: u64,
     low: u64,
     scales: u64,
@@ -36,6 +45,7 @@ kernel_args!(LinearArgs {
 kernel_args!(GemmArgs {
     out: u64,
     w: u64,
+    w_scales: u64,
     x: u64,
     scales: u64,
     bias: u64,
@@ -96,6 +106,7 @@ pub(super) fn linear<G: Gpu>(
         let args = LinearArgs {
             out: out.address(),
             w: 0,
+            w_scales: 0,
             high: x.address(),
             low: 0,
             scales: 0,
@@ -111,9 +122,14 @@ pub(super) fn linear<G: Gpu>(
                 product.floats(LinearArgs { w: memory.address(), ..args })?;
             }
             Data::Floats { dtype, memory, stride } => {
-                let half = if *dtype == DType::BF16 { Half::BF16 } else { Half::F16 };
+                let factors = if *dtype == DType::BF16 { FactorType::BF16 } else { FactorType::F16 };
                 let args = LinearArgs { w: memory.address(), stride: size(OP, "columns", *stride)?, ..args };
-                product.halves(scratch.activations, half, args)?;
+                product.tensor_cores(scratch.activations, factors, args)?;
+            }
+            Data::Scaled { codes, scales, stride } => {
+                let (w, w_scales) = (codes.address(), scales.address());
+                let args = LinearArgs { w, w_scales, stride: size(OP, "columns", *stride)?, ..args };
+                product.tensor_cores(scratch.activations, FactorType::E4M3, args)?;
             }
             Data::Blocks(blocks) => product.blocks(&mut scratch, blocks, args)?,
         }
@@ -142,7 +158,7 @@ impl<G: Gpu> Product<'_, G> {
     fn many_blocks(&self, scratch: &mut Planes<'_, G>, blocks: &Blocks<G>, args: LinearArgs) -> Result<()> {
         let stride = blocks.cols().next_multiple_of(COLUMNS);
         let args = LinearArgs { stride: size(OP, "columns", stride)?, ..args };
-        let args = self.round(scratch.activations, Half::F16, args)?;
+        let args = self.round(scratch.activations, FactorType::F16, args)?;
         let per_piece = size(OP, "rows of weights", (UNPACKED / (2 * stride)).max(1))?.next_multiple_of(TILE);
         let bytes = product(&[per_piece.min(args.count) as usize, stride, 2]);
         let unpacked = scratch.weights.fit(self.gpu, "unpacked weights", bytes)?.address();
@@ -150,7 +166,10 @@ impl<G: Gpu> Product<'_, G> {
             let count = per_piece.min(args.count - from);
             blocks.unpack(self.gpu, unpacked, (from, count), args.stride)?;
             let bias = if args.bias == 0 { 0 } else { args.bias + 4 * u64::from(from) };
-            self.many(Half::F16, LinearArgs { w: unpacked, bias, count, first: args.first + from, ..args })?;
+            self.many(
+                FactorType::F16,
+                LinearArgs { w: unpacked, bias, count, first: args.first + from, ..args },
+            )?;
         }
         Ok(())
     }
@@ -160,87 +179,93 @@ impl<G: Gpu> Product<'_, G> {
     }
 
     /// The activations as one plane (`high`), and what they were divided by.
-    fn round(&self, scratch: &mut Scratch<G>, half: Half, args: LinearArgs) -> Result<LinearArgs> {
-        let plane = product(&[self.rows as usize, args.stride as usize, 2]);
+    fn round(&self, scratch: &mut Scratch<G>, factors: FactorType, args: LinearArgs) -> Result<LinearArgs> {
+        let plane = product(&[self.rows as usize, args.stride as usize, factors.size()]);
         let bytes = plane.saturating_add(product(&[self.rows as usize, 4]));
         let high = scratch.fit(self.gpu, "rounded activations", bytes)?.address();
         let scales = high + plane as u64;
         let round =
             RoundArgs { x: self.x.address(), out: high, scales, cols: self.cols, stride: args.stride };
-        let kernel = match half {
-            Half::F16 => Kernel::RoundF16,
-            Half::BF16 => Kernel::RoundBF16,
+        let kernel = match factors {
+            FactorType::F16 => Kernel::RoundF16,
+            FactorType::BF16 => Kernel::RoundBF16,
+            FactorType::E4M3 => Kernel::RoundE4M3,
         };
         // SAFETY: the plane is `[rows, stride]`, with a scale for each row behind it.
         unsafe { self.gpu.launch(kernel, Launch::blocks(self.rows), &round)? };
         Ok(LinearArgs { high, scales, ..args })
     }
 
-    /// The activations as two planes, and what they were divided by.
-    fn split(&self, scratch: &mut Scratch<G>, half: Half, args: LinearArgs) -> Result<LinearArgs> {
+    /// The activations as two planes of 16 bits, and what they were divided by.
+    fn split(&self, scratch: &mut Scratch<G>, factors: FactorType, args: LinearArgs) -> Result<LinearArgs> {
         let plane = product(&[self.rows as usize, args.stride as usize, 2]);
         let bytes = plane.saturating_mul(2).saturating_add(product(&[self.rows as usize, 4]));
         let high = scratch.fit(self.gpu, "split activations", bytes)?.address();
         let (low, scales) = (high + plane as u64, high + 2 * plane as u64);
         let split =
             SplitArgs { x: self.x.address(), high, low, scales, cols: self.cols, stride: args.stride };
-        let kernel = match half {
-            Half::F16 => Kernel::SplitF16,
-            Half::BF16 => Kernel::SplitBF16,
+        let kernel = match factors {
+            // Weights in E4M3 become f16 on the way.
+            FactorType::F16 | FactorType::E4M3 => Kernel::SplitF16,
+            FactorType::BF16 => Kernel::SplitBF16,
         };
         // SAFETY: both planes are `[rows, stride]`, with a scale for each row behind them.
         unsafe { self.gpu.launch(kernel, Launch::blocks(self.rows), &split)? };
         Ok(LinearArgs { high, low, scales, ..args })
     }
 
-    fn halves(&self, scratch: &mut Scratch<G>, half: Half, args: LinearArgs) -> Result<()> {
+    /// Weights in `factors`, of which [`FactorType::E4M3`] has scales.
+    fn tensor_cores(&self, scratch: &mut Scratch<G>, factors: FactorType, args: LinearArgs) -> Result<()> {
         if self.gemm(args.count) != DenseGemm::Few {
-            let args = self.round(scratch, half, args)?;
-            return self.many(half, args);
+            let args = self.round(scratch, factors, args)?;
+            return self.many(factors, args);
         }
-        let args = self.split(scratch, half, args)?;
-        let (per_block, kernel) = match (self.rows, half) {
-            (..=8, Half::BF16) => (8, Kernel::LinearBF16x8),
-            (..=8, Half::F16) => (8, Kernel::LinearF16x8),
-            (9..=16, Half::BF16) => (16, Kernel::LinearBF16x16),
-            (9..=16, Half::F16) => (16, Kernel::LinearF16x16),
-            (17..=32, Half::BF16) => (32, Kernel::LinearBF16x32),
-            (17..=32, Half::F16) => (32, Kernel::LinearF16x32),
-            (_, Half::BF16) => (64, Kernel::LinearBF16x64),
-            (_, Half::F16) => (64, Kernel::LinearF16x64),
+        let args = self.split(scratch, factors, args)?;
+        let (per_block, [f16, bf16, e4m3]) = match self.rows {
+            ..=8 => (8, [Kernel::LinearF16x8, Kernel::LinearBF16x8, Kernel::LinearE4M3x8]),
+            9..=16 => (16, [Kernel::LinearF16x16, Kernel::LinearBF16x16, Kernel::LinearE4M3x16]),
+            17..=32 => (32, [Kernel::LinearF16x32, Kernel::LinearBF16x32, Kernel::LinearE4M3x32]),
+            _ => (64, [Kernel::LinearF16x64, Kernel::LinearBF16x64, Kernel::LinearE4M3x64]),
+        };
+        let kernel = match factors {
+            FactorType::F16 => f16,
+            FactorType::BF16 => bf16,
+            FactorType::E4M3 => e4m3,
         };
         let launch = Launch::grid(args.count.div_ceil(OUTPUTS), self.rows.div_ceil(per_block), 1);
-        // SAFETY: `linear` checked the buffers; both planes are `[rows, stride]`, the weights `[count, stride]`.
+        // SAFETY: `linear` checked the buffers; both planes are `[rows, stride]`, the weights `[count, stride]`, with a scale
+        // for each of their rows where they have scales.
         unsafe { self.gpu.launch(kernel, launch, &args) }
     }
 
-    fn many(&self, half: Half, args: LinearArgs) -> Result<()> {
-        if self.gemm(args.count) == DenseGemm::Library && self.by_library(half, &args)? {
+    fn many(&self, factors: FactorType, args: LinearArgs) -> Result<()> {
+        if self.gemm(args.count) == DenseGemm::Library && self.by_library(factors, &args)? {
             return Ok(());
         }
-        let LinearArgs { out, w, high, scales, bias, rows, count, stride, width, first, .. } = args;
-        let args = GemmArgs { out, w, x: high, scales, bias, rows, count, stride, width, first };
+        let LinearArgs { out, w, w_scales, high, scales, bias, rows, count, stride, width, first, .. } = args;
+        let args = GemmArgs { out, w, w_scales, x: high, scales, bias, rows, count, stride, width, first };
         let launch = Launch::grid(count.div_ceil(TILE), rows.div_ceil(TILE), 1).with_shared(TILE_SHARED);
-        let kernel = match half {
-            Half::F16 => Kernel::GemmF16,
-            Half::BF16 => Kernel::GemmBF16,
+        let kernel = match factors {
+            FactorType::F16 => Kernel::GemmF16,
+            FactorType::BF16 => Kernel::GemmBF16,
+            FactorType::E4M3 => Kernel::GemmE4M3,
         };
         // SAFETY: as for few rows.
         unsafe { self.gpu.launch(kernel, launch, &args) }
     }
 
     /// Whether a library made the product.
-    fn by_library(&self, half: Half, args: &LinearArgs) -> Result<bool> {
-        let &LinearArgs { w, high, scales, bias, rows, count, stride, width, first, .. } = args;
+    fn by_library(&self, factors: FactorType, args: &LinearArgs) -> Result<bool> {
+        let &LinearArgs { w, w_scales, high, scales, bias, rows, count, stride, width, first, .. } = args;
         let out = args.out + 4 * u64::from(first);
-        let product = DenseProduct { half, w, x: high, out, rows, count, stride, width };
+        let product = DenseProduct { factors, w, x: high, out, rows, count, stride, width };
         // SAFETY: as for few rows.
         if !unsafe { self.gpu.multiply(&product)? } {
             return Ok(false);
         }
         // In bf16 every scale is one.
-        if half == Half::F16 || bias != 0 {
-            let finish = FinishArgs { out: args.out, scales, bias, count, width, first };
+        if factors != FactorType::BF16 || bias != 0 {
+            let finish = FinishArgs { out: args.out, w_scales, scales, bias, count, width, first };
             // SAFETY: the same rows and columns of `out`.
             unsafe { self.gpu.launch(Kernel::FinishRows, Launch::blocks(rows), &finish)? };
         }

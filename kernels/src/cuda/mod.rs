@@ -2,7 +2,8 @@
 //!
 //! Activations are f32, so that norms, sums and the residual stream lose nothing and a token costs 4 KB per 1,024
 //! elements, which is little beside the weights that a step reads. Where tensor cores multiply, an activation is split
-//! into two 16-bit numbers whose sum has twice their precision. The KV cache keeps its stored type.
+//! into two 16-bit numbers whose sum has twice their precision; or rounded to the weights' type, where there are many. The KV
+//! cache keeps its stored type.
 
 mod all_reduce;
 mod attention;
@@ -27,7 +28,7 @@ mod score;
 mod step;
 mod watched;
 
-pub use dense::{ColumnMajor, ColumnMatrix, DenseGemm, DenseProduct, Half};
+pub use dense::{ColumnMajor, ColumnMatrix, DenseGemm, DenseProduct, FactorType};
 pub use emulated_group::EmulatedMember;
 pub use emulator::Emulator;
 pub use gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
@@ -42,7 +43,7 @@ pub use watched::{Counts, Watch, Watched};
 use crate::contract::check_room;
 use crate::{
     Activation, AllReduce, AttentionParams, Backend, HeadCounts, KernelError, KvShape, LowRankView,
-    SampleRow, Sampled, StepInputs, WeightView,
+    SampleRow, Sampled, ScaledRowsView, StepInputs, WeightView,
 };
 use graphs::Graphs;
 use memory::{Bytes, Scratch};
@@ -140,6 +141,14 @@ impl<G: Gpu> Backend for CudaBackend<G> {
 
     fn matrix(&self, parts: &[WeightView<'_>]) -> Result<CudaMatrix<G>> {
         CudaMatrix::new(&self.gpu, parts)
+    }
+
+    /// Chips whose tensor cores take these numbers keep them so.
+    fn scaled_matrix(&self, parts: &[ScaledRowsView<'_>]) -> Result<Option<CudaMatrix<G>>> {
+        match FactorType::E4M3.suits(self.gpu.info()) {
+            true => CudaMatrix::scaled(&self.gpu, parts).map(Some),
+            false => Ok(None),
+        }
     }
 
     fn kv_cache(&self, shape: KvShape) -> Result<CudaKvCache<G>> {

@@ -80,6 +80,9 @@ pub(super) fn embed<G: Gpu>(
                 first += band.rows;
                 continue;
             }
+            Data::Scaled { .. } => {
+                return Err(shape_error(OP, "rows with scales in the table", band.rows, 0));
+            }
         };
         let args = EmbedArgs {
             out: out.address(),

@@ -6,6 +6,7 @@ use weirgate_kernels::{Backend, BlockType, DType, WeightView};
 use crate::common::{bits, buffer, values};
 use crate::linear::{check, round_x};
 use crate::products::Case;
+use crate::scaled;
 
 fn with_library() -> Emulator {
     Emulator::with_library().unwrap()
@@ -81,4 +82,22 @@ fn takes_unpacked_blocks_and_stacked_parts() {
     }
     let sum: f32 = case.x[..cols].iter().sum();
     assert!((found[150] - ((1.0 + 60.0 / 1024.0) * sum + 0.25)).abs() < 1e-4, "{}", found[150]);
+}
+
+/// Of eight bits it takes what lies on multiples of 16 bytes, and knows no scales: these are put behind its product.
+#[test]
+fn makes_large_products_of_eight_bits() {
+    for (rows, cols, outputs, with_bias, made) in
+        [(128, 70, 128, true, 1), (131, 64, 140, false, 1), (130, 100, 130, true, 0), (127, 64, 128, true, 0)]
+    {
+        let case = scaled::Case::new(rows, cols, outputs, with_bias);
+        let mut device = CudaBackend::new(with_library().with_capability((9, 0)));
+        let got = case.run(&mut device);
+        assert_eq!(device.gpu().products(), made, "{rows} x {cols} x {outputs}");
+        if rows >= 128 {
+            case.check_rounded(&got);
+        }
+        let own = case.run(&mut CudaBackend::new(crate::gpu().with_capability((9, 0))));
+        assert_eq!(made == 0, bits(&got) == bits(&own), "{rows} x {cols} x {outputs}");
+    }
 }

@@ -24,6 +24,8 @@ mod products;
 mod references;
 #[path = "../cuda/sample.rs"]
 mod sample;
+#[path = "../cuda/scaled.rs"]
+mod scaled;
 #[path = "../cuda/small_ops.rs"]
 mod small_ops;
 #[path = "../shared/stored.rs"]
@@ -32,7 +34,7 @@ mod stored;
 use std::sync::{LazyLock, Mutex};
 
 use weirgate_kernels::cuda::driver::{CompileSettings, Device, DeviceChoice, NvidiaGpu};
-use weirgate_kernels::cuda::{CudaBackend, Gpu};
+use weirgate_kernels::cuda::{CudaBackend, FactorType, Gpu};
 
 type TestGpu = NvidiaGpu;
 
@@ -51,6 +53,16 @@ fn open() -> NvidiaGpu {
 fn device() -> CudaBackend<TestGpu> {
     CudaBackend::new(gpu())
 }
+
+/// The GPU, if its tensor cores take numbers of eight bits.
+fn ada() -> Option<TestGpu> {
+    let gpu = gpu();
+    FactorType::E4M3.suits(gpu.info()).then_some(gpu)
+}
+
+/// How far sums of their products may be off, as a part of the sum of magnitudes: Hopper adds them with about 14 bits, and
+/// libraries move these sums to an f32 every few steps (DeepSeek-V3's report, <https://arxiv.org/abs/2412.19437>, 3.5.2).
+const E4M3_SUMS: f64 = 5e-4;
 
 /// Who only asks gets the answer of who uses it.
 #[test]

@@ -33,7 +33,7 @@ impl Format {
     }
 
     /// The nearest of the finite numbers; of two, that with an even code.
-    fn nearest(magnitudes: &[f64], value: f64) -> f64 {
+    pub fn nearest(magnitudes: &[f64], value: f64) -> f64 {
         let above = magnitudes.partition_point(|&m| m < value.abs()).min(magnitudes.len() - 1);
         let below = above.saturating_sub(1);
         let (down, up) = (value.abs() - magnitudes[below], magnitudes[above] - value.abs());

@@ -1,13 +1,13 @@
 //! Matrices of eight-bit floats (E4M3, the OCP's 8-bit floating point specification: no infinities) with scales.
 //!
-//! No device multiplies with these: they become f16, or f32 where f16 is too small.
+//! For devices that do not multiply with these they become f16, or f32 where f16 is too small.
 
 use std::num::NonZero;
 
 use half::f16;
 
 use super::{float_type, share_rows};
-use crate::DType;
+use crate::{DType, ScaledRows};
 
 /// The largest finite value.
 const LARGEST: f32 = 448.0;
@@ -25,7 +25,19 @@ pub(super) struct SmallFloats<'a> {
     pub block: (usize, usize),
 }
 
-impl SmallFloats<'_> {
+impl<'a> SmallFloats<'a> {
+    /// The matrix as it is, if no row has more than one scale.
+    pub fn scaled_rows(self) -> Option<ScaledRows<'a>> {
+        let Self { cols, rows, bytes, scales, block } = self;
+        let scale = |row: usize| scales.get(row / block.0).copied().unwrap_or(0.0);
+        (block.1 >= cols).then(|| ScaledRows {
+            rows,
+            cols,
+            codes: bytes.into(),
+            scales: (0..rows).map(scale).collect(),
+        })
+    }
+
     pub fn dtype(&self) -> DType {
         float_type(&self.scales, LARGEST)
     }

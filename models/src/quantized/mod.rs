@@ -2,7 +2,7 @@
 //!
 //! Each keeps a matrix in a few tensors of its own ([`layouts`]). Here these are put together again and given out under
 //! the matrix's name, in a type that every device reads: blocks of integers where these are exact, else f16
-//! ([`integers`], [`floats`]). `docs/quantization.md` has the table.
+//! ([`integers`], [`floats`]); and eight-bit floats as they are to who asks for them. `docs/quantization.md` has the table.
 
 mod floats;
 mod integers;
@@ -23,7 +23,7 @@ use self::floats::SmallFloats;
 use self::integers::Integers;
 use self::parts::Parts;
 use crate::gguf::share;
-use crate::{DType, ModelError, SafetensorsSource, TensorSource, TensorView};
+use crate::{DType, ModelError, SafetensorsSource, ScaledRows, TensorSource, TensorView};
 
 /// The tensors of a quantized checkpoint.
 pub(crate) struct QuantizedSource {
@@ -141,6 +141,14 @@ impl TensorSource for QuantizedSource {
         };
         let bytes = self.stored(module)?.encode(*dtype, self.threads);
         Ok(TensorView { dtype: *dtype, shape: shape.to_vec(), bytes: bytes.into() })
+    }
+
+    fn scaled_rows(&self, name: &str) -> Result<Option<ScaledRows<'_>>, ModelError> {
+        let Some(Planned { module, .. }) = self.matrices.get(name) else { return Ok(None) };
+        Ok(match self.stored(module)? {
+            Stored::SmallFloats(floats) => floats.scaled_rows(),
+            Stored::Integers(_) => None,
+        })
     }
 
     fn info(&self, name: &str) -> Result<(DType, Vec<usize>), ModelError> {

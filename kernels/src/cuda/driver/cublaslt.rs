@@ -16,7 +16,7 @@ use super::error::{DeviceError, Version};
 use super::libraries;
 use super::memory::NvidiaMemory;
 use crate::KernelError;
-use crate::cuda::dense::{ColumnMajor, ColumnMatrix, DenseProduct, Half};
+use crate::cuda::dense::{ColumnMajor, ColumnMatrix, DenseProduct, FactorType};
 use crate::cuda::gpu::GpuMemory;
 
 /// The oldest major version that is looked for; the numbers below have not changed since.
@@ -37,6 +37,7 @@ const NOT_SUPPORTED: Status = 15;
 const REAL_F32: c_int = 0;
 const REAL_F16: c_int = 2;
 const REAL_BF16: c_int = 14;
+const REAL_E4M3: c_int = 28;
 /// `CUBLAS_COMPUTE_32F`: products and sums in f32.
 const COMPUTE_F32: c_int = 68;
 /// `CUBLASLT_MATMUL_DESC_TRANSA` and `CUBLAS_OP_T`.
@@ -164,7 +165,7 @@ impl Drop for Owned {
 /// What a choice of algorithm depends on.
 #[derive(PartialEq, Eq, Hash)]
 struct Shape {
-    half: Half,
+    factors: FactorType,
     rows: u32,
     count: u32,
     stride: u32,
@@ -274,7 +275,7 @@ impl CublasLt {
     pub unsafe fn multiply(&self, product: &DenseProduct) -> Result<bool, DeviceError> {
         let factors = product.column_major();
         let shape = Shape {
-            half: product.half,
+            factors: product.factors,
             rows: product.rows,
             count: product.count,
             stride: product.stride,
@@ -335,11 +336,14 @@ impl CublasLt {
 
     /// The library's own first choice for a shape.
     fn plan(&self, factors: &ColumnMajor, shape: &Shape) -> Result<Option<Plan>, DeviceError> {
-        let half = match shape.half {
-            Half::F16 => REAL_F16,
-            Half::BF16 => REAL_BF16,
+        // Of eight bits the library takes A transposed and B not, as everything here is, all addresses and columns on
+        // multiples of 16 bytes, and any f32 output; without scales they are one.
+        let kind = match shape.factors {
+            FactorType::F16 => REAL_F16,
+            FactorType::BF16 => REAL_BF16,
+            FactorType::E4M3 => REAL_E4M3,
         };
-        let (a, b) = (self.layout(&factors.a, half)?, self.layout(&factors.b, half)?);
+        let (a, b) = (self.layout(&factors.a, kind)?, self.layout(&factors.b, kind)?);
         let d = self.layout(&factors.d, REAL_F32)?;
         let preference = self.preference(shape)?;
         let (mut found, mut count) = (Found::default(), 0);
