@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use std::sync::{Arc, Once};
 use super::dense::{ColumnMatrix, DenseProduct, Half};
 use super::gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
 use super::kernel::{Kernel, emulated};
+use super::tensor_map::{Boxes, TensorMap};
 use crate::KernelError;
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -60,6 +62,8 @@ pub struct Emulator {
     /// Whether it has a library for matrices, and how many products that made.
     library: bool,
     products: Cell<usize>,
+    /// How often each kernel was launched.
+    launched: RefCell<HashMap<Kernel, usize>>,
     /// How many memories were given back.
     freed: Arc<AtomicU64>,
     /// What is being recorded.
@@ -77,11 +81,16 @@ enum Recorded {
     Kernel {
         kernel: Kernel,
         launch: Launch,
-        /// The bytes of the arguments, aligned as any of their fields.
-        args: Vec<u64>,
+        /// The bytes of the arguments.
+        args: Vec<Line>,
     },
     Product(DenseProduct),
 }
+
+/// Bytes aligned as any kernel's arguments.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([u8; 64]);
 
 // SAFETY: the room belongs to this value alone, and nothing in it stays with a thread between launches.
 unsafe impl Send for Emulator {}
@@ -100,6 +109,7 @@ impl Emulator {
             room,
             library: false,
             products: Cell::new(0),
+            launched: RefCell::default(),
             freed: Arc::default(),
             recording: RefCell::new(None),
         })
@@ -110,6 +120,18 @@ impl Emulator {
         let mut emulator = Self::new()?;
         emulator.library = true;
         Ok(emulator)
+    }
+
+    /// One of compute capability 9.0.
+    pub fn hopper() -> Result<Self> {
+        let mut emulator = Self::new()?;
+        emulator.info.capability = (9, 0);
+        Ok(emulator)
+    }
+
+    /// How often a kernel was launched, recorded launches not counted.
+    pub fn launches(&self, kernel: Kernel) -> usize {
+        self.launched.borrow().get(&kernel).copied().unwrap_or(0)
     }
 
     /// How many products the library made.
@@ -327,6 +349,20 @@ impl Gpu for Emulator {
         pieces.iter_mut().try_for_each(|(from, bytes)| self.download(from, 0, bytes))
     }
 
+    /// As `csrc/emulate/hopper.cpp` reads it.
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap> {
+        if let Some(what) = boxes.violation() {
+            return Err(failure(format!("{what}: {boxes:?}")));
+        }
+        let tag = u64::from_le_bytes(*b"tensormp");
+        let &Boxes { address, rows, columns, stride, box_rows, .. } = boxes;
+        let mut words = [0; 16];
+        for (word, value) in words.iter_mut().zip([tag, address, rows, columns, stride, box_rows.into()]) {
+            *word = value;
+        }
+        Ok(TensorMap(words))
+    }
+
     unsafe fn launch<A: KernelArgs>(&self, kernel: Kernel, launch: Launch, args: &A) -> Result<()> {
         let entry = emulated::entry(kernel);
         if entry.args_size != size_of::<A>() || entry.threads != kernel.threads() {
@@ -340,18 +376,19 @@ impl Gpu for Emulator {
             )));
         }
         if let Some(graph) = &mut *self.recording.borrow_mut() {
-            let mut words = vec![0_u64; size_of::<A>().div_ceil(size_of::<u64>())];
+            let mut lines = vec![Line([0; 64]); size_of::<A>().div_ceil(size_of::<Line>())];
             // SAFETY: as many bytes as the structure has, and room for them.
             unsafe {
                 std::ptr::copy_nonoverlapping(
                     std::ptr::from_ref(args).cast::<u8>(),
-                    words.as_mut_ptr().cast::<u8>(),
+                    lines.as_mut_ptr().cast::<u8>(),
                     size_of::<A>(),
                 );
             }
-            graph.work.push(Recorded::Kernel { kernel, launch, args: words });
+            graph.work.push(Recorded::Kernel { kernel, launch, args: lines });
             return Ok(());
         }
+        *self.launched.borrow_mut().entry(kernel).or_default() += 1;
         // SAFETY: the caller vouches for `args`, whose size is the kernel's.
         unsafe { self.run(kernel, launch, std::ptr::from_ref(args).cast()) }
     }

@@ -92,6 +92,11 @@ kernels! {
     GemmF16 = "gemm_f16", 256;
     GemmBF16 = "gemm_bf16", 256;
     FinishRows = "finish_rows", 256;
+    // hopper_gemm.cu
+    HopperGemmF16x128 = "hopper_gemm_f16_128", 384;
+    HopperGemmF16x256 = "hopper_gemm_f16_256", 384;
+    HopperGemmBF16x128 = "hopper_gemm_bf16_128", 384;
+    HopperGemmBF16x256 = "hopper_gemm_bf16_256", 384;
     // blocks.cu
     QuantizeRows = "quantize_rows", 256;
     LinearQ8x0By1 = "linear_q8_0_1", 256;

@@ -12,6 +12,7 @@ mod elementwise;
 pub mod emulator;
 mod gpu;
 mod graphs;
+mod hopper_gemm;
 mod kernel;
 mod kv;
 mod linear;
@@ -23,6 +24,7 @@ mod rows;
 mod sample;
 mod score;
 mod step;
+mod tensor_map;
 mod watched;
 
 pub use dense::{ColumnMajor, ColumnMatrix, DenseGemm, DenseProduct, Half};
@@ -34,6 +36,7 @@ pub use low_rank::CudaLowRanks;
 pub use matrix::CudaMatrix;
 pub use memory::CudaBuf;
 pub use step::CudaStep;
+pub use tensor_map::{Boxes, TensorMap};
 pub use watched::{Counts, Watch, Watched};
 
 use crate::contract::check_room;

@@ -11,6 +11,7 @@ mod emulation;
 #[path = "../sampling/random.rs"]
 mod generators;
 mod graphs;
+mod hopper;
 mod library;
 mod linear;
 mod low_rank;

@@ -13,6 +13,7 @@ mod modules;
 mod nvidia;
 mod nvrtc;
 mod probe;
+mod tensor_map;
 
 pub use cublaslt::ProductOrigin;
 pub use error::{DeviceError, Version};
