@@ -215,6 +215,11 @@ kernels! {
     PrefillE5M2x96 = "prefill_e5m2_96", 128;
     PrefillE5M2x128 = "prefill_e5m2_128", 128;
     PrefillE5M2x256 = "prefill_e5m2_256", 128;
+    // hopper_prefill.cu
+    HopperPrefillF16x64 = "hopper_prefill_f16_64", 384;
+    HopperPrefillF16x128 = "hopper_prefill_f16_128", 384;
+    HopperPrefillBF16x64 = "hopper_prefill_bf16_64", 384;
+    HopperPrefillBF16x128 = "hopper_prefill_bf16_128", 384;
     // score.cu
     Score = "score", 256;
     // adjust.cu

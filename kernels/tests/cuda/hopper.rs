@@ -4,10 +4,12 @@
 use weirgate_kernels::cuda::{
     Boxes, CudaBackend, Emulator, Gpu, GpuMemory, Half, Kernel, KernelArgs, Launch, TensorMap,
 };
-use weirgate_kernels::{Backend, DType, KernelError, WeightView};
+use weirgate_kernels::{Backend, DType, KernelError, SmallFloat, WeightView};
 
+use crate::attention::{check_stretches, long_stretches};
 use crate::common::{bits, buffer, encode, matrix, rounded, values};
 use crate::linear::{check, round_x};
+use crate::paged;
 use crate::products::Case;
 
 fn hopper() -> CudaBackend<Emulator> {
@@ -186,4 +188,67 @@ fn products_are_recorded() {
     std::mem::swap(&mut replayed, &mut out);
     assert!(device.gpu().replay(&graph).unwrap());
     case.check(DType::BF16, &values(&device, &replayed, empty.len()), 8e-6, "replayed");
+}
+
+const PREFILLS: [Kernel; 4] = [
+    Kernel::HopperPrefillF16x64,
+    Kernel::HopperPrefillF16x128,
+    Kernel::HopperPrefillBF16x64,
+    Kernel::HopperPrefillBF16x128,
+];
+
+fn prefills(device: &CudaBackend<Emulator>) -> [usize; 4] {
+    PREFILLS.map(|kernel| device.gpu().launches(kernel))
+}
+
+#[test]
+fn stretches_match_the_reference() {
+    for case in long_stretches() {
+        for (dtype, first) in [(DType::F16, 0), (DType::BF16, 2)] {
+            let own = first + usize::from(case.head_dim == 128);
+            check_stretches(&paged::Case { dtype: dtype.into(), ..case.clone() }, hopper, |device| {
+                let launches = prefills(device);
+                assert!(launches[own] > 0 && launches.iter().sum::<usize>() == launches[own], "{case:?}");
+            });
+        }
+    }
+}
+
+/// To the bit, as long as the pieces are long.
+#[test]
+fn stretches_do_not_depend_on_the_cuts() {
+    for case in long_stretches() {
+        let case = paged::Case { dtype: DType::BF16.into(), lens: vec![170, 60], ..case };
+        let want = case.run(&mut hopper(), &case.whole());
+        for chunks in [vec![vec![64, 0], vec![40, 60], vec![66, 0]], vec![vec![17, 33], vec![153, 27]]] {
+            let got = case.run(&mut hopper(), &chunks);
+            for (got, want) in got.iter().zip(&want) {
+                assert_eq!(bits(got), bits(want), "{chunks:?}, {case:?}");
+            }
+        }
+    }
+}
+
+/// Other heads, pages and caches, a device whose rows must not depend on each other, and short stretches.
+#[test]
+fn other_stretches_are_attended_as_anywhere() {
+    let usual = paged::Case { dtype: DType::BF16.into(), ..paged::Case::new(4, 2, 64, 16, &[40]) };
+    let cases = [
+        (paged::Case { head_dim: 80, ..usual.clone() }, false),
+        (paged::Case { block_size: 24, ..usual.clone() }, false),
+        (paged::Case { block_size: 256, ..usual.clone() }, false),
+        (paged::Case { dtype: SmallFloat::E4M3.into(), ..usual.clone() }, false),
+        (paged::Case { dtype: DType::F32.into(), ..usual.clone() }, false),
+        (paged::Case { lens: vec![15], ..usual.clone() }, false),
+        (usual, true),
+    ];
+    for (case, deterministic) in cases {
+        let device =
+            |gpu| if deterministic { CudaBackend::deterministic(gpu) } else { CudaBackend::new(gpu) };
+        let mut on_hopper = device(Emulator::hopper().unwrap());
+        let got = case.run(&mut on_hopper, &case.whole());
+        assert_eq!(prefills(&on_hopper), [0; 4], "{case:?}");
+        let want = case.run(&mut device(crate::gpu()), &case.whole());
+        assert_eq!(bits(&got[0]), bits(&want[0]), "{case:?}");
+    }
 }
