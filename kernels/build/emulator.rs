@@ -19,7 +19,7 @@ pub fn build(sources: &[PathBuf]) {
         .include("csrc")
         .warnings(true)
         .extra_warnings(true)
-        .file("csrc/emulate/emulate.cpp")
+        .files(["csrc/emulate/emulate.cpp", "csrc/emulate/hopper.cpp"])
         .files(sources);
     build.compile("weirgate_emulated_kernels");
 }

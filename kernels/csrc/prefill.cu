@@ -35,10 +35,6 @@ struct PrefillArgs {
     float softcap;             // 0: none
 };
 
-template <class T> DEVICE u32 pair_of(float low, float high) {
-    return static_cast<u32>(bits_of_half(narrow<T>(low))) | static_cast<u32>(bits_of_half(narrow<T>(high))) << 16;
-}
-
 // The cache has C, tensor cores get T.
 template <class C, class T, u32 DIMS, u32 KEYS> struct Prefill {
     static constexpr bool SMALL = Kept<C>::SMALL;

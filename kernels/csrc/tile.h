@@ -9,6 +9,11 @@
 
 #include "small.h"
 
+// Two neighbours of a fragment, rounded.
+template <class T> DEVICE u32 pair_of(float low, float high) {
+    return static_cast<u32>(bits_of_half(narrow<T>(low))) | static_cast<u32>(bits_of_half(narrow<T>(high))) << 16;
+}
+
 // D += A * B.
 template <class T> DEVICE void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]);
 

@@ -80,7 +80,8 @@ fn no_kernel_spills_or_has_a_stack_frame_that_is_not_allowed() {
     for kernel in Kernel::ALL {
         for target in TARGETS {
             let key = (kernel.name().to_owned(), target.to_owned());
-            assert!(kernels.contains_key(&key), "{key:?} was not compiled");
+            let wanted = target == "sm_90a" || !kernel.name().starts_with("hopper_");
+            assert_eq!(kernels.contains_key(&key), wanted, "{key:?}");
         }
     }
     let allow =
@@ -107,7 +108,7 @@ fn every_file_compiles_at_run_time_too() {
         cache: Some(cache.path().to_owned()),
         own_gemm: true,
     };
-    // One chip's code differs from the others' by its instructions, which nvcc has compiled for all.
+    // One chip's code differs from the others' by its instructions, which nvcc has compiled for all; this one has most.
     let compile = || driver::compile_kernels(Version::new(13, 0), "sm_90a", &settings).unwrap();
     let first = compile();
     assert!(!first.is_empty() && first.iter().all(|file| file.bytes > 0 && !file.cached), "{first:?}");

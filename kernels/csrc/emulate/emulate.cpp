@@ -15,7 +15,7 @@ thread_local emulate::Place emulate::place;
 
 namespace {
 
-constexpr unsigned MAX_THREADS = 1024, LANES = 32;
+constexpr unsigned MAX_THREADS = 1024, LANES = 32, WARPGROUP = 128;
 constexpr size_t STACK = 128 << 10;
 constexpr size_t MAX_DYNAMIC = 227 << 10, SHARED_ROOM = 320 << 10, GUARD = 64;
 constexpr unsigned char POISON = 0xff, GUARD_BYTE = 0xa5;
@@ -85,14 +85,18 @@ struct Fiber {
     // Goes on when `*gate` is no longer `closed`.
     const unsigned* gate;
     unsigned closed;
+    // Goes on when this is true of the subject.
+    bool (*ready)(const void*);
+    const void* subject;
     Copy copies[MAX_COPIES];
     // How many copies the first groups have, the open one last.
     unsigned copied, groups, group_ends[MAX_COPIES];
 };
 
-struct Warp {
+// Threads that do something together.
+template <unsigned SIZE> struct Party {
     unsigned arrived, turn;
-    void* payloads[LANES];
+    void* payloads[SIZE];
     void (*combine)(void* const*);
 };
 
@@ -105,7 +109,9 @@ struct Block {
     Context scheduler;
     Fiber* fibers;
     unsigned char* stacks;
-    Warp warps[MAX_THREADS / LANES];
+    Party<LANES> warps[MAX_THREADS / LANES];
+    Party<WARPGROUP> warpgroups[MAX_THREADS / WARPGROUP];
+    void* units;
     unsigned threads, running, arrived, turn;
     const emulate::Entry* entry;
     const void* args;
@@ -171,11 +177,13 @@ void start_fibers() {
         Fiber& fiber = block->fibers[i];
         fiber.done = false;
         fiber.gate = nullptr;
+        fiber.ready = nullptr;
         fiber.copied = fiber.groups = 0;
         prepare(fiber.context, block->stacks + i * STACK, fiber_main);
     }
     block->arrived = 0;
-    for (unsigned i = 0; i < block->threads / LANES; ++i) block->warps[i].arrived = 0;
+    for (auto& warp : block->warps) warp.arrived = 0;
+    for (auto& warpgroup : block->warpgroups) warpgroup.arrived = 0;
 }
 
 void resume(unsigned thread) {
@@ -190,6 +198,7 @@ void run_block(bool backwards) {
     block->sites[0] = {nullptr, take_shared(block->dynamic_size), block->dynamic_size};
     block->sites_used = 1;
     start_fibers();
+    emulate::begin_units(block->units, backwards);
     unsigned left = block->threads;
     while (left > 0 && !block->failure) {
         bool moved = false;
@@ -197,12 +206,14 @@ void run_block(bool backwards) {
             unsigned thread = backwards ? block->threads - 1 - i : i;
             Fiber& fiber = block->fibers[thread];
             if (fiber.done || (fiber.gate && *fiber.gate == fiber.closed)) continue;
+            if (fiber.ready && !fiber.ready(fiber.subject)) continue;
             moved = true;
             resume(thread);
             if (fiber.done) --left;
         }
-        if (!moved) block->failure = "threads wait for each other, or for some that have ended";
+        if (!moved) block->failure = emulate::deliver();
     }
+    if (!block->failure) block->failure = emulate::unfinished();
     if (!block->failure) check_guards();
 }
 
@@ -246,15 +257,43 @@ void emulate::barrier() {
     ++block->turn;
 }
 
+namespace {
+template <unsigned SIZE> void together(Party<SIZE>& party, void* payload, void (*combine)(void* const*)) {
+    if (party.arrived == 0) party.combine = combine;
+    if (party.combine != combine) emulate::fail("threads of a warp or a warpgroup in different operations");
+    party.payloads[block->running % SIZE] = payload;
+    if (++party.arrived < SIZE) return wait_for(party.turn);
+    party.arrived = 0;
+    combine(party.payloads);
+    ++party.turn;
+}
+}  // namespace
+
 void emulate::of_warp(void* payload, void (*combine)(void* const*)) {
-    Warp& warp = block->warps[block->running / LANES];
-    if (warp.arrived == 0) warp.combine = combine;
-    if (warp.combine != combine) fail("lanes of a warp in different operations");
-    warp.payloads[block->running % LANES] = payload;
-    if (++warp.arrived < LANES) return wait_for(warp.turn);
-    warp.arrived = 0;
-    combine(warp.payloads);
-    ++warp.turn;
+    together(block->warps[block->running / LANES], payload, combine);
+}
+
+void emulate::of_warpgroup(void* payload, void (*combine)(void* const*)) {
+    together(block->warpgroups[block->running / WARPGROUP], payload, combine);
+}
+
+void emulate::wait_until(bool (*ready)(const void*), const void* subject) {
+    if (ready(subject)) return;
+    running().ready = ready;
+    running().subject = subject;
+    leave();
+    running().ready = nullptr;
+}
+
+uint32_t emulate::shared_address(const void* at) {
+    const auto* byte = static_cast<const unsigned char*>(at);
+    if (byte < block->shared || byte >= block->shared + SHARED_ROOM) fail("an address outside of shared memory");
+    return static_cast<uint32_t>(byte - block->shared);
+}
+
+unsigned char* emulate::shared_at(uint32_t address, size_t bytes) {
+    if (address + bytes > SHARED_ROOM) fail("an address outside of shared memory");
+    return block->shared + address;
 }
 
 namespace {
@@ -317,6 +356,7 @@ extern "C" void* emulate_open() {
     room->fibers = reinterpret_cast<Fiber*>(map(sizeof(Fiber) * MAX_THREADS));
     room->stacks = map(STACK * MAX_THREADS);
     room->shared = map(SHARED_ROOM);
+    room->units = map(emulate::units_size());
     return room;
 }
 
@@ -325,6 +365,7 @@ extern "C" void emulate_close(void* opened) {
     munmap(room->fibers, sizeof(Fiber) * MAX_THREADS);
     munmap(room->stacks, STACK * MAX_THREADS);
     munmap(room->shared, SHARED_ROOM);
+    munmap(room->units, emulate::units_size());
     munmap(room, sizeof(Block));
 }
 

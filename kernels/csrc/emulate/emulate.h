@@ -21,13 +21,13 @@
 #define ONCE
 #define __restrict__ __restrict
 #define KERNEL(name, threads, Args)                                                                                    \
-    static void name(const Args args);                                                                                 \
+    static void name(const Args& args);                                                                                \
     extern "C" {                                                                                                       \
     extern const emulate::Entry emulated_##name;                                                                       \
     const emulate::Entry emulated_##name = {                                                                           \
         #name, [](const void* args) { name(*static_cast<const Args*>(args)); }, sizeof(Args), threads};                \
     }                                                                                                                  \
-    static void name(const Args args)
+    static void name(const Args& args)
 #define KERNEL_TWICE(name, threads, Args) KERNEL(name, threads, Args)
 // Each place in the sources that declares shared memory has its own.
 #define SHARED(type, name)                                                                                             \
@@ -80,6 +80,23 @@ void barrier();
 // An operation of the whole warp. Each lane brings `payload`; the last to come calls `combine` with those of all lanes,
 // and everyone goes on. All lanes must be in the same operation.
 void of_warp(void* payload, void (*combine)(void* const* payloads));
+
+// The same for four warps.
+void of_warpgroup(void* payload, void (*combine)(void* const* payloads));
+
+// Others go on until `ready(subject)`.
+void wait_until(bool (*ready)(const void*), const void* subject);
+
+// Where in shared memory this is, and what is there.
+uint32_t shared_address(const void* at);
+unsigned char* shared_at(uint32_t address, size_t bytes);
+
+// Units beside the threads (hopper.cpp), in room of their own: those of a block begin; one of them does something, now that
+// no thread can; and the block ends. Null, or what is wrong.
+size_t units_size();
+void begin_units(void* room, bool late);
+const char* deliver();
+const char* unfinished();
 
 // Asynchronous copies: queued by thread and group.
 void async_copy(void* to, const void* from, unsigned bytes, unsigned valid);

@@ -1,13 +1,14 @@
-//! Causal attention over the paged cache (`csrc/attention.cu`).
+//! Causal attention over the paged cache (`csrc/attention.cu`, `csrc/prefill.cu`, `csrc/hopper_prefill.cu`).
 #![allow(unsafe_code)]
 
 use super::gpu::{Gpu, GpuMemory, Launch};
 use super::kernel::Kernel;
 use super::kv::CudaKvCache;
 use super::memory::{CudaBuf, Scratch, kernel_args, size};
-use super::step::{CudaStep, Part, TILES};
+use super::step::{CudaStep, Part};
+use super::tensor_map::{Boxes, Half, TensorMap};
 use crate::contract::{check, check_room, product, qkv_width, shape_error};
-use crate::{AttentionParams, DType, HeadCounts, KernelError, KvType, SmallFloat};
+use crate::{AttentionParams, DType, HeadCounts, KernelError, KvShape, KvType, SmallFloat};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -58,6 +59,25 @@ kernel_args!(PrefillArgs {
     block_stride: u32,
     scale: f32,
     softcap: f32,
+});
+kernel_args!(HopperPrefillArgs {
+    out: u64,
+    qkv: u64,
+    tiles: u64,
+    positions: u64,
+    seq_of: u64,
+    block_offsets: u64,
+    block_tables: u64,
+    heads: u32,
+    kv_heads: u32,
+    block_size: u32,
+    window: u32,
+    heads_together: u32,
+    scale: f32,
+    softcap: f32,
+    reserved: [u32; 11],
+    keys: TensorMap,
+    values: TensorMap,
 });
 
 /// See [`crate::Backend::attention`]. Where `deterministic`, every token is worked on by itself.
@@ -117,7 +137,10 @@ pub(super) fn attention<G: Gpu>(
         one_by_one((gpu, scratch), shape.dtype, (step.longest, step.room()), args)?;
     }
     match tiled {
-        Some(kernel) if few < tokens => tile_by_tile(gpu, kernel, step, &args),
+        Some(kernel) if few < tokens => match hopper_kernel(gpu, &shape, params.scale) {
+            Some(kernel) => tile_by_warpgroups(gpu, kernel, step, (&args, shape.blocks)),
+            None => tile_by_tile(gpu, kernel, step, &args),
+        },
         _ => Ok(()),
     }
 }
@@ -163,18 +186,13 @@ fn tile_by_tile<G: Gpu>(
         2 | 3 => 2,
         _ => 4,
     };
-    let index = match heads_together {
-        1 => 2,
-        2 => 1,
-        _ => 0,
-    };
-    let (_, part) = TILES[index];
+    let (at, count) = step.tiles(64 / heads_together as usize);
     let tiles = PrefillArgs {
         out: args.out,
         qkv: args.qkv,
         keys: args.keys,
         values: args.values,
-        tiles: step.address(part),
+        tiles: at,
         positions: args.positions,
         seq_of: args.seq_of,
         block_offsets: args.block_offsets,
@@ -190,10 +208,65 @@ fn tile_by_tile<G: Gpu>(
         scale: args.scale,
         softcap: args.softcap,
     };
-    let count = size(OP, "tiles", step.tile_count(index))?;
-    let launch = Launch::grid(count, group.div_ceil(heads_together) * args.kv_heads, 1).with_shared(shared);
+    let launch = Launch::grid(size(OP, "tiles", count)?, group.div_ceil(heads_together) * args.kv_heads, 1)
+        .with_shared(shared);
     // SAFETY: as for `one_by_one`; the tiles are stretches of the step's sequences.
     unsafe { gpu.launch(kernel, launch, &tiles) }
+}
+
+/// The same by warpgroups, over a cache of so many blocks.
+fn tile_by_warpgroups<G: Gpu>(
+    gpu: &G,
+    (kernel, half): (Kernel, Half),
+    step: &CudaStep<G>,
+    (args, blocks): (&AttentionArgs, usize),
+) -> Result<()> {
+    // Two warpgroups with 64 tokens of a head each.
+    let heads_together = if (args.heads / args.kv_heads).is_multiple_of(2) { 2 } else { 1 };
+    let (tiles, count) = step.tiles(128 / heads_together as usize);
+    let rows = product(&[blocks, args.kv_heads as usize, args.block_size as usize]) as u64;
+    let boxes = |address| Boxes::whole(half, address, (rows, args.head_dim.into()), args.block_size);
+    let launch = Launch::grid(size(OP, "tiles", count)?, args.heads / heads_together, 1);
+    // Queries, and stages of keys and values of 128 KiB together; and what it may take to where their pattern begins.
+    let launch = launch.with_shared(256 * args.head_dim + (128 << 10) + 1024);
+    let args = HopperPrefillArgs {
+        out: args.out,
+        qkv: args.qkv,
+        tiles,
+        positions: args.positions,
+        seq_of: args.seq_of,
+        block_offsets: args.block_offsets,
+        block_tables: args.block_tables,
+        heads: args.heads,
+        kv_heads: args.kv_heads,
+        block_size: args.block_size,
+        window: args.window,
+        heads_together,
+        scale: args.scale,
+        softcap: args.softcap,
+        reserved: [0; 11],
+        keys: gpu.tensor_map(&boxes(args.keys))?,
+        values: gpu.tensor_map(&boxes(args.values))?,
+    };
+    // SAFETY: as for `one_by_one`; the tiles are stretches of the step's sequences, and the maps are of the layer's cache.
+    unsafe { gpu.launch(kernel, launch, &args) }
+}
+
+/// The kernel for stretches of prompts where warpgroups multiply. It takes heads that are whole tiles, and pages that fill
+/// tiles of 128 positions and whole patterns of eight.
+fn hopper_kernel<G: Gpu>(gpu: &G, shape: &KvShape, scale: f32) -> Option<(Kernel, Half)> {
+    use Kernel::*;
+    let fits = matches!(shape.block_size, 8 | 16 | 32 | 64 | 128) && scale > 0.0;
+    if !gpu.info().has_warpgroups() || !fits {
+        return None;
+    }
+    match (shape.dtype, shape.head_dim) {
+        (KvType::Float(DType::F16), 64) => Some((HopperPrefillF16x64, Half::F16)),
+        (KvType::Float(DType::F16), 128) => Some((HopperPrefillF16x128, Half::F16)),
+        (KvType::Float(DType::BF16), 64) => Some((HopperPrefillBF16x64, Half::BF16)),
+        (KvType::Float(DType::BF16), 128) => Some((HopperPrefillBF16x128, Half::BF16)),
+        _ => None,
+    }
 }
 
 /// The kernel for stretches of prompts and its shared memory: queries, and two stages of keys and values; of small floats

@@ -1,6 +1,7 @@
 //! Dense products of matrices of 16 and 8 bits: whose kernels make them, and how a library for matrices sees them.
 
 use super::gpu::GpuInfo;
+use super::tensor_map::Half;
 
 /// The rows of x from which on a product is bound by arithmetic, no longer by the weights' way from memory.
 const MANY_ROWS: u32 = 128;
@@ -41,6 +42,15 @@ pub enum FactorType {
 }
 
 impl FactorType {
+    /// The same, if it has 16 bits.
+    pub const fn half(self) -> Option<Half> {
+        match self {
+            FactorType::F16 => Some(Half::F16),
+            FactorType::BF16 => Some(Half::BF16),
+            FactorType::E4M3 => None,
+        }
+    }
+
     /// Bytes per element.
     pub const fn size(self) -> usize {
         match self {

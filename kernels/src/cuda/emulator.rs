@@ -4,7 +4,8 @@
 //! refers to it, so that none carries it.
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use super::dense::{ColumnMajor, ColumnMatrix, DenseProduct, FactorType};
 use super::emulated_group::Sums;
 use super::gpu::{Gpu, GpuInfo, GpuMemory, KernelArgs, Launch, MemoryInfo};
 use super::kernel::{Kernel, emulated};
+use super::tensor_map::{Boxes, TensorMap};
 use crate::KernelError;
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -61,6 +63,8 @@ pub struct Emulator {
     /// Whether it has a library for matrices, and how many products that made.
     library: bool,
     products: Cell<usize>,
+    /// How often each kernel was launched.
+    launched: RefCell<HashMap<Kernel, usize>>,
     /// How many memories were given back.
     freed: Arc<AtomicU64>,
     recording: Recording,
@@ -90,8 +94,8 @@ pub(super) enum Recorded {
     Kernel {
         kernel: Kernel,
         launch: Launch,
-        /// The bytes of the arguments, aligned as any of their fields.
-        args: Vec<u64>,
+        /// The bytes of the arguments.
+        args: Vec<Line>,
     },
     Product(DenseProduct),
     Sum {
@@ -100,6 +104,11 @@ pub(super) enum Recorded {
         len: usize,
     },
 }
+
+/// Bytes aligned as any kernel's arguments.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([u8; 64]);
 
 // SAFETY: the room belongs to this value alone, and nothing in it stays with a thread between launches.
 unsafe impl Send for Emulator {}
@@ -118,6 +127,7 @@ impl Emulator {
             room,
             library: false,
             products: Cell::new(0),
+            launched: RefCell::default(),
             freed: Arc::default(),
             recording: Recording::default(),
         })
@@ -135,6 +145,11 @@ impl Emulator {
     pub fn with_capability(mut self, capability: (u32, u32)) -> Self {
         self.info.capability = capability;
         self
+    }
+
+    /// How often a kernel was launched, recorded launches not counted.
+    pub fn launches(&self, kernel: Kernel) -> usize {
+        self.launched.borrow().get(&kernel).copied().unwrap_or(0)
     }
 
     /// How many products the library made.
@@ -385,6 +400,20 @@ impl Gpu for Emulator {
         pieces.iter_mut().try_for_each(|(from, bytes)| self.download(from, 0, bytes))
     }
 
+    /// As `csrc/emulate/hopper.cpp` reads it.
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap> {
+        if let Some(what) = boxes.violation() {
+            return Err(failure(format!("{what}: {boxes:?}")));
+        }
+        let tag = u64::from_le_bytes(*b"tensormp");
+        let &Boxes { address, rows, columns, stride, box_rows, .. } = boxes;
+        let mut words = [0; 16];
+        for (word, value) in words.iter_mut().zip([tag, address, rows, columns, stride, box_rows.into()]) {
+            *word = value;
+        }
+        Ok(TensorMap(words))
+    }
+
     unsafe fn launch<A: KernelArgs>(&self, kernel: Kernel, launch: Launch, args: &A) -> Result<()> {
         let entry = emulated::entry(kernel);
         if entry.args_size != size_of::<A>() || entry.threads != kernel.threads() {
@@ -398,18 +427,19 @@ impl Gpu for Emulator {
             )));
         }
         if let Some(graph) = &mut *lock(&self.recording) {
-            let mut words = vec![0_u64; size_of::<A>().div_ceil(size_of::<u64>())];
+            let mut lines = vec![Line([0; 64]); size_of::<A>().div_ceil(size_of::<Line>())];
             // SAFETY: as many bytes as the structure has, and room for them.
             unsafe {
                 std::ptr::copy_nonoverlapping(
                     std::ptr::from_ref(args).cast::<u8>(),
-                    words.as_mut_ptr().cast::<u8>(),
+                    lines.as_mut_ptr().cast::<u8>(),
                     size_of::<A>(),
                 );
             }
-            graph.work.push(Recorded::Kernel { kernel, launch, args: words });
+            graph.work.push(Recorded::Kernel { kernel, launch, args: lines });
             return Ok(());
         }
+        *self.launched.borrow_mut().entry(kernel).or_default() += 1;
         // SAFETY: the caller vouches for `args`, whose size is the kernel's.
         unsafe { self.run(kernel, launch, std::ptr::from_ref(args).cast()) }
     }

@@ -4,6 +4,7 @@
 use crate::KernelError;
 use crate::cuda::Kernel;
 use crate::cuda::dense::DenseProduct;
+use crate::cuda::tensor_map::{Boxes, TensorMap};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -53,6 +54,13 @@ pub struct GpuInfo {
     pub multiprocessors: u32,
 }
 
+impl GpuInfo {
+    /// Whether warpgroups multiply (`csrc/hopper.h`): compute capability 9.0 does, and none before or after it.
+    pub fn has_warpgroups(&self) -> bool {
+        self.capability == (9, 0)
+    }
+}
+
 /// Device memory; given back when dropped, after everything issued before.
 pub trait GpuMemory: Send {
     /// Where it starts on the device, aligned to 16 bytes at least.
@@ -86,6 +94,12 @@ pub trait Gpu: Send + 'static {
     fn download(&self, from: &Self::Memory, offset: usize, bytes: &mut [u8]) -> Result<()>;
     /// Copies the beginnings of several memories to the host, and waits once for all of them.
     fn collect(&self, pieces: &mut [(&Self::Memory, &mut [u8])]) -> Result<()>;
+
+    /// What a kernel copies boxes of a matrix by; where [`GpuInfo::has_warpgroups`].
+    ///
+    /// # Errors
+    /// When the matrix does not fulfil what [`Boxes`] says.
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap>;
 
     /// Runs a kernel.
     ///

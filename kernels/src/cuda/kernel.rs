@@ -98,6 +98,11 @@ kernels! {
     GemmBF16 = "gemm_bf16", 256;
     GemmE4M3 = "gemm_e4m3", 256;
     FinishRows = "finish_rows", 256;
+    // hopper_gemm.cu
+    HopperGemmF16x128 = "hopper_gemm_f16_128", 384;
+    HopperGemmF16x256 = "hopper_gemm_f16_256", 384;
+    HopperGemmBF16x128 = "hopper_gemm_bf16_128", 384;
+    HopperGemmBF16x256 = "hopper_gemm_bf16_256", 384;
     // blocks.cu
     QuantizeRows = "quantize_rows", 256;
     LinearQ8x0By1 = "linear_q8_0_1", 256;
@@ -216,6 +221,11 @@ kernels! {
     PrefillE5M2x96 = "prefill_e5m2_96", 128;
     PrefillE5M2x128 = "prefill_e5m2_128", 128;
     PrefillE5M2x256 = "prefill_e5m2_256", 128;
+    // hopper_prefill.cu
+    HopperPrefillF16x64 = "hopper_prefill_f16_64", 384;
+    HopperPrefillF16x128 = "hopper_prefill_f16_128", 384;
+    HopperPrefillBF16x64 = "hopper_prefill_bf16_64", 384;
+    HopperPrefillBF16x128 = "hopper_prefill_bf16_128", 384;
     // score.cu
     Score = "score", 256;
     // adjust.cu

@@ -1,9 +1,10 @@
-//! Products with weight matrices (`csrc/linear.cu`, `csrc/gemm.cu`).
+//! Products with weight matrices (`csrc/linear.cu`, `csrc/gemm.cu`, `csrc/hopper_gemm.cu`).
 #![allow(unsafe_code)]
 
 use super::blocks::{Blocks, Multiply};
 use super::dense::{DenseGemm, DenseProduct, FactorType};
 use super::gpu::{Gpu, GpuMemory, Launch};
+use super::hopper_gemm;
 use super::kernel::Kernel;
 use super::matrix::{COLUMNS, CudaMatrix, Data};
 use super::memory::{CudaBuf, Scratch, kernel_args, size};
@@ -242,6 +243,11 @@ impl<G: Gpu> Product<'_, G> {
         if self.gemm(args.count) == DenseGemm::Library && self.by_library(factors, &args)? {
             return Ok(());
         }
+        if let Some(half) = factors.half().filter(|_| self.gpu.info().has_warpgroups()) {
+            let product = (&dense(factors, &args), half);
+            // SAFETY: as for few rows; both matrices begin where memory does, or so many whole rows further.
+            return unsafe { hopper_gemm::multiply(self.gpu, product, (args.scales, args.bias)) };
+        }
         let LinearArgs { out, w, w_scales, high, scales, bias, rows, count, stride, width, first, .. } = args;
         let args = GemmArgs { out, w, w_scales, x: high, scales, bias, rows, count, stride, width, first };
         let launch = Launch::grid(count.div_ceil(TILE), rows.div_ceil(TILE), 1).with_shared(TILE_SHARED);
@@ -256,13 +262,11 @@ impl<G: Gpu> Product<'_, G> {
 
     /// Whether a library made the product.
     fn by_library(&self, factors: FactorType, args: &LinearArgs) -> Result<bool> {
-        let &LinearArgs { w, w_scales, high, scales, bias, rows, count, stride, width, first, .. } = args;
-        let out = args.out + 4 * u64::from(first);
-        let product = DenseProduct { factors, w, x: high, out, rows, count, stride, width };
         // SAFETY: as for few rows.
-        if !unsafe { self.gpu.multiply(&product)? } {
+        if !unsafe { self.gpu.multiply(&dense(factors, args))? } {
             return Ok(false);
         }
+        let &LinearArgs { w_scales, scales, bias, rows, count, width, first, .. } = args;
         // In bf16 every scale is one.
         if factors != FactorType::BF16 || bias != 0 {
             let finish = FinishArgs { out: args.out, w_scales, scales, bias, count, width, first };
@@ -271,4 +275,10 @@ impl<G: Gpu> Product<'_, G> {
         }
         Ok(true)
     }
+}
+
+/// The product of one plane alone.
+fn dense(factors: FactorType, args: &LinearArgs) -> DenseProduct {
+    let &LinearArgs { w, high, rows, count, stride, width, first, .. } = args;
+    DenseProduct { factors, w, x: high, out: args.out + 4 * u64::from(first), rows, count, stride, width }
 }

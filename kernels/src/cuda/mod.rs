@@ -15,6 +15,7 @@ mod emulated_group;
 pub mod emulator;
 mod gpu;
 mod graphs;
+mod hopper_gemm;
 mod kernel;
 mod kv;
 mod linear;
@@ -26,6 +27,7 @@ mod rows;
 mod sample;
 mod score;
 mod step;
+mod tensor_map;
 mod watched;
 
 pub use dense::{ColumnMajor, ColumnMatrix, DenseGemm, DenseProduct, FactorType};
@@ -38,6 +40,7 @@ pub use low_rank::CudaLowRanks;
 pub use matrix::CudaMatrix;
 pub use memory::CudaBuf;
 pub use step::CudaStep;
+pub use tensor_map::{Boxes, Half, TensorMap};
 pub use watched::{Counts, Watch, Watched};
 
 use crate::contract::check_room;

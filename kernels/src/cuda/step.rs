@@ -58,13 +58,15 @@ pub(super) enum Part {
     Tiles16,
     Tiles32,
     Tiles64,
+    Tiles128,
     End,
 }
 
 /// A sequence with at least so many tokens in the step is a stretch of a prompt, which tensor cores work through.
 pub(super) const MANY: usize = 16;
 /// How many tokens such work is cut into.
-pub(super) const TILES: [(usize, Part); 3] = [(16, Part::Tiles16), (32, Part::Tiles32), (64, Part::Tiles64)];
+pub(super) const TILES: [(usize, Part); 4] =
+    [(16, Part::Tiles16), (32, Part::Tiles32), (64, Part::Tiles64), (128, Part::Tiles128)];
 
 impl Capacity {
     /// Where a part starts: a multiple of sixteen bytes.
@@ -83,6 +85,7 @@ impl Capacity {
             tiles(16),
             tiles(32),
             tiles(64),
+            tiles(128),
         ];
         let before = sizes.iter().take(part as usize);
         before.fold(0, |sum, &len| {
@@ -194,9 +197,10 @@ impl<G: Gpu> CudaStep<G> {
         self.few.len()
     }
 
-    /// How many tiles of the length at `index` of [`TILES`] there are.
-    pub(super) fn tile_count(&self, index: usize) -> usize {
-        self.tile_counts.get(index).copied().unwrap_or(0)
+    /// Where the tiles of at most `len` tokens lie, for a length of [`TILES`], and how many there are.
+    pub(super) fn tiles(&self, len: usize) -> (u64, usize) {
+        let found = TILES.iter().zip(&self.tile_counts).find(|((tokens, _), _)| *tokens == len);
+        found.map_or((0, 0), |(&(_, part), &count)| (self.address(part), count))
     }
 
     fn remember(&mut self, inputs: &StepInputs<'_>) {

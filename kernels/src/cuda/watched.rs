@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use super::dense::DenseProduct;
 use super::gpu::{Gpu, GpuInfo, KernelArgs, Launch, MemoryInfo};
 use super::kernel::Kernel;
+use super::tensor_map::{Boxes, TensorMap};
 use crate::KernelError;
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -141,6 +142,11 @@ impl<G: Gpu> Gpu for Watched<G> {
     fn collect(&self, pieces: &mut [(&G::Memory, &mut [u8])]) -> Result<()> {
         self.waits()?;
         self.gpu.collect(pieces)
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap> {
+        self.watch.call()?;
+        self.gpu.tensor_map(boxes)
     }
 
     unsafe fn launch<A: KernelArgs>(&self, kernel: Kernel, launch: Launch, args: &A) -> Result<()> {

@@ -1,4 +1,4 @@
-use weirgate_kernels::cuda::CudaBackend;
+use weirgate_kernels::cuda::{CudaBackend, Gpu};
 use weirgate_kernels::{Backend, DType, KernelError, KvType, SmallFloat};
 
 use crate::common::{Rng, assert_close, bits, buffer, values};
@@ -57,24 +57,49 @@ fn matches_the_reference() {
     }
 }
 
-/// Long stretches on tensor cores: queries and probabilities are rounded to the cache's type, or bf16 for small floats.
+/// A case with every sequence in one piece and in several, each time on a new device, which `after` looks at. On tensor cores
+/// queries and probabilities are rounded to the cache's type, or bf16 for small floats.
+pub fn check_stretches<G: Gpu>(case: &Case, device: fn() -> CudaBackend<G>, after: impl Fn(&CudaBackend<G>)) {
+    let bound = if case.dtype == KvType::from(DType::F16) { 4e-3 } else { 3e-2 };
+    let mut case = case.clone();
+    // Milder scores, so that a rounded query does not choose another key.
+    case.params.scale /= 4.0;
+    let want = case.reference();
+    for chunks in [case.whole(), case.random_chunks(&mut Rng::new(8))] {
+        let mut device = device();
+        let got = case.run(&mut device, &chunks);
+        for (got, want) in got.iter().zip(&want) {
+            assert_close(got, want, bound, &format!("{chunks:?} {case:?}"));
+        }
+        after(&device);
+    }
+}
+
 #[test]
 fn stretches_match_the_reference() {
     for case in cases() {
         for dtype in KV_TYPES.into_iter().skip(1) {
-            let bound = if dtype == KvType::from(DType::F16) { 4e-3 } else { 3e-2 };
-            let mut case = Case { dtype, ..case.clone() };
-            // Milder scores, so that a rounded query does not choose another key.
-            case.params.scale /= 4.0;
-            let want = case.reference();
-            for chunks in [case.whole(), case.random_chunks(&mut Rng::new(8))] {
-                let got = case.run(&mut device(), &chunks);
-                for (got, want) in got.iter().zip(&want) {
-                    assert_close(got, want, bound, &format!("{chunks:?} {case:?}"));
-                }
-            }
+            check_stretches(&Case { dtype, ..case.clone() }, device, |_| ());
         }
     }
+}
+
+/// Groups that are even and odd, blocks of all sizes, windows that begin inside of a block, and stretches that fill no tile of
+/// 128 rows or keys.
+pub fn long_stretches() -> Vec<Case> {
+    let case = |heads, kv_heads, head_dim, block_size, lens: &[usize], window, softcap| {
+        let mut case = Case::new(heads, kv_heads, head_dim, block_size, lens);
+        (case.params.window, case.params.softcap) = (window, softcap);
+        case
+    };
+    vec![
+        case(4, 2, 128, 16, &[150, 17, 40], None, None),
+        case(7, 1, 64, 32, &[300], None, None),
+        case(2, 2, 128, 8, &[130, 129], Some(100), None),
+        case(4, 1, 64, 128, &[290], Some(17), Some(1.5)),
+        case(2, 1, 128, 64, &[64, 400], None, Some(2.0)),
+        case(1, 1, 64, 16, &[70], Some(1), None),
+    ]
 }
 
 /// A stretch's tokens come out the same to the bit however it is cut, as long as the pieces are long.

@@ -12,6 +12,7 @@ mod emulation;
 mod generators;
 mod graphs;
 mod group;
+mod hopper;
 mod library;
 mod linear;
 mod low_rank;

@@ -33,6 +33,7 @@ mod stored;
 
 use std::sync::{LazyLock, Mutex};
 
+use weirgate_kernels::DType;
 use weirgate_kernels::cuda::driver::{CompileSettings, Device, DeviceChoice, NvidiaGpu};
 use weirgate_kernels::cuda::{CudaBackend, FactorType, Gpu};
 
@@ -72,4 +73,27 @@ fn a_device_tells_what_it_has_free() {
     assert_eq!(asked.total, used.total);
     // Other tests take and give back at the same time.
     assert!(asked.free > 0 && asked.free <= asked.total, "{asked:?}");
+}
+
+/// More tiles than multiprocessors, for kernels whose blocks take one after the other.
+#[test]
+fn products_of_many_tiles() {
+    for dtype in [DType::F16, DType::BF16] {
+        for (rows, cols, outputs) in [(131, 600, 140), (1025, 130, 300), (1100, 100, 4200)] {
+            let mut case = products::Case::new(rows, cols, outputs, true);
+            linear::round_x(&mut case, dtype, |_| 1.0);
+            linear::check(&mut device(), &case, dtype);
+        }
+    }
+}
+
+/// Several tiles of keys and of queries.
+#[test]
+fn long_stretches() {
+    for case in attention::long_stretches() {
+        for dtype in [DType::F16, DType::BF16] {
+            let case = paged::Case { dtype: dtype.into(), ..case.clone() };
+            attention::check_stretches(&case, device, |_| ());
+        }
+    }
 }

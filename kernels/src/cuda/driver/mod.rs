@@ -14,6 +14,7 @@ mod nccl;
 mod nvidia;
 mod nvrtc;
 mod probe;
+mod tensor_map;
 
 pub use cublaslt::ProductOrigin;
 pub use error::{DeviceError, Version};

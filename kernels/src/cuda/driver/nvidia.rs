@@ -13,10 +13,12 @@ use super::error::DeviceError;
 use super::memory::{NvidiaEvent, NvidiaMemory, Staging, free_and_total};
 use super::modules::{CompileSettings, KernelOrigin, Modules};
 use super::probe::{CudaDevice, call};
+use super::tensor_map;
 use crate::KernelError;
 use crate::cuda::Kernel;
 use crate::cuda::dense::DenseProduct;
 use crate::cuda::gpu::{Gpu, GpuInfo, KernelArgs, Launch, MemoryInfo};
+use crate::cuda::tensor_map::{Boxes, TensorMap};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -192,6 +194,11 @@ impl Gpu for NvidiaGpu {
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the ranges are inside memory that lives.
         Ok(unsafe { staging.collect(&mut pieces) }?)
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap> {
+        self.bind()?;
+        Ok(tensor_map::encode(boxes)?)
     }
 
     unsafe fn launch<A: KernelArgs>(&self, kernel: Kernel, launch: Launch, args: &A) -> Result<()> {
