@@ -282,11 +282,11 @@ mod tests {
         };
         assert_eq!(own(None).unwrap(), (4, 3, b"abcdefghijkl".to_vec(), vec![0.5, 1.5, 2.5, 3.5]));
         let rows = |ranges: &[Range<usize>]| own(Some(Part::Rows(ranges.into())));
-        assert_eq!(rows(&[1..3]).unwrap(), (2, 3, b"defghi".to_vec(), vec![1.5, 2.5]));
+        assert_eq!(rows(std::slice::from_ref(&(1..3))).unwrap(), (2, 3, b"defghi".to_vec(), vec![1.5, 2.5]));
         assert_eq!(rows(&[0..1, 3..4]).unwrap(), (2, 3, b"abcjkl".to_vec(), vec![0.5, 3.5]));
         let cols = |range| own(Some(Part::Cols(range)));
         assert_eq!(cols(1..3).unwrap(), (4, 2, b"bcefhikl".to_vec(), vec![0.5, 1.5, 2.5, 3.5]));
-        assert!(rows(&[3..5]).unwrap_err().to_string().contains("[4, 3]"));
+        assert!(rows(std::slice::from_ref(&(3..5))).unwrap_err().to_string().contains("[4, 3]"));
         assert!(cols(2..4).unwrap_err().to_string().contains("[4, 3]"));
     }
 }

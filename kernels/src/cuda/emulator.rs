@@ -108,7 +108,7 @@ pub(super) enum Recorded {
 /// Bytes aligned as any kernel's arguments.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-struct Line([u8; 64]);
+pub(super) struct Line([u8; 64]);
 
 // SAFETY: the room belongs to this value alone, and nothing in it stays with a thread between launches.
 unsafe impl Send for Emulator {}
