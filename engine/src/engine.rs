@@ -376,6 +376,7 @@ impl Engine {
 
     /// Waits for a message, but not past the next deadline by much: all that is live waits for masks.
     fn pause(&mut self) {
+        self.report();
         if let Ok(message) = self.channels.messages.recv_timeout(Duration::from_millis(10)) {
             self.handle(message);
         }

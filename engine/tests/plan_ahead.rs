@@ -6,6 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use support::rule::{Rule, expected_under, source};
 use support::{FakeDevice, Rig, Rng, Rotary, expected, finish_of, limits, request, tokens_of};
 use weirgate_engine::{
     Batch, EngineConfig, EngineHandle, Executor, ExecutorError, ExecutorLimits, RopeRule, StepResult, Ticket,
@@ -265,6 +266,32 @@ fn who_is_cancelled_while_a_step_runs_has_no_part_in_the_next() {
     assert_eq!(usage, Some(tokens.len() as u32), "a token that was not known yet does not count");
     assert_eq!(tokens_of(&all, kept.id.0, 0), expected(&kept, Rotary::Fixed, VOCAB).0);
     drop(kept_ticket);
+}
+
+/// The mask of a draw is known only after the draw before it.
+#[test]
+fn sequences_under_grammars_are_planned_like_others() {
+    let (handle, outputs, device) = start(limits(64, 4), EngineConfig::default());
+    let rules: Vec<Rule> = (0..4).map(|seed| Rule { seed, vocab: VOCAB as u32, failure: None }).collect();
+    let free = ask(&handle, 5, 40);
+    let ticket = submit(&handle, &free);
+    let constrained: Vec<_> = rules
+        .iter()
+        .map(|rule| {
+            let asked = ask(&handle, 7, 25);
+            let ticket = handle.submit_constrained(asked.clone(), source(rule)).expect("accepted");
+            (rule, asked, ticket)
+        })
+        .collect();
+    device.open();
+    let all = until_ends(&outputs, 1 + rules.len());
+    assert_eq!(tokens_of(&all, free.id.0, 0), expected(&free, Rotary::Fixed, VOCAB).0);
+    for (rule, asked, _) in &constrained {
+        let (tokens, finish) = expected_under(rule, asked, Rotary::Fixed, VOCAB);
+        assert_eq!(tokens_of(&all, asked.id.0, 0), tokens, "{rule:?}");
+        assert_eq!(finish_of(&all, asked.id.0, 0), Some(finish));
+    }
+    drop(ticket);
 }
 
 #[test]

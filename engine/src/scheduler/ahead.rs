@@ -30,9 +30,10 @@ impl Scheduler {
             return;
         }
         running.advanced = true;
+        let mut next = 0;
         for item in &running.items {
             // Those that were ended meanwhile are gone.
-            if let Some(at) = self.running_at(item.key) {
+            if let Some(at) = self.running_from(&mut next, item.key) {
                 self.advance(at, item.tokens);
                 if item.samples > 0 {
                     self.running[at].expect_token();
@@ -55,9 +56,9 @@ impl Scheduler {
     pub(super) fn finish_ahead(&mut self, batch: &mut Batch) -> Option<Plan> {
         let mut plan = self.ahead.take()?;
         let came = self.arrivals > plan.arrivals && self.running.len() < self.max_seqs;
-        let (mut kept, mut missed) = (0, plan.short || came);
+        let (mut next, mut kept, mut missed) = (0, 0, plan.short || came);
         for item in &plan.items {
-            match self.sequence_of(item) {
+            match self.sequence_of(item, &mut next) {
                 Some(sequence) if holds(item, sequence) => kept += 1,
                 Some(sequence) => missed |= sequence.ready_work() > 0,
                 None => {}
@@ -70,7 +71,10 @@ impl Scheduler {
         if kept == plan.items.len() {
             self.write_drawn(&plan, batch);
         } else {
-            plan.items.retain(|item| self.sequence_of(item).is_some_and(|sequence| holds(item, sequence)));
+            next = 0;
+            plan.items.retain(|item| {
+                self.sequence_of(item, &mut next).is_some_and(|sequence| holds(item, sequence))
+            });
             plan.count();
             batch.clear_rows();
             self.fill(&mut plan, batch);
@@ -95,15 +99,16 @@ impl Scheduler {
     }
 
     /// `None`: it ended.
-    fn sequence_of(&self, item: &Item) -> Option<&Sequence> {
-        self.running_at(item.key).and_then(|at| self.running.get(at))
+    fn sequence_of(&self, item: &Item, next: &mut usize) -> Option<&Sequence> {
+        self.running_from(next, item.key).and_then(|at| self.running.get(at))
     }
 
     /// Writes the tokens that are known now, and what depends on them, into a batch that is otherwise as it should be.
     fn write_drawn(&self, plan: &Plan, batch: &mut Batch) {
         let drawing = plan.items.iter().filter(|item| item.samples > 0);
+        let mut next = 0;
         for (item, sample) in drawing.zip(&mut batch.samples) {
-            let Some(sequence) = self.sequence_of(item) else { continue };
+            let Some(sequence) = self.sequence_of(item, &mut next) else { continue };
             let Some(&token) = sequence.tokens.last() else { continue };
             sample.surprise = sequence.surprise_target();
             sample.mask = sequence.mask();
@@ -115,10 +120,12 @@ impl Scheduler {
 
     /// Proves that a plan made ahead has the blocks it writes to.
     pub(super) fn check_ahead(&self) -> Result<(), IntegrityError> {
+        let mut next = 0;
         for item in self.ahead.iter().flat_map(|plan| &plan.items) {
-            let Some(sequence) = self.sequence_of(item).filter(|sequence| holds(item, sequence)) else {
+            let Some(sequence) = self.sequence_of(item, &mut next) else { continue };
+            if !holds(item, sequence) {
                 continue;
-            };
+            }
             let (held, end) = (sequence.table.len(), item.begin + item.tokens);
             if held < self.pool.blocks_for(end) {
                 return Err(IntegrityError::new(format!("{held} blocks for {end} tokens planned ahead")));

@@ -29,12 +29,13 @@ impl Scheduler {
         let accepted_before = self.accepted;
         let mut sampled = result.sampled.drain(..);
         let mut scores = result.scores.as_slice();
+        let mut next = 0;
         for item in &plan.items {
             let (own, rest) = scores.split_at(item.scores);
             scores = rest;
             let mut drawn = sampled.by_ref().take(item.samples);
             // A sequence that ended while the step ran is gone; so is its interest in the result.
-            if let Some(at) = self.running_at(item.key) {
+            if let Some(at) = self.running_from(&mut next, item.key) {
                 if !plan.advanced {
                     self.advance(at, item.tokens);
                 }

@@ -400,6 +400,14 @@ impl Scheduler {
         self.running.binary_search_by_key(&key, |sequence| sequence.key).ok()
     }
 
+    /// The same for keys that come in order, most of which follow on each other: `next` is where to look first.
+    fn running_from(&self, next: &mut usize, key: SeqKey) -> Option<usize> {
+        let follows = self.running.get(*next).is_some_and(|sequence| sequence.key == key);
+        let at = if follows { *next } else { self.running_at(key)? };
+        *next = at + 1;
+        Some(at)
+    }
+
     /// The only way out: gives the blocks back and closes the account.
     fn end(&mut self, mut sequence: Sequence, reason: Finish) {
         self.pool.release(&mut sequence.table);
