@@ -7,7 +7,7 @@ import naming  # noqa: F401 (its hook)
 import schemathesis
 
 DONE = "[DONE]"
-#: Streams by operation: of what is made up, next to nothing names the model that is there, or gets as far as a line.
+#: Streams by operation: of the bodies that are made up, next to none gets as far as a line.
 STREAMED = {
     "/api/generate": {"prompt": "Once upon a time", "logprobs": True, "top_logprobs": 2},
     "/api/chat": {"messages": [{"role": "user", "content": "Hi"}], "format": {"type": "boolean"}},

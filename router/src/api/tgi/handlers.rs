@@ -162,7 +162,7 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
     }
 }
 
-/// `Ollama is running`, which many tools look for; under the profiles `tgi` and `management`, as `/health` answers.
+/// `Ollama is running`, which many tools look for; not ready, or under the profiles `tgi` and `management`, as `/health`.
 #[utoipa::path(
     get,
     path = "/",
@@ -175,10 +175,13 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
     )
 )]
 pub(super) async fn root(state: State<AppState>) -> Response {
-    match state.settings.profile {
-        Profile::OpenAi | Profile::Ollama | Profile::Jan => OLLAMA_GREETING.into_response(),
-        Profile::Tgi | Profile::Management => health(state).await,
-    }
+    let greets = match state.settings.profile {
+        // As Ollama does, whatever the state.
+        Profile::Ollama => true,
+        Profile::OpenAi | Profile::Jan => state.service.check_ready().is_ok(),
+        Profile::Tgi | Profile::Management => false,
+    };
+    if greets { OLLAMA_GREETING.into_response() } else { health(state).await }
 }
 
 /// SageMaker's name for `/health`.
