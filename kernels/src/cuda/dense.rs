@@ -4,7 +4,7 @@ use super::gpu::GpuInfo;
 use super::tensor_map::Half;
 
 /// The rows of x from which on a product is bound by arithmetic, no longer by the weights' way from memory.
-const MANY_ROWS: u32 = 128;
+pub(super) const MANY_ROWS: u32 = 128;
 /// Rows of weights below which a library's call is not worth its overhead: one of our tiles has them all.
 const FEW_OUTPUTS: u32 = 128;
 

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::blocks::{Blocks, Multiply};
-use super::dense::{DenseGemm, DenseProduct, FactorType};
+use super::dense::{DenseGemm, DenseProduct, FactorType, MANY_ROWS};
 use super::gpu::{Gpu, GpuMemory, Launch};
 use super::hopper_gemm;
 use super::kernel::Kernel;
@@ -63,6 +63,15 @@ const TILE_SHARED: u32 = 64 << 10;
 
 /// Bytes of unpacked weights at a time: little enough to stay in the cache of a large GPU.
 const UNPACKED: usize = 32 << 20;
+
+/// Bytes of an activation in two planes of 16 bits.
+const SPLIT: usize = 4;
+
+/// Bytes of rows of `element` bytes each column, and of a scale for each row.
+fn plane_bytes((rows, stride): (u32, u32), element: usize) -> usize {
+    let plane = product(&[rows as usize, stride as usize, element]);
+    plane.saturating_add(product(&[rows as usize, size_of::<f32>()]))
+}
 
 /// Work space of products.
 pub(super) struct Planes<'a, G: Gpu> {
@@ -182,7 +191,9 @@ impl<G: Gpu> Product<'_, G> {
     /// The activations as one plane (`high`), and what they were divided by.
     fn round(&self, scratch: &mut Scratch<G>, factors: FactorType, args: LinearArgs) -> Result<LinearArgs> {
         let plane = product(&[self.rows as usize, args.stride as usize, factors.size()]);
-        let bytes = plane.saturating_add(product(&[self.rows as usize, 4]));
+        // Fewer rows may want more, as they are split: who began with the most rows shall have that, too.
+        let bytes = plane_bytes((self.rows, args.stride), factors.size());
+        let bytes = bytes.max(plane_bytes((MANY_ROWS - 1, args.stride), SPLIT));
         let high = scratch.fit(self.gpu, "rounded activations", bytes)?.address();
         let scales = high + plane as u64;
         let round =
@@ -200,7 +211,7 @@ impl<G: Gpu> Product<'_, G> {
     /// The activations as two planes of 16 bits, and what they were divided by.
     fn split(&self, scratch: &mut Scratch<G>, factors: FactorType, args: LinearArgs) -> Result<LinearArgs> {
         let plane = product(&[self.rows as usize, args.stride as usize, 2]);
-        let bytes = plane.saturating_mul(2).saturating_add(product(&[self.rows as usize, 4]));
+        let bytes = plane_bytes((self.rows, args.stride), SPLIT);
         let high = scratch.fit(self.gpu, "split activations", bytes)?.address();
         let (low, scales) = (high + plane as u64, high + 2 * plane as u64);
         let split =

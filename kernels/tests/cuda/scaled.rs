@@ -1,6 +1,6 @@
 //! Weights in E4M3 with a scale for each row.
 
-use weirgate_kernels::cuda::{CudaBackend, CudaMatrix, Gpu};
+use weirgate_kernels::cuda::{CudaBackend, CudaMatrix, Gpu, Watched};
 use weirgate_kernels::{Backend, DType, KernelError, NO_ADAPTER, ScaledRowsView, SmallFloat, StepInputs};
 
 use crate::common::{Rng, bits, buffer, matrix, values};
@@ -184,6 +184,23 @@ fn few_rows_do_not_depend_on_the_batch() {
         let got = bits(&case.part(&mut device, from, rows));
         assert_eq!(got, want[from * 21..][..rows * 21], "{rows} rows from {from} on");
     }
+}
+
+/// A device that begins with the most rows, as engines do, allocates nothing for fewer.
+#[test]
+fn few_rows_find_the_room_that_many_left() {
+    let Some(gpu) = ada() else { return };
+    let (gpu, watch) = Watched::new(gpu);
+    let mut device = CudaBackend::new(gpu);
+    let case = Case::new(128, 70, 20, false);
+    let w = device.scaled_matrix(&[case.view()]).unwrap().unwrap();
+    let (x, mut out) = (buffer(&device, &case.x), buffer(&device, &[0.0; 128 * 20]));
+    device.linear(&mut out, &x, &w, None, 128).unwrap();
+    let begun = watch.counts().allocations;
+    for rows in [127, 1, 64, 128] {
+        device.linear(&mut out, &x, &w, None, rows).unwrap();
+    }
+    assert_eq!(watch.counts().allocations, begun);
 }
 
 #[test]

@@ -47,6 +47,14 @@ const TRANSPOSED: c_int = 1;
 const MAX_WORKSPACE: c_int = 1;
 const ALIGNMENTS: [c_int; 4] = [5, 6, 7, 8];
 
+const fn data_type(factors: FactorType) -> c_int {
+    match factors {
+        FactorType::F16 => REAL_F16,
+        FactorType::BF16 => REAL_BF16,
+        FactorType::E4M3 => REAL_E4M3,
+    }
+}
+
 /// `cublasLtMatmulHeuristicResult_t`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -338,11 +346,7 @@ impl CublasLt {
     fn plan(&self, factors: &ColumnMajor, shape: &Shape) -> Result<Option<Plan>, DeviceError> {
         // Of eight bits the library takes A transposed and B not, as everything here is, all addresses and columns on
         // multiples of 16 bytes, and any f32 output; without scales they are one.
-        let kind = match shape.factors {
-            FactorType::F16 => REAL_F16,
-            FactorType::BF16 => REAL_BF16,
-            FactorType::E4M3 => REAL_E4M3,
-        };
+        let kind = data_type(shape.factors);
         let (a, b) = (self.layout(&factors.a, kind)?, self.layout(&factors.b, kind)?);
         let d = self.layout(&factors.d, REAL_F32)?;
         let preference = self.preference(shape)?;
@@ -437,6 +441,12 @@ mod tests {
                 "large products by our own kernels: no cuBLASLt was found (libcublasLt.so.12 to .13)"
             ]
         );
+    }
+
+    /// `cudaDataType_t` of `library_types.h`: `CUDA_R_16F`, `CUDA_R_16BF`, `CUDA_R_8F_E4M3`.
+    #[test]
+    fn types_have_the_numbers_of_the_header() {
+        assert_eq!([FactorType::F16, FactorType::BF16, FactorType::E4M3].map(data_type), [2, 14, 28]);
     }
 
     /// The sizes that the library's header gives its structures.
