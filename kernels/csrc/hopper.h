@@ -113,8 +113,8 @@ DEVICE float reciprocal(float x) {
 #include "emulate/hopper.h"
 #endif
 
-// PTX ISA, "Matrix descriptor format": where a tile starts, the distance between every 64 columns (Along::COLUMNS alone
-// looks at it), that between every eight rows, and the 128-byte swizzle.
+// PTX ISA, "Matrix descriptor format": where a tile starts, the distance between every 64 columns (multiply_down alone looks
+// at it), that between every eight rows, and the 128-byte swizzle.
 DEVICE u64 descriptor(const void* tile, u32 apart) {
     const u64 start = (shared_address(tile) & 0x3ffffu) >> 4;
     return start | static_cast<u64>(apart >> 4) << 16 | static_cast<u64>(PATTERN >> 4) << 32 | static_cast<u64>(1) << 62;

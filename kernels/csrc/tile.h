@@ -9,15 +9,24 @@
 
 #include "small.h"
 
-// Two neighbours of a fragment, rounded.
-template <class T> DEVICE u32 pair_of(float low, float high) {
-    return static_cast<u32>(bits_of_half(narrow<T>(low))) | static_cast<u32>(bits_of_half(narrow<T>(high))) << 16;
-}
+// Two neighbours of a fragment, rounded to T.
+template <class T> DEVICE u32 pair_of(float low, float high);
 
 // D += A * B.
 template <class T> DEVICE void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]);
 
 #if defined(__CUDACC__)
+
+template <> DEVICE u32 pair_of<bf16>(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+template <> DEVICE u32 pair_of<f16>(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
 
 template <> DEVICE void multiply<bf16>(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"

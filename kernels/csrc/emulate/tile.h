@@ -70,6 +70,10 @@ template <bool TRANSPOSED> void load_four(void* const* payloads) {
 
 }  // namespace emulate
 
+template <class T> u32 pair_of(float low, float high) {
+    return static_cast<u32>(bits_of_half(narrow<T>(low))) | static_cast<u32>(bits_of_half(narrow<T>(high))) << 16;
+}
+
 template <class T> void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     emulate::Multiply own = {d, a, b};
     emulate::of_warp(&own, emulate::multiply_tiles<T>);
