@@ -128,7 +128,11 @@ impl<G: Gpu> CudaModel<G> {
             tracing::warn!(%refusal, "CUDA graphs cannot be used: steps are launched op by op");
             if split {
                 // What one part launches, the others do not replay.
-                executor.each(|_, decoder| Ok(decoder.backend_mut().without_graphs())).map_err(load_error)?;
+                let launch_op_by_op = |_, decoder: &mut Decoder<CudaBackend<G>>| {
+                    decoder.backend_mut().without_graphs();
+                    Ok(())
+                };
+                executor.each(launch_op_by_op).map_err(load_error)?;
             }
         }
         Ok(Self { executor, description })

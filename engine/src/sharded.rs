@@ -80,8 +80,10 @@ struct Other<B: Backend> {
 
 enum Job<B: Backend> {
     Step(Arc<Batch>),
-    Work(Box<dyn FnOnce(&mut Decoder<B>) -> Result<(), ExecutorError> + Send>),
+    Work(Box<Work<B>>),
 }
+
+type Work<B> = dyn FnOnce(&mut Decoder<B>) -> Result<(), ExecutorError> + Send;
 
 impl<B: Backend> Other<B> {
     fn spawn(mut decoder: Decoder<B>) -> Result<Self, LoadError> {

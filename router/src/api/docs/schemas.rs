@@ -4,9 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::openapi::schema::AnyOfBuilder;
-use utoipa::openapi::{Ref, RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
 use crate::api::openai::{
     ChatChoice, ChatChunkChoice, ChatRequest, CompletionRequest, Delta, ErrorObject, TextChoice, Usage,
@@ -19,22 +17,25 @@ macro_rules! any_of {
     ($name:ident: $($option:ty),+) => {
         pub(crate) enum $name {}
 
-        impl PartialSchema for $name {
-            fn schema() -> RefOr<Schema> {
-                AnyOfBuilder::new()$(.item(Ref::from_schema_name(<$option>::name())))+.into()
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                let any = utoipa::openapi::schema::AnyOfBuilder::new();
+                any$(.item(utoipa::openapi::Ref::from_schema_name(<$option as utoipa::ToSchema>::name())))+.into()
             }
         }
 
-        impl ToSchema for $name {
-            fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-                $(
+        impl utoipa::ToSchema for $name {
+            fn schemas(schemas: &mut Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)>) {
+                $({
+                    use utoipa::{PartialSchema, ToSchema};
                     schemas.push((<$option>::name().into_owned(), <$option>::schema()));
                     <$option>::schemas(schemas);
-                )+
+                })+
             }
         }
     };
 }
+pub(crate) use any_of;
 
 any_of!(SagemakerRequest: GenerateRequest, ChatRequest, CompletionRequest);
 any_of!(SagemakerResponse: GenerateResponses, ChatCompletion, CompletionFinal);

@@ -11,7 +11,7 @@ use super::duration::keep_alive;
 use super::errors::Refusal;
 use super::reply::{Kind, Shape};
 use super::stream;
-use super::types::{ChatRequest, ChatResponse};
+use super::types::{ChatRequest, ChatResponse, OllamaChatAnswer};
 use super::{messages, models, names};
 use crate::api::extract::AnyType;
 use crate::api::{AppState, Caller};
@@ -29,7 +29,7 @@ use crate::tools::{self, Calls};
     responses(
         (status = 200, description = "The message, or its parts as lines", content(
             (ChatResponse = "application/x-ndjson"),
-            (ChatResponse = "application/json")
+            (OllamaChatAnswer = "application/json")
         )),
         Refusal,
     )

@@ -12,7 +12,7 @@ use super::duration::keep_alive;
 use super::errors::Refusal;
 use super::reply::{Kind, Shape};
 use super::stream;
-use super::types::{GenerateRequest, GenerateResponse};
+use super::types::{GenerateRequest, GenerateResponse, OllamaGenerateAnswer};
 use super::{messages, models, names};
 use crate::api::extract::AnyType;
 use crate::api::{AppState, Caller};
@@ -29,7 +29,7 @@ use crate::service::{ChatTemplate, Conversation, Prompt};
     responses(
         (status = 200, description = "The answer, or its parts as lines", content(
             (GenerateResponse = "application/x-ndjson"),
-            (GenerateResponse = "application/json")
+            (OllamaGenerateAnswer = "application/json")
         )),
         Refusal,
     )

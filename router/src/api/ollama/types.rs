@@ -5,6 +5,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use weirgate_types::TokenId;
 
+use crate::api::docs::schemas::any_of;
+
 /// `POST /api/generate`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(as = OllamaGenerateRequest)]
@@ -200,8 +202,12 @@ pub(super) struct LikelyToken {
     pub bytes: Vec<u8>,
 }
 
+any_of!(OllamaGenerateAnswer: GenerateResponse, Rendered);
+any_of!(OllamaChatAnswer: ChatResponse, Rendered);
+
 /// `_debug_render_only`'s answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OllamaRendered)]
 pub(super) struct Rendered {
     pub model: String,
     pub created_at: String,
@@ -209,7 +215,8 @@ pub(super) struct Rendered {
     pub debug_info: RenderedTemplate,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OllamaRenderedTemplate)]
 pub(super) struct RenderedTemplate {
     pub rendered_template: String,
 }
