@@ -212,7 +212,9 @@ fn free_bytes<G: Gpu>(decoder: &Decoder<CudaBackend<G>>, fraction: f32) -> Resul
 /// Takes the largest steps.
 fn warm_up(executor: &mut impl Executor, options: &LoadOptions, vocab: usize) -> Result<(), LoadError> {
     let (prompts, longest) = warm_up::steps(options, vocab);
-    take(executor, &prompts)?;
+    for step in &prompts {
+        take(executor, step)?;
+    }
     for step in longest {
         // The first time it is done op by op, the second time recorded.
         take(executor, &step)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use weirgate_kernels::SampleParams;
 
 use crate::cuda_model::MAX_LOGIT_ROWS;
+use crate::decoder::LEAST_SPARED;
 use crate::{Batch, LoadOptions, Sample, Score};
 
 /// Log-probabilities that a draw is asked for at most, or nearly.
@@ -15,9 +16,20 @@ pub(crate) fn blocks(options: &LoadOptions) -> usize {
     options.max_step_tokens.div_ceil(options.block_size) + options.max_seqs
 }
 
-/// A step full of prompts, and steps of many and of few sequences as long as any, which may need more memory than that.
-pub(crate) fn steps(options: &LoadOptions, vocab: usize) -> (Batch, impl Iterator<Item = Batch>) {
-    (prompts(options, &Draw::greediest(options, vocab)), longest_steps(options))
+/// Steps full of prompts, and steps of many and of few sequences as long as any, which may need more memory than those.
+pub(crate) fn steps(options: &LoadOptions, vocab: usize) -> ([Batch; 2], impl Iterator<Item = Batch>) {
+    let all = prompts(options, &Draw::greediest(options, vocab));
+    let some = some_rows(all.clone());
+    ([all, some], longest_steps(options))
+}
+
+/// The step with as many rows wanted as may be short of all: which they are takes room, too.
+fn some_rows(mut batch: Batch) -> Batch {
+    batch.scores.clear();
+    batch.samples.drain(..batch.samples.len().saturating_sub(1));
+    let tokens = batch.tokens() as u32;
+    batch.wanted = Some(((LEAST_SPARED as u32).min(tokens.saturating_sub(1))..tokens).collect());
+    batch
 }
 
 fn longest_steps(options: &LoadOptions) -> impl Iterator<Item = Batch> {

@@ -340,7 +340,10 @@ fn place(partial: &Path, path: &Path) -> io::Result<()> {
     for _ in 0..FOLDER_TRIES {
         match fs::create_dir_all(folder).and_then(|()| fs::rename(partial, path)) {
             Ok(()) => return sync_up(folder),
-            Err(error) if error.kind() == ErrorKind::NotFound => last = error,
+            // Removed behind `rename`'s back, or between two looks that making it took.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => {
+                last = error
+            }
             Err(error) => return Err(error),
         }
     }

@@ -26,7 +26,7 @@ use crate::{Batch, ExecutorError};
 
 /// The last layer leaves rows out that nobody wants where there are at least so many: in prompts. Steps of few tokens are
 /// computed whole, as devices may have recorded them.
-const LEAST_SPARED: usize = 16;
+pub(crate) const LEAST_SPARED: usize = 16;
 
 /// Sizes fixed at load; nothing is allocated afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

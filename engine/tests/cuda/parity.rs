@@ -190,7 +190,7 @@ fn sixty_four_requests_alone_batched_and_preempted() {
         alone.extend(engine.run(std::slice::from_ref(request)));
     }
     engine.finish();
-    for (blocks, preempts) in [(256, false), (48, true)] {
+    for (blocks, preempts) in [(256, false), (32, true)] {
         let engine = recorded(&model, Setup { blocks, step_tokens: 128, ..Setup::default() });
         let together = engine.run(&requests);
         let stats = engine.finish();

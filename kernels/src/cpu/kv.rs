@@ -144,6 +144,7 @@ impl KvCache {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+    use crate::DType;
 
     fn resident_bytes() -> usize {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();

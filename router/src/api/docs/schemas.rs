@@ -26,11 +26,11 @@ macro_rules! any_of {
 
         impl utoipa::ToSchema for $name {
             fn schemas(schemas: &mut Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)>) {
-                $({
-                    use utoipa::{PartialSchema, ToSchema};
-                    schemas.push((<$option>::name().into_owned(), <$option>::schema()));
-                    <$option>::schemas(schemas);
-                })+
+                $(
+                    let schema = <$option as utoipa::PartialSchema>::schema();
+                    schemas.push((<$option as utoipa::ToSchema>::name().into_owned(), schema));
+                    <$option as utoipa::ToSchema>::schemas(schemas);
+                )+
             }
         }
     };
