@@ -21,13 +21,21 @@ CHAT = {"messages": [{"role": "user", "content": "Hello there"}]}
     "path",
     [
         pytest.param(path, marks=pytest.mark.row(f"route.{row}"))
-        for path, row in [("/", "GET /"), ("/health", "/health"), ("/ping", "/ping"), ("/readyz", "/readyz")]
-        + [("/livez", "/livez")]
+        for path, row in [("/health", "/health"), ("/ping", "/ping"), ("/readyz", "/readyz"), ("/livez", "/livez")]
     ],
 )
 def test_health_is_an_empty_200(client, path):
     response = client.get(path)
     assert (response.status, response.body) == (200, b"")
+
+
+@pytest.mark.row("route.GET /")
+def test_the_root_is_health_under_tgis_profile(client, start_server):
+    """Elsewhere it has a text as well, by which tools know what serves Ollama's clients; the status is the same."""
+    server = start_server("--profile", "tgi")
+    response = Client(server.port).get("/")
+    assert (response.status, response.body) == (200, b"")
+    assert client.get("/").status == 200
 
 
 @pytest.mark.row("route.POST /")

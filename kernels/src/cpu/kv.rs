@@ -141,7 +141,7 @@ impl KvCache {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::DType;
@@ -151,6 +151,7 @@ mod tests {
         statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
     }
 
+    #[cfg_attr(not(target_os = "linux"), ignore = "it is read from /proc")]
     #[test]
     fn memory_is_taken_at_once_or_as_it_fills() {
         const MIB: usize = 1 << 20;
