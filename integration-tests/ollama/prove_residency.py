@@ -1,7 +1,7 @@
 """Several models on one server: what loads cost those that answer, and a mixed load with everything that can happen to
 models. Prints Markdown; exits with 1 where a limit is exceeded.
 
-    prove_residency.py [--seconds 300] [--clients 24]
+    prove_residency.py [--loads-seconds 300] [--seconds 300] [--clients 24]
 
 First, streams of a model of 75 million weights are measured alone and beside another one that is loaded and unloaded
 all the time; the order changes from round to round. Then clients use three models of a store, each of weights of its own,
@@ -305,7 +305,8 @@ def prepare(server: Server, folder: Path, registry: Registry) -> Remote:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=300, help="of each part")
+    parser.add_argument("--loads-seconds", type=float, default=300, help="of streams alone and beside loads")
+    parser.add_argument("--seconds", type=float, default=300, help="of everything at once")
     parser.add_argument("--clients", type=int, default=24)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -318,7 +319,7 @@ def main() -> int:
             registry.start()
             server.start()
             remote = prepare(server, folder, registry)
-            steady = asyncio.run(loads_beside_streams(server, arguments.seconds))
+            steady = asyncio.run(loads_beside_streams(server, arguments.loads_seconds))
             sound = mixed(server, remote, arguments)
             server.stop()
         finally:
