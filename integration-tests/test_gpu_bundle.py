@@ -26,7 +26,7 @@ FIGURES = [
 
 
 # The fixtures belong to the first test that needs them.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(960)
 
 
 def run(*command: str | Path, seconds: float = 120, environment: dict[str, str] | None = None) -> str:
@@ -42,7 +42,7 @@ def run(*command: str | Path, seconds: float = 120, environment: dict[str, str] 
 def bundle(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "gpu-bundle"
     # The servers as they are; of the three other programs, what is not built yet is built here.
-    run(ROOT / "tools/gpu/bundle.py", "--reduced", folder, seconds=280, environment=dict(os.environ))
+    run(ROOT / "tools/gpu/bundle.py", "--reduced", folder, seconds=900, environment=dict(os.environ))
     return folder
 
 
