@@ -11,8 +11,8 @@ use super::{Scheduler, append_token};
 
 impl Scheduler {
     /// Takes in the result of the step that `plan` stands for: the KV of its tokens is written now, so full blocks are
-    /// published, unless the next step was planned meanwhile, which has done so; drawn tokens are appended and sequences end. Moves the tokens' data out of `result`. Returns how many
-    /// draft tokens were accepted.
+    /// published, unless the next step was planned meanwhile, which has done so; drawn tokens are appended and sequences
+    /// end. Moves the tokens' data out of `result`. Returns how many draft tokens were accepted.
     ///
     /// # Errors
     /// [`ExecutorError::Batch`] when the result does not have one entry per sample and per score; nothing is taken in.
