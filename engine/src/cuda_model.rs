@@ -7,7 +7,7 @@ use weirgate_kernels::{AllReduce, KernelError};
 use weirgate_models::{ModelSpec, Shard, TensorSource};
 
 use crate::decoder::{Decoder, DecoderConfig, LoadError};
-use crate::model_executor::kv_type;
+use crate::model_executor::decoder_config;
 use crate::sharded::ShardedExecutor;
 use crate::{Batch, Executor, ExecutorError, LoadOptions, StepResult, warm_up};
 
@@ -173,12 +173,8 @@ fn load_parts<G: Gpu>(
 ) -> Result<Vec<Decoder<CudaBackend<G>>>, LoadError> {
     let config = DecoderConfig {
         blocks: warm_up::blocks(options),
-        block_size: options.block_size,
-        kv_dtype: kv_type(spec, tensors, options.kv_dtype)?,
-        max_step_tokens: options.max_step_tokens,
-        max_seqs: options.max_seqs,
-        max_seq_len: options.max_seq_len,
         max_logit_rows: MAX_LOGIT_ROWS,
+        ..decoder_config(spec, tensors, options)?
     };
     let count = backends.len();
     if count == 1 {

@@ -116,17 +116,14 @@ impl Resident {
 
     /// What it may take of the memory of `place`, if anything.
     pub fn footprint(&self, place: Place) -> Option<Footprint> {
-        let own = (self.model.place == place)
-            .then_some(Footprint { weights: self.weights, pool: self.model.pool_bytes });
+        let own = self.model.place == place;
+        let (weights, pool) = if own { (self.weights, self.model.pool_bytes) } else { (0, 0) };
         // Vectors are made on the CPU, wherever texts are.
-        let beside = self.model.service.engine.beside().map_or(0, Beside::taken_bytes);
-        let beside = (place == Place::Host && beside > 0).then_some(Footprint { weights: beside, pool: 0 });
-        match (own, beside) {
-            (Some(own), Some(beside)) => {
-                Some(Footprint { weights: own.weights.saturating_add(beside.weights), ..own })
-            }
-            (own, beside) => own.or(beside),
-        }
+        let beside = match place {
+            Place::Host => self.model.service.engine.beside().map_or(0, Beside::taken_bytes),
+            Place::Gpu => 0,
+        };
+        (own || beside > 0).then_some(Footprint { weights: weights.saturating_add(beside), pool })
     }
 
     /// Whether nobody uses it: neither a lease is out, nor a request under way. Asked for under the table's lock, where

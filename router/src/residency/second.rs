@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use futures_util::future::BoxFuture;
 
-use super::{Card, Key, Models};
+use super::{Card, Key, Models, key};
 use crate::memory::Place;
 use crate::service::{Embedding, MakeRoom, ServiceError};
 
@@ -22,7 +22,8 @@ impl Models {
     /// Where the second copy of a model goes.
     pub(super) fn room_of(self: &Arc<Self>, card: &Card) -> Box<dyn MakeRoom> {
         // Without a head it is smaller than the first, and measured by itself.
-        let key = (card.name.to_lowercase(), format!("{} for vectors", card.digest));
+        let (name, digest) = key(card);
+        let key = (name, format!("{digest} for vectors"));
         Box::new(Room { models: Arc::downgrade(self), key, model: card.name.clone(), bytes: card.bytes })
     }
 }
