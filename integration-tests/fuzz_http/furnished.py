@@ -76,6 +76,8 @@ def furnished(folder: Path, *args: str) -> Furnished:
         "dataset_id": [dataset],
         "file": [LINE],
         "job_id": jobs,
+        # The others have none.
+        "/api/v1/finetune/{job_id}/curve/ job_id": jobs[:1],
         "after": jobs,
     }
     return Furnished(server, known)

@@ -3,7 +3,8 @@
 //! `cargo bench -p weirgate-kernels --profile release --bench cpu -- [threads] [filter]`
 //!
 //! Both ceilings are measured in the same run: reading memory, and fused multiply-adds from registers.
-//! Every time is the least of several, as a machine is seldom quiet. `filter` picks the matrices by name.
+//! Every time is the least of several, as a machine is seldom quiet. `filter` picks the matrices by name; `memory`
+//! measures nothing but how fast memory is read for a second, to be set beside what decoding reaches in the next one.
 #![allow(clippy::unwrap_used)]
 
 use std::hint::black_box;
@@ -32,9 +33,13 @@ fn main() {
     let filter = args.get(1).map_or("", String::as_str);
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let mut device = CpuBackend::new(threads);
+    if filter == "memory" {
+        println!("memory, sustained read: {:.1} GB/s", ceiling::read_bandwidth(&device, threads, mean));
+        return;
+    }
     let isa = device.isa();
     println!("{isa:?}, {threads} threads");
-    let bandwidth = ceiling::read_bandwidth(&device, threads);
+    let bandwidth = ceiling::read_bandwidth(&device, threads, |work| least(work));
     let flops = ceiling::multiply_adds(threads, isa);
     println!("memory, read: {bandwidth:.1} GB/s");
     println!("multiply-adds from registers: {flops:.0} GFLOP/s");
@@ -54,6 +59,17 @@ fn main() {
         attention(&mut device, flops);
         small_ops(&mut device);
     }
+}
+
+/// The mean time of `work(i)` over about a second.
+fn mean(work: &mut dyn FnMut(usize)) -> Duration {
+    let started = Instant::now();
+    let mut count = 0;
+    while started.elapsed() < Duration::from_millis(1000) {
+        work(count as usize);
+        count += 1;
+    }
+    started.elapsed() / count
 }
 
 /// The least time of `work(i)` over about a second.
@@ -227,16 +243,20 @@ mod ceiling {
         })
     }
 
-    /// GB/s of all threads together that read a large array, in one stream or in eight each, whichever is better: the
-    /// best of some passes over all of it, as a step reads all weights.
-    pub fn read_bandwidth(device: &CpuBackend, threads: usize) -> f64 {
+    /// GB/s of all threads together that read a large array, in one stream or in eight each, whichever is better; `timed`
+    /// gives the time of a pass over all of it, as a step reads all weights.
+    pub fn read_bandwidth(
+        device: &CpuBackend,
+        threads: usize,
+        timed: fn(&mut dyn FnMut(usize)) -> Duration,
+    ) -> f64 {
         // In huge pages, as weights are.
         let data = device.vector(&vec![1.0; COLD_BYTES / 4]).unwrap();
         let share = data.len() / threads;
         let pass = |read: fn(&[f32]) -> u32| {
             together(threads, |thread| f64::from(black_box(read(&data[thread * share..][..share]))));
         };
-        let time = least(|_| pass(read::<1>)).min(least(|_| pass(read::<8>)));
+        let time = timed(&mut |_| pass(read::<1>)).min(timed(&mut |_| pass(read::<8>)));
         COLD_BYTES as f64 / (time.as_secs_f64() * 1e9)
     }
 

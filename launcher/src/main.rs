@@ -20,6 +20,7 @@ mod values;
 mod vertex;
 
 use std::ffi::OsString;
+use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,15 +39,9 @@ fn main() -> ExitCode {
     match argv.get(1).and_then(|command| command.to_str()) {
         Some(ROUTER_COMMAND) => child::run_router(argv.into_iter().skip(2)),
         Some(weirgate_router::TEMPLATE_COMMAND) => weirgate_router::run_templates(),
-        Some("env") => {
-            print!("{}", runtime_info::describe());
-            ExitCode::SUCCESS
-        }
+        Some("env") => show(&runtime_info::describe()),
         // The second is TGI's name for it.
-        Some("openapi" | "print-schema") => {
-            print!("{}", weirgate_router::openapi_json());
-            ExitCode::SUCCESS
-        }
+        Some("openapi" | "print-schema") => show(&weirgate_router::openapi_json()),
         Some("download") => {
             argv.remove(1);
             dispatch(cli::parse_download(argv), download)
@@ -71,6 +66,17 @@ fn dispatch<A>(parsed: Result<A, clap::Error>, run: fn(A) -> Result<u8, Launcher
             eprintln!("Error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints `text`. A reader that has seen enough, as `head`, is no failure.
+fn show(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("Error: cannot write: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 

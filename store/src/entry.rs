@@ -44,7 +44,7 @@ pub enum Kind {
 }
 
 /// As Ollama's API shows it. Empty where it is not known.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Details {
     pub parent_model: String,
     /// `gguf` or `safetensors`.

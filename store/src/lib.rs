@@ -13,13 +13,14 @@
 //! # Ok::<(), weirgate_store::StoreError>(())
 //! ```
 //!
-//! Files are the truth: nothing is indexed, and every look-up reads what is there. All calls block; they are made
-//! from threads that may.
+//! Files are the truth, and every look-up reads what is there; what their headers say is read once and kept in an
+//! index that is made anew from them. All calls block; they are made from threads that may.
 
 mod create;
 mod details;
 mod entry;
 mod error;
+mod index;
 mod jan;
 mod layout;
 mod manifest;

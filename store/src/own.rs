@@ -22,6 +22,7 @@ use crate::name::{Digest, ModelName};
 const FOLDER: &str = ".weirgate";
 const LOCK: &str = "lock";
 const CANDIDATES: &str = "candidates";
+const INDEX: &str = "index.sqlite3";
 const TEMPORARY: &str = ".weirgate-";
 /// What folders of conversions under way begin with.
 pub(crate) const CONVERSION: &str = "convert-";
@@ -63,6 +64,11 @@ impl OwnStore {
         let store = Self { root, keep_unused };
         store.collect();
         Ok(store)
+    }
+
+    /// Where what was read of models is kept.
+    pub fn index_file(&self) -> PathBuf {
+        self.root.path.join(FOLDER).join(INDEX)
     }
 
     fn lock_file(&self) -> Result<File, StoreError> {

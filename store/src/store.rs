@@ -10,6 +10,7 @@ use weirgate_models::is_embedder;
 
 use crate::StoreError;
 use crate::entry::{Entry, ModelSettings};
+use crate::index::Index;
 use crate::jan::JanFolder;
 use crate::layout::ollama::{OllamaRoot, Stored};
 use crate::layout::{Origin, Scan, fingerprint, gguf, hub_cache, jan};
@@ -77,7 +78,8 @@ impl Store {
         let own = own.transpose()?;
         let own_jan = settings.own_jan.as_deref().map(JanFolder::open).transpose()?;
         let registry = Registry::new(&settings.registry)?;
-        Ok(Self { own, own_jan, settings, scan: Scan::default(), registry, pulls: Pulls::default() })
+        let index = own.as_ref().map_or_else(Index::default, |own| Index::open(&own.index_file()));
+        Ok(Self { own, own_jan, settings, scan: Scan::new(index), registry, pulls: Pulls::default() })
     }
 
     /// All models, those modified last first. What cannot be read is left out, with a line in the log.
@@ -150,8 +152,8 @@ impl Store {
 
     /// Whether vectors or scores of texts are what the model makes, and nothing else. What cannot be read makes none.
     pub fn is_embedder(&self, entry: &Entry) -> bool {
-        let read = || entry.location.open().is_ok_and(|files| is_embedder(&files).unwrap_or(false));
-        self.scan.is_embedder(entry.digest, read)
+        let read = || is_embedder(&entry.location.open().ok()?).ok();
+        self.scan.index.is_embedder(entry.digest, read).unwrap_or(false)
     }
 
     /// Whether there is a store of our own, that models can be made in.

@@ -3,7 +3,8 @@
     bundle.py                   or: make gpu-bundle
     bundle.py --reduced FOLDER  from target/release as it is, without the sanitizer and hardly compressed: for dry runs
 
-Binaries are stripped and compressed; `check.py` unpacks them. The folder must stay under 60 MiB.
+Binaries are stripped and compressed as one, since all have the same kernels; `check.py` unpacks them. The folder must
+stay under 60 MiB.
 """
 
 import argparse
@@ -14,13 +15,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "out/gpu-bundle"
 LIMIT = 60 << 20
+# Bytes within which the packer finds what it has packed before: more than the largest program has.
+DICTIONARY = 64 << 20
 SCRIPTS = ["check.py", "steps.py", "peer.py", "ceilings.py", "report.py", "soak.py", "sanitize.py", "model.py"]
 SERVERS = ["weirgate", "weirgate-benchmark"]
 # Name in the bundle → folder of the package and name of the target. Built as `cargo test --workspace` builds, so that
@@ -57,12 +59,18 @@ def programs(reduced: bool) -> dict[str, Path]:
     return found
 
 
-def pack(program: Path, packed: Path, preset: int):
-    """Strips and compresses a program."""
-    with tempfile.TemporaryDirectory() as folder:
-        stripped = Path(folder) / packed.stem
-        subprocess.run(["strip", "-o", stripped, program], check=True)
-        packed.write_bytes(lzma.compress(stripped.read_bytes(), preset=preset))
+def pack(programs: dict[str, Path], packed: Path, preset: int):
+    """Strips and compresses programs."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": DICTIONARY}]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        lzma.open(packed, "wb", filters=filters) as out,
+        tarfile.open(fileobj=out, mode="w|") as archive,
+    ):
+        for name, program in programs.items():
+            stripped = Path(folder) / name
+            subprocess.run(["strip", "-o", stripped, program], check=True)
+            archive.add(stripped, name)
 
 
 def pack_sanitizer(bundle: Path):
@@ -88,11 +96,8 @@ def manifest() -> dict:
 
 def build(bundle: Path, reduced: bool):
     shutil.rmtree(bundle, ignore_errors=True)
-    (bundle / "bin").mkdir(parents=True)
-    found = programs(reduced)
-    packed = [bundle / "bin" / f"{name}.xz" for name in found]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(pack, found.values(), packed, [0 if reduced else 3] * len(found)))
+    bundle.mkdir(parents=True)
+    pack(programs(reduced), bundle / "programs.tar.xz", preset=0 if reduced else 3)
     for script in SCRIPTS:
         shutil.copy(ROOT / "tools/gpu" / script, bundle)
     shutil.copy(ROOT / "tools/bench/make_random_model.py", bundle)

@@ -1,5 +1,6 @@
 //! The engine on a CUDA device against the engine on the CPU.
 
+use weirgate_engine::LoadOptions;
 use weirgate_kernels::cuda::{CudaBackend, Watched};
 use weirgate_types::{GenerateRequest, Selection};
 
@@ -8,6 +9,19 @@ use crate::real::{Engine, Generated, Model, Results, Rng, Setup, greedy};
 
 /// Steps of so many tokens are recorded.
 const GRAPHS: [usize; 4] = [1, 2, 4, 16];
+
+/// How a model in parts is loaded, and its blocks of KV.
+pub const OPTIONS: LoadOptions = LoadOptions {
+    threads: 1,
+    block_size: 16,
+    blocks: 0,
+    max_step_tokens: 24,
+    max_seqs: 4,
+    max_seq_len: 96,
+    kv_dtype: None,
+    commit_cache: true,
+};
+pub const BLOCKS: usize = 40;
 
 pub fn exact(model: &Model, setup: Setup) -> Engine {
     Engine::start_on(CudaBackend::deterministic(gpu()), model, setup)

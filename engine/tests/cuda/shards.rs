@@ -3,26 +3,14 @@
 
 use std::sync::Arc;
 
-use weirgate_engine::{CudaModel, CudaOptions, LoadOptions};
+use weirgate_engine::{CudaModel, CudaOptions};
 use weirgate_kernels::cuda::{Emulator, Watch, Watched};
 use weirgate_kernels::{AllReduce, local_group};
 
 use crate::faults::assert_all_end;
 use crate::gpu;
-use crate::parity::{assert_parity, requests};
+use crate::parity::{BLOCKS, OPTIONS, assert_parity, requests};
 use crate::real::{Engine, Model, Results, Setup};
-
-const OPTIONS: LoadOptions = LoadOptions {
-    threads: 1,
-    block_size: 16,
-    blocks: 0,
-    max_step_tokens: 24,
-    max_seqs: 4,
-    max_seq_len: 96,
-    kv_dtype: None,
-    commit_cache: true,
-};
-const BLOCKS: usize = 40;
 
 /// By what the parts add up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,25 +2,13 @@
 
 use std::sync::Arc;
 
-use weirgate_engine::{CudaModel, CudaOptions, LoadOptions};
+use weirgate_engine::{CudaModel, CudaOptions};
 use weirgate_kernels::cuda::driver::{CompileSettings, Device, DeviceChoice, NvidiaGpu, connect};
 use weirgate_kernels::cuda::{Watch, Watched};
 
 use crate::faults::assert_all_end;
-use crate::parity::{assert_parity, requests};
+use crate::parity::{BLOCKS, OPTIONS, assert_parity, requests};
 use crate::real::{Engine, Model, Setup};
-
-const OPTIONS: LoadOptions = LoadOptions {
-    threads: 1,
-    block_size: 16,
-    blocks: 0,
-    max_step_tokens: 24,
-    max_seqs: 4,
-    max_seq_len: 96,
-    kv_dtype: None,
-    commit_cache: true,
-};
-const BLOCKS: usize = 40;
 
 fn load(model: &Model, cuda: &CudaOptions) -> (CudaModel<Watched<NvidiaGpu>>, Vec<Arc<Watch>>) {
     let Ok(Device::Cuda(first)) = Device::choose(DeviceChoice::Cuda(0)) else { panic!("no GPU") };

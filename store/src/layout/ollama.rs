@@ -148,7 +148,7 @@ impl OllamaRoot {
     pub fn find(&self, scan: &Scan, name: &ModelName) -> Result<Entry, StoreError> {
         let stored = self.read(name)?;
         let digest = stored.digest();
-        let details = scan.details(digest, || self.details(&stored.manifest));
+        let details = scan.index.details(digest, || self.details(&stored.manifest));
         Ok(Entry {
             name: stored.name.to_string(),
             kind: Kind::Ollama,

@@ -1,16 +1,17 @@
 //! What all layouts share: details that are read once, files that stay in their folder, and what was found.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::entry::{Details, Entry, Kind, Location};
+use crate::index::Index;
 use crate::name::{Digest, ModelName};
 
-/// Most models whose details are remembered.
-const MAX_REMEMBERED: usize = 10_000;
+/// Most paths that are remembered to have been warned of.
+const MAX_WARNED: usize = 10_000;
 
 /// Where what is not in the entry is read from.
 #[derive(Debug, Clone)]
@@ -24,47 +25,20 @@ pub(crate) enum Origin {
 }
 
 /// What a store remembers from one look at its files to the next. Files that change are read again.
-#[derive(Default)]
 pub(crate) struct Scan {
-    details: Remembered<Details>,
-    embedders: Remembered<bool>,
+    pub index: Index,
     warned: Mutex<HashSet<PathBuf>>,
 }
 
-/// What was read of content, by its digest.
-#[derive(Default)]
-struct Remembered<T>(Mutex<HashMap<Digest, T>>);
-
-impl<T: Clone> Remembered<T> {
-    fn get(&self, key: Digest, read: impl FnOnce() -> T) -> T {
-        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return known.clone();
-        }
-        let value = read();
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= MAX_REMEMBERED {
-            all.clear();
-        }
-        all.insert(key, value.clone());
-        value
-    }
-}
-
 impl Scan {
-    /// The details of the content that `key` stands for, read by `read` the first time.
-    pub fn details(&self, key: Digest, read: impl FnOnce() -> Details) -> Details {
-        self.details.get(key, read)
-    }
-
-    /// Whether the content that `key` stands for is an embedder's, as `read` says the first time.
-    pub fn is_embedder(&self, key: Digest, read: impl FnOnce() -> bool) -> bool {
-        self.embedders.get(key, read)
+    pub fn new(index: Index) -> Self {
+        Self { index, warned: Mutex::default() }
     }
 
     /// Says once that what lies at `path` is left out.
     pub fn skip(&self, path: &Path, why: &str) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.len() < MAX_REMEMBERED && warned.insert(path.to_owned()) {
+        if warned.len() < MAX_WARNED && warned.insert(path.to_owned()) {
             tracing::warn!("{}: left out of the models: {why}", path.display());
         }
     }
@@ -86,7 +60,7 @@ impl Scan {
             size: files.iter().fold(0, |sum, (_, metadata)| sum.saturating_add(metadata.len())),
             digest,
             modified: modified.unwrap_or(SystemTime::UNIX_EPOCH),
-            details: self.details(digest, read),
+            details: self.index.details(digest, read),
             location,
             origin: Origin::Plain,
             files: files.iter().map(|(path, _)| path.clone()).collect(),

@@ -70,7 +70,7 @@ def rows(results: dict[str, dict[str, float]]):
         yield row("start to ready, the same file in the page cache", f"{ready:.2f} s", "< 2 s", ready < 2)
     if found := results.get("decode"):
         value = f"{found['rate'] / 1e9:.1f} of {found['ceiling'] / 1e9:.1f} GB/s, {100 * found['share']:.0f} %"
-        figure = "one stream's decode, 1B Q4_K_M: weights read, of the best read rate"
+        figure = "one stream's decode, 1B Q4_K_M: weights read, of the rate that memory is read with"
         yield row(figure, value, "≥ 90 %", found["share"] >= 0.9)
 
 

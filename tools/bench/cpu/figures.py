@@ -16,11 +16,11 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("tools/bench", "tools/bench/pe
 
 import make_random_model  # noqa: E402
 import null_model  # noqa: E402
-from ceilings import measure as ceilings  # noqa: E402
 from harness.server import Server, resident_bytes  # noqa: E402
 from models import SHAPES, describe  # noqa: E402
+from one_stream import TURNS, ours  # noqa: E402
 from paths import MODELS, OUR_BIN  # noqa: E402
-from sides import TURN_OUTPUT, Pin, our_decode  # noqa: E402
+from sides import Pin  # noqa: E402
 
 QUANTIZED = MODELS / "llama-3.2-1b-q4_k_m.gguf"
 PROMPT = 512
@@ -167,13 +167,8 @@ def memory_and_start(threads: int, rounds: int) -> dict[str, float]:
 
 
 def decode(cores: str, threads: int, rounds: int) -> dict[str, float]:
-    """Bytes per second that one stream's weights are read with, and the most that loads reach."""
+    """Bytes per second that one stream's weights are read with, and that memory is read with around it."""
     pin, model = Pin(cores, threads), describe(SHAPES[0], "Q4_K_M", QUANTIZED)
-    shares, rates, best = [], [], []
-    for _ in range(rounds):
-        ceiling = ceilings(pin).bytes_per_s
-        rate = our_decode(pin, QUANTIZED, (1,), TURN_OUTPUT)["decode 1"] * model.read_bytes
-        best.append(ceiling)
-        rates.append(rate)
-        shares.append(rate / ceiling)
-    return {"rate": median(rates), "ceiling": median(best), "share": median(shares)}
+    turns = [ours(pin, model) for _ in range(rounds * TURNS)]
+    rate, ceiling = (median(getattr(turn, name) for turn in turns) for name in ("bytes_per_s", "read_per_s"))
+    return {"rate": rate, "ceiling": ceiling, "share": median(turn.share for turn in turns)}

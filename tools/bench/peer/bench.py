@@ -13,9 +13,10 @@ import sys
 from build import build
 from ceilings import measure
 from models import SHAPES, Model, models
+from one_stream import one_stream
 from paths import RESULT, RUNS
 from report import report
-from sides import REQUESTS, SLOTS, Pin, one_stream, our_engine, our_server, peer_engine, peer_server
+from sides import REQUESTS, SLOTS, Pin, our_engine, our_server, peer_engine, peer_server
 
 VOCABULARY = {shape.name: shape.first_special for shape in SHAPES}
 
@@ -25,8 +26,8 @@ def one_round(pin: Pin, model: Model, requests: int, ours_first: bool) -> dict[s
     servers = [("llama.cpp", peer_server), ("weirgate", our_server)]
     order = -1 if ours_first else 1
     figures = {side: run(pin, model.path) for side, run in engines[::order]}
-    for side, speed in one_stream(pin, model.path).items():
-        figures[side]["decode 1"] = speed
+    for side, found in one_stream(pin, model).items():
+        figures[side] |= found
     for side, run in servers[::order]:
         figures[side] |= run(pin, model.path, VOCABULARY[model.shape], requests)
     return figures

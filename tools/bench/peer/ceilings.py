@@ -15,28 +15,37 @@ class Ceilings:
     int8_per_s: float
 
     def most(self, row: str, model: Model) -> float | None:
-        """Tokens per second at the ceiling that bounds the row; `None` where no single one does."""
+        """Tokens per second at the ceiling that bounds the row; `None` where no single one does, or it is found in turns."""
         if row == "prompt":
             head = model.head_operations / PROMPT
             return self.int8_per_s / (model.prompt_operations + head)
-        if row == "decode 1":
-            return self.bytes_per_s / model.read_bytes
-        if row.startswith("decode "):
-            batch = int(row.split()[1])
+        if row.startswith("decode ") and (batch := int(row.split()[1])) > 1:
             by_memory = batch * self.bytes_per_s / model.read_bytes
             return min(by_memory, self.int8_per_s / (model.prompt_operations + model.head_operations))
         return None
 
 
 def measure(pin: Pin) -> Ceilings:
-    os.chdir(ROOT)
     # No matrix has this name, so the ceilings are all it measures.
-    text = pin.output(
+    text = run(pin, "only the ceilings")
+    return Ceilings(found(r"memory, read: ([\d.]+) GB/s", text), found(r"from registers: ([\d.]+) GOP/s", text))
+
+
+def sustained_read(pin: Pin) -> float:
+    """Bytes per second that memory is read with during a second."""
+    return found(r"sustained read: ([\d.]+) GB/s", run(pin, "memory"))
+
+
+def run(pin: Pin, what: str) -> str:
+    os.chdir(ROOT)
+    return pin.output(
         *("cargo", "bench", "--quiet", "-p", "weirgate-kernels", "--profile", "release", "--bench", "cpu"),
-        *("--", pin.threads, "only the ceilings"),
+        *("--", pin.threads, what),
     )
-    bandwidth = re.search(r"memory, read: ([\d.]+) GB/s", text)
-    int8 = re.search(r"int8 dot products from registers: ([\d.]+) GOP/s", text)
-    if not bandwidth or not int8:
-        raise RuntimeError(f"no ceilings in: {text}")
-    return Ceilings(float(bandwidth[1]) * 1e9, float(int8[1]) * 1e9)
+
+
+def found(pattern: str, text: str) -> float:
+    figure = re.search(pattern, text)
+    if not figure:
+        raise RuntimeError(f"no {pattern} in: {text}")
+    return float(figure[1]) * 1e9

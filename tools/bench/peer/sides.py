@@ -20,8 +20,6 @@ from harness.server import clean_environment, free_port  # noqa: E402
 PROMPT = 512
 CONTEXT, OUTPUT = 128, 64
 BATCHES = (8,)
-# One stream is measured in turns so short that both sides find the same memory, shared with others' machines.
-TURNS, TURN_OUTPUT = 5, 32
 SLOTS = 16
 # Of a run against a server.
 REQUESTS = 3 * SLOTS
@@ -80,16 +78,6 @@ def our_measure(pin: Pin, model: Path, batches: tuple[int, ...], lengths: tuple[
     command = ["engine", "-t", model, "-b", ",".join(map(str, batches)), "-s", length, "-d", decode]
     command += ["--runs", 1, "--threads", pin.threads, "--no-tui", "--json", "-"]
     return json.loads(pin.output(OUR_BIN / "weirgate-benchmark", *command))
-
-
-def one_stream(pin: Pin, model: Path) -> dict[str, float]:
-    """Tokens per second of one stream by side: the turn whose ratio is the median of all turns'."""
-    sides = [("llama.cpp", peer_decode), ("weirgate", our_decode)]
-    turns = [
-        {side: run(pin, model, (1,), TURN_OUTPUT)["decode 1"] for side, run in sides[:: -1 if turn % 2 else 1]}
-        for turn in range(TURNS)
-    ]
-    return sorted(turns, key=lambda turn: turn["weirgate"] / turn["llama.cpp"])[TURNS // 2]
 
 
 def peer_server(pin: Pin, model: Path, vocabulary: int, requests: int) -> dict[str, float]:
