@@ -2,7 +2,7 @@
 
     .venv/peer/bin/python tools/bench/peer/bench.py [--quick] [--rounds 5] [--models "Llama-3.2-1B Q8_0" …]
 
-Writes docs/benchmarks/peer.md (--quick: prints only). `make bench-peer` builds our side before.
+Writes docs/benchmarks/peer-SHAPE.md, one for each shape (--quick: prints only). `make bench-peer` builds our side before.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from build import build
 from ceilings import measure
 from models import SHAPES, Model, models
 from one_stream import one_stream
-from paths import RESULT, RUNS
+from paths import RESULTS, RUNS
 from report import report
 from sides import REQUESTS, SLOTS, Pin, our_engine, our_server, peer_engine, peer_server
 
@@ -58,11 +58,13 @@ def main():
             print(f"round {number + 1}, {model.name}: {json.dumps(figures)}", file=sys.stderr, flush=True)
             RUNS.write_text(json.dumps(rounds, indent=1))
     ceilings.append(measure(pin))
-    text = report(rounds, chosen, ceilings, pin, load)
-    print(text)
-    if not arguments.quick:
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(text)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for shape in dict.fromkeys(model.shape for model in chosen):
+        files = [model for model in chosen if model.shape == shape]
+        text = report(rounds, files, ceilings, pin, load)
+        print(text)
+        if not arguments.quick:
+            (RESULTS / f"peer-{shape.lower()}.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -9,5 +9,5 @@ MODELS = OUT / "models"
 PEER_BIN = OUT / "build/bin"
 OUR_BIN = ROOT / "target/release"
 TOOLS = Path(sys.executable).parent
-RESULT = ROOT / "docs/benchmarks/peer.md"
+RESULTS = ROOT / "docs/benchmarks"
 RUNS = OUT / "runs.json"
