@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from harness import load, metrics
@@ -194,3 +195,12 @@ def test_leaving_during_a_long_prefill_frees_the_blocks(start_server):
     asyncio.run(leave())
     wait_for(lambda: engine(server).idle, 2, "no used KV blocks")
     assert read_metrics(server)['tgi_request_failure{err="dropped"}'] == 1
+
+
+@pytest.mark.parametrize("given", [None, "4194304"])
+def test_the_router_gives_freed_memory_back(start_server, given):
+    """glibc raises the bound as a model is loaded where it is not set; who sets it knows better."""
+    server = start_server(env={"MALLOC_MMAP_THRESHOLD_": given} if given else {})
+    (router,) = [pid for pid in server.survivors() if pid != server.process.pid]
+    environment = Path(f"/proc/{router}/environ").read_bytes().split(b"\0")
+    assert f"MALLOC_MMAP_THRESHOLD_={given or 1 << 20}".encode() in environment

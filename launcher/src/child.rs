@@ -19,6 +19,9 @@ pub const ROUTER_COMMAND: &str = "router";
 
 const PROCESS_NAME: &std::ffi::CStr = c"weirgate-router";
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// glibc's bound in bytes from which memory is mapped, and so given back when it is freed. Left to itself glibc raises it
+/// to 32 MiB as a model is loaded, and keeps 30 MB that were needed for a moment.
+const MMAP_THRESHOLD: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "1048576");
 
 /// Starts router processes with the same settings each time.
 pub struct RouterService {
@@ -50,7 +53,10 @@ fn own_executable() -> Result<PathBuf, LauncherError> {
 
 impl Service for RouterService {
     fn spawn(&mut self) -> io::Result<Child> {
+        let (name, bytes) = MMAP_THRESHOLD;
+        let threshold = std::env::var_os(name).unwrap_or_else(|| bytes.into());
         let mut child = Command::new(&self.executable)
+            .env(name, threshold)
             .arg0("weirgate-router")
             .arg(ROUTER_COMMAND)
             .arg(std::process::id().to_string())
