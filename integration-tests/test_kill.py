@@ -201,6 +201,5 @@ def test_leaving_during_a_long_prefill_frees_the_blocks(start_server):
 def test_the_router_gives_freed_memory_back(start_server, given):
     """glibc raises the bound as a model is loaded where it is not set; who sets it knows better."""
     server = start_server(env={"MALLOC_MMAP_THRESHOLD_": given} if given else {})
-    (router,) = [pid for pid in server.survivors() if pid != server.process.pid]
-    environment = Path(f"/proc/{router}/environ").read_bytes().split(b"\0")
+    environment = Path(f"/proc/{server.router_pid()}/environ").read_bytes().split(b"\0")
     assert f"MALLOC_MMAP_THRESHOLD_={given or 1 << 20}".encode() in environment
