@@ -56,7 +56,8 @@ use shutdown::Signals;
 /// Exit status after the watchdog found the engine stalled.
 pub const EXIT_STALLED: i32 = 75;
 
-/// Async threads: they move text, the processors are the engine's.
+/// Async threads: they move text, the processors are the engine's. No more than processors: threads that take turns on one
+/// take each other's tasks, too, and streams get their tokens in another order at every step.
 const MAX_ASYNC_THREADS: usize = 4;
 
 /// Loads the model, serves until SIGTERM or SIGINT, and returns once everything under way has ended.
@@ -68,7 +69,7 @@ pub fn run(config: RouterConfig) -> Result<(), RouterError> {
     logging::init(&config.log);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(processors.clamp(2, MAX_ASYNC_THREADS))
+        .worker_threads(processors.clamp(1, MAX_ASYNC_THREADS))
         .enable_all()
         .build()?;
     let result = runtime.block_on(load_and_serve(config));
