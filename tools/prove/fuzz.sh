@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs fuzz targets side by side under libFuzzer, guided by coverage, and writes what came of all runs so far.
 #   tools/prove/fuzz.sh NAME TITLE FEATURES SECONDS TARGET...   <text of docs/evidence/fuzz-NAME.md
-# Needs a nightly compiler. Inputs that were found stay in fuzz/out, which git does not see.
+# Needs a nightly compiler. Inputs that were found stay in fuzz/out, which git does not see; `fuzz_keep.sh` packs those that
+# are worth keeping.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 name=$1 title=$2 features=$3 seconds=$4
@@ -19,6 +20,8 @@ status=0
 for target in "${targets[@]}"; do
     out=fuzz/out/$target
     mkdir -p "$out/corpus" "$out/found"
+    packed=fuzz/corpus/$target.tar.xz
+    [[ ! -e $packed ]] || tar -C "$out/corpus" -xJf "$packed"
     fuzz/target/x86_64-unknown-linux-gnu/release/"$target" "$out/corpus" "fuzz/corpus/$target" -max_len=4096 -timeout=20 \
         -rss_limit_mb=2048 -max_total_time="$seconds" -artifact_prefix="$out/found/" -print_final_stats=1 \
         -ignore_timeouts=0 >>"$out/log" 2>&1 &
