@@ -72,7 +72,7 @@ start.
 - ceilings (`kernels/benches/cpu.rs`) at the start and the end: memory read {memory} GB/s, int8 dot
   products from registers {int8} GOP/s. "Of the ceiling" is Weirgate's median against the best of them: int8 for
   prompts, the lower of both for a batch. For one stream it is the median share, over all turns, of the rate that memory
-  was read with for a second before and after (all weights once a token; in one or eight streams a thread, whichever is faster)
+  was read with for a second before and after (all weights once a token; in one or eight streams a thread, whichever is faster).
 """
 
 
