@@ -18,8 +18,9 @@ openapi: build ## openapi.json, from the handlers
 serve: build ## build and serve the demo model on port 3000 (MODEL_ID, PORT and TGI's other variables work)
 	@exec $(BIN)
 
-build: ## the binaries: target/release/weirgate, and weirgate-finetune beside it
-	$(CARGO) build --release -p weirgate -p weirgate-finetune
+# All at once, always: built apart, they would have dependencies of different features, and everything would be built anew.
+build: ## the binaries: target/release/weirgate, and weirgate-finetune and weirgate-benchmark beside it
+	$(CARGO) build --release -p weirgate -p weirgate-benchmark -p weirgate-finetune
 
 test: lint unit integration ## everything that is not a long proof; needs no GPU and no torch
 
@@ -30,8 +31,7 @@ lint: ## formatting and lints
 unit: setup cuda-toolchain ## Rust tests; the CUDA kernels are compiled for every chip
 	$(CARGO) test --release --workspace --no-fail-fast
 
-integration: setup ## the binaries under real clients
-	$(CARGO) build --release -p weirgate -p weirgate-benchmark -p weirgate-finetune
+integration: setup build ## the binaries under real clients
 	$(PYTEST) integration-tests
 
 setup:
@@ -118,8 +118,7 @@ prove-embeddings: build setup-prove ## a real MiniLM against sentence-transforme
 	.venv/prove/bin/python tools/embeddings/prove.py
 
 .PHONY: prove-cpu
-prove-cpu: setup setup-prove ## overhead, memory, start and prompts on this machine, after `make bench-peer`; into docs/benchmarks
-	$(CARGO) build --release -p weirgate -p weirgate-benchmark
+prove-cpu: build setup setup-prove ## overhead, memory, start and prompts on this machine, after `make bench-peer`; into docs/benchmarks
 	.venv/prove/bin/python tools/bench/cpu/bench.py $(ARGS)
 
 .PHONY: prove-arm
@@ -129,8 +128,7 @@ prove-arm: ## the CPU device on 64-bit Arm, under QEMU
 prove-image: ## the container images without a container engine: every target started as its platforms do (root)
 	python3 tools/image/prove.py
 
-bench-peer: ## our CPU kernels and server against llama.cpp, which it builds; result in docs/benchmarks (ARGS=--quick)
-	$(CARGO) build --release -p weirgate -p weirgate-benchmark
+bench-peer: build ## our CPU kernels and server against llama.cpp, which it builds; result in docs/benchmarks (ARGS=--quick)
 	@tools/setup --peer
 	.venv/peer/bin/python tools/bench/peer/bench.py $(ARGS)
 

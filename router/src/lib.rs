@@ -69,7 +69,7 @@ pub fn run(config: RouterConfig) -> Result<(), RouterError> {
     logging::init(&config.log);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(processors.clamp(1, MAX_ASYNC_THREADS))
+        .worker_threads(processors.min(MAX_ASYNC_THREADS))
         .enable_all()
         .build()?;
     let result = runtime.block_on(load_and_serve(config));

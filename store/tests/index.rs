@@ -8,7 +8,7 @@ mod kit;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kit::{labelled_gguf, settings};
+use kit::{demo_files, labelled_gguf, settings};
 use rusqlite::Connection;
 use weirgate_store::{Entry, Store, StoreSettings};
 
@@ -28,11 +28,7 @@ impl Places {
         for number in 0..HEADERS {
             places.put(number, "llama");
         }
-        let whole = places.loose().join("whole");
-        fs::create_dir(&whole).unwrap();
-        for (name, contents) in weirgate_demo_model::FILES {
-            fs::write(whole.join(name), contents).unwrap();
-        }
+        demo_files(&places.loose().join("whole"));
         places
     }
 
@@ -84,10 +80,7 @@ fn headers_are_read_once() {
     assert_eq!(truth.len() as u32, MODELS);
     assert_eq!((count(&places.index(), "details"), count(&places.index(), "embedder")), (MODELS, 1));
     // The next start takes what is written there.
-    sql(
-        &places.index(),
-        r#"UPDATE facts SET value = replace(value, 'llama', 'other') WHERE kind = 'details'"#,
-    );
+    sql(&places.index(), "UPDATE facts SET value = replace(value, 'llama', 'other') WHERE kind = 'details'");
     sql(&places.index(), "UPDATE facts SET value = 'true' WHERE kind = 'embedder'");
     let others = places.list();
     let told = |(name, family, embedder): &(String, String, bool)| {

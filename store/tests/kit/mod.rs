@@ -14,7 +14,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use weirgate_models::{GgufValue, GgufWriter};
-use weirgate_store::{Digest, ModelName, Progress, RegistrySettings, Store, StoreError, StoreSettings};
+use weirgate_store::{
+    CreateRequest, Digest, ModelName, Modelfile, Progress, RegistrySettings, Store, StoreError, StoreSettings,
+};
 
 /// A store of our own in `folder`, with registries on this machine allowed and small parts.
 pub fn settings(folder: &Path) -> StoreSettings {
@@ -147,4 +149,23 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
         if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
     }
     files
+}
+
+/// Creates a model; the status of each line of progress.
+pub fn create(store: &Arc<Store>, request: &CreateRequest) -> Result<Vec<String>, StoreError> {
+    let lines = lines(|report| store.create(request, report))?;
+    Ok(lines.into_iter().map(|line| line.status).collect())
+}
+
+/// As [`create`], from a Modelfile.
+pub fn from_modelfile(store: &Arc<Store>, model: &str, text: &str) -> Result<Vec<String>, StoreError> {
+    create(store, &CreateRequest::from_modelfile(name(model), &Modelfile::parse(text).unwrap(), None)?)
+}
+
+/// The demo model as a Hugging Face folder.
+pub fn demo_files(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    for (name, contents) in weirgate_demo_model::FILES {
+        fs::write(folder.join(name), contents).unwrap();
+    }
 }

@@ -33,14 +33,12 @@ def ours(pin: Pin, model: Model) -> Ours:
 def one_stream(pin: Pin, model: Model) -> dict[str, dict[str, float]]:
     """By side: tokens per second in the turn whose ratio is the median of all turns'; ours with the median share of the
     memory's rate."""
-    turns = []
-    for turn in range(TURNS):
-        if turn % 2:
-            mine = ours(pin, model)
-        theirs = peer_decode(pin, model.path, (1,), TURN_OUTPUT)["decode 1"]
-        if not turn % 2:
-            mine = ours(pin, model)
-        turns.append((mine, theirs))
-    mine, theirs = sorted(turns, key=lambda turn: turn[0].tokens_per_s / turn[1])[TURNS // 2]
-    share = median(mine.share for mine, _ in turns)
-    return {"llama.cpp": {"decode 1": theirs}, "weirgate": {"decode 1": mine.tokens_per_s, "share": share}}
+    sides = [
+        ("llama.cpp", lambda: peer_decode(pin, model.path, (1,), TURN_OUTPUT)["decode 1"]),
+        ("weirgate", lambda: ours(pin, model)),
+    ]
+    turns = [{side: run() for side, run in sides[:: -1 if turn % 2 else 1]} for turn in range(TURNS)]
+    middle = sorted(turns, key=lambda turn: turn["weirgate"].tokens_per_s / turn["llama.cpp"])[TURNS // 2]
+    share = median(turn["weirgate"].share for turn in turns)
+    mine = {"decode 1": middle["weirgate"].tokens_per_s, "share": share}
+    return {"llama.cpp": {"decode 1": middle["llama.cpp"]}, "weirgate": mine}
