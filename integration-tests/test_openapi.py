@@ -58,6 +58,11 @@ def test_offers_all_of_tgi(document):
     assert set(differences(CONTRACT, document)) == deliberate()
 
 
+def test_what_is_referred_to_is_there(document):
+    named = set(re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', COMMITTED.read_text()))
+    assert len(named) > 100 and named <= set(document["components"]["schemas"])
+
+
 def test_a_contract_offers_itself():
     assert differences(CONTRACT, CONTRACT) == []
 

@@ -11,6 +11,8 @@ DONE = "[DONE]"
 STREAMED = {
     "/api/generate": {"prompt": "Once upon a time", "logprobs": True, "top_logprobs": 2},
     "/api/chat": {"messages": [{"role": "user", "content": "Hi"}], "format": {"type": "boolean"}},
+    "/v1/responses": {"input": "Hi", "stream": True, "include": ["message.output_text.logprobs"], "max_output_tokens": 8},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 8},
 }
 ANSWERED = {"model": "weirgate-demo", "options": {"num_predict": 8}}
 #: Components that an event of a stream, or a line of one, may be beside those of its operation: the stream failed.
@@ -66,7 +68,9 @@ def events(stream):
     for frame in frames:
         if frame == ":":
             continue
-        assert frame.startswith("data: ") and "\n" not in frame, f"not an event: {frame!r}"
+        name, _, frame = frame.rpartition("\n")
+        assert frame.startswith("data: ") and "\n" not in name, f"not an event: {frame!r}"
+        assert not name or name == f"event: {json.loads(frame[6:])['type']}"
         if frame[6:] != DONE:
             yield frame[6:]
 

@@ -80,11 +80,6 @@ def test_reasoning_calls_and_pictures_have_the_contracts_shape(ollama, thinker, 
             assert list(refused.json()) == ["error"] and refused.headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
-def test_later_apis_are_not_there(ollama, path):
-    assert ollama.client.post(path, {"model": ollama.model, "input": "Hi"}).status == 404
-
-
 @pytest.mark.parametrize("call", [generate, chat])
 def test_a_limit_is_kept_to_the_token(ollama, call):
     # A form that does not let the model end before.

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anthropic
 import openai as sdk
 import pytest
 from harness.scripted import scripted
 from harness.server import ROOT, Server
 from huggingface_hub import InferenceClient
 
-from .weather import ANSWER, FUNCTION, QUESTION, TOOLS, weather
+from .weather import ANSWER, FUNCTION, PARAMETERS, QUESTION, TOOLS, weather
 
 #: The script goes by how the prompt ends: with `!` once the call and its result are there.
 TEMPLATE = (
@@ -94,6 +95,48 @@ def test_huggingface_hub(url, streamed):
         return {"role": "assistant", "content": content, "tool_calls": calls}
 
     assert run(answer) == EXPECTED
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_openai_responses(url, streamed):
+    client = sdk.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=30)
+    items, calls = [{"role": "user", "content": QUESTION}], []
+    for _ in range(4):
+        fields = {"model": "tgi", "input": items, "tools": [{"type": "function", **FUNCTION}], "temperature": 0}
+        if streamed:
+            with client.responses.stream(**fields) as stream:
+                response = stream.get_final_response()
+        else:
+            response = client.responses.create(**fields)
+        items += response.output
+        called = [item for item in response.output if item.type == "function_call"]
+        for call in called:
+            arguments = json.loads(call.arguments)
+            calls.append([call.name, arguments])
+            items.append({"type": "function_call_output", "call_id": call.call_id, "output": weather(**arguments)})
+        if not called:
+            break
+    assert {"answer": response.output_text, "calls": calls} == EXPECTED
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_anthropic(url, streamed):
+    """By the client's own runner, which calls the function and sends what it gives."""
+    client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=30)
+    calls = []
+
+    def called(city: str) -> str:
+        calls.append(["weather", {"city": city}])
+        return weather(city)
+
+    tool = anthropic.beta_tool(called, name="weather", description=FUNCTION["description"], input_schema=PARAMETERS)
+    runner = client.beta.messages.tool_runner(
+        model="tgi", max_tokens=200, tools=[tool], stream=streamed, extra_body={"temperature": 0},
+        messages=[{"role": "user", "content": QUESTION}],
+    )
+    messages = [turn.get_final_message() if streamed else turn for turn in runner]
+    assert [message.stop_reason for message in messages] == ["tool_use", "end_turn"]
+    assert {"answer": messages[-1].content[0].text, "calls": calls} == EXPECTED
 
 
 def plain(id: str, name: str, arguments: str) -> dict:

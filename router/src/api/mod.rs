@@ -1,6 +1,9 @@
 //! One folder per dialect: types, handlers, conversion, stream, errors. A dialect knows
-//! [`crate::service`] and no other dialect; [`platforms`] stands on top of TGI's and OpenAI's, [`jan`] on OpenAI's.
+//! [`crate::service`] and no other dialect; [`platforms`] stands on top of TGI's and OpenAI's, [`jan`], [`responses`] and
+//! [`anthropic`] on OpenAI's.
 
+pub(crate) mod anthropic;
+mod blocks;
 mod collect;
 pub(crate) mod docs;
 mod events;
@@ -11,8 +14,10 @@ pub(crate) mod management;
 pub(crate) mod ollama;
 pub(crate) mod openai;
 pub(crate) mod platforms;
+mod responses;
 mod store_errors;
 mod tei;
+mod text_or;
 pub(crate) mod tgi;
 
 use std::sync::Arc;
@@ -38,6 +43,8 @@ pub(crate) fn routes() -> (Router<AppState>, OpenApi) {
     let (routes, mut document) = OpenApiRouter::with_openapi(docs::head())
         .merge(tgi::routes())
         .merge(openai::routes())
+        .merge(responses::routes())
+        .merge(anthropic::routes())
         .merge(ollama::routes())
         .merge(tei::routes())
         .merge(jan::routes())

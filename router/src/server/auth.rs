@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::api::{Role, docs, management, ollama, openai};
+use crate::api::{Role, anthropic, docs, management, ollama, openai};
 use crate::config::{Profile, RouterConfig};
 use crate::service::Tenant;
 
@@ -62,7 +62,9 @@ impl Guard {
 
     /// In the words of the dialect that the path belongs to. TGI says nothing.
     fn refusal(&self, path: &str) -> Response {
-        if path.starts_with("/v1/") && self.profile != Profile::Tgi {
+        if anthropic::is_own(path) {
+            anthropic::unauthorized()
+        } else if path.starts_with("/v1/") && self.profile != Profile::Tgi {
             openai::unauthorized()
         } else if management::is_own(path) {
             management::unauthorized()
@@ -94,7 +96,7 @@ fn digest(key: &[u8]) -> [u8; 32] {
 
 /// Lets a request through if no key is set, the route is open, or it brings a key.
 pub(super) async fn check(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    let identified = bearer(&request).and_then(|key| guard.identify(key));
+    let identified = key(&request).and_then(|key| guard.identify(key));
     let role = match (identified, guard.keyless) {
         (Some((tenant, role)), _) => {
             request.extensions_mut().insert(tenant);
@@ -108,13 +110,15 @@ pub(super) async fn check(State(guard): State<Guard>, mut request: Request, next
     next.run(request).await
 }
 
-/// The key of the one `Authorization: Bearer …` header.
-fn bearer(request: &Request) -> Option<&[u8]> {
-    let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
-    let value = values.next()?.as_bytes();
-    if values.next().is_some() {
-        return None;
+/// The key of the one `Authorization: Bearer …` header; on Anthropic's routes, that of its `x-api-key`, too.
+fn key(request: &Request) -> Option<&[u8]> {
+    let one = |name: HeaderName| {
+        let mut values = request.headers().get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
+    };
+    if request.headers().contains_key(header::AUTHORIZATION) || !anthropic::is_own(request.uri().path()) {
+        let (scheme, key) = one(header::AUTHORIZATION)?.split_at_checked(7)?;
+        return scheme.eq_ignore_ascii_case(b"bearer ").then_some(key);
     }
-    let (scheme, key) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+    one(HeaderName::from_static("x-api-key"))
 }

@@ -55,12 +55,17 @@ pub(crate) enum StopReason {
 pub(crate) struct SequenceEnd {
     pub index: usize,
     pub reason: StopReason,
+    /// The stop string, where it was one.
+    pub stop: Option<Arc<str>>,
     pub generated_tokens: u32,
     /// Text that was held back until now.
     pub tail: String,
     /// The whole text.
     pub text: String,
 }
+
+/// A token, the end of its sequence, or both.
+pub(crate) type Step = (Option<Token>, Option<SequenceEnd>);
 
 /// Facts about a request that were fixed when it was submitted.
 #[derive(Debug, Clone)]
@@ -140,8 +145,24 @@ impl Generation {
         }
     }
 
+    /// The next token, end, or both where the token is the last; `None` after the last one. The prompt's log-probabilities
+    /// are passed over.
+    pub async fn step(&mut self) -> Option<Result<Step, ServiceError>> {
+        loop {
+            return Some(match self.next().await? {
+                Ok(Event::Prompt(_)) => continue,
+                Ok(Event::Token(token)) => {
+                    let end = self.take_end(token.index);
+                    Ok((Some(token), end))
+                }
+                Ok(Event::End(end)) => Ok((None, Some(end))),
+                Err(error) => Err(error),
+            });
+        }
+    }
+
     /// The end of sequence `index`, if it came with the token just given.
-    pub fn take_end(&mut self, index: usize) -> Option<SequenceEnd> {
+    fn take_end(&mut self, index: usize) -> Option<SequenceEnd> {
         match self.events.front() {
             Some(Event::End(end)) if end.index == index => match self.events.pop_front() {
                 Some(Event::End(end)) => Some(end),
@@ -192,7 +213,7 @@ impl Generation {
                 SeqUpdate::Finished { reason, .. } => match failure(reason) {
                     // Of a sequence that a stop string ended, the engine says that it was cancelled.
                     Some(error) if !self.has_ended(index as usize) => return Some(error),
-                    _ => self.end(index as usize, stop_reason(reason)),
+                    _ => self.end(index as usize, stop_reason(reason), None),
                 },
                 SeqUpdate::Rejected(reason) => return Some(reason.into()),
             }
@@ -218,8 +239,8 @@ impl Generation {
             special: self.vocabulary.is_special(token.id),
             top,
         }));
-        if piece.stopped {
-            self.end(index, StopReason::StopString);
+        if let Some(stop) = piece.stopped {
+            self.end(index, StopReason::StopString, Some(stop));
             // The others go on; without them the request ends, and all of it is cancelled.
             if !self.done {
                 self.mailbox.cancel_sequence(u32::try_from(index).unwrap_or(u32::MAX));
@@ -227,13 +248,13 @@ impl Generation {
         }
     }
 
-    fn end(&mut self, index: usize, reason: StopReason) {
+    fn end(&mut self, index: usize, reason: StopReason, stop: Option<Arc<str>>) {
         let Some(sequence) = self.sequences.get_mut(index).filter(|sequence| !sequence.ended) else { return };
         sequence.ended = true;
         let tail = if reason == StopReason::StopString { String::new() } else { sequence.text.finish() };
         let text = sequence.text.full().to_owned();
         let generated_tokens = sequence.generated;
-        self.events.push_back(Event::End(SequenceEnd { index, reason, generated_tokens, tail, text }));
+        self.events.push_back(Event::End(SequenceEnd { index, reason, stop, generated_tokens, tail, text }));
         if self.sequences.iter().all(|sequence| sequence.ended) {
             self.done = true;
             self.account.succeed();

@@ -46,7 +46,7 @@ pub(crate) use dispatcher::Dispatcher;
 pub(crate) use embed::{EmbedProfile, EmbedRequest, Embedded, Embedding, Scores, TextInput};
 pub(crate) use engine::Engine;
 pub(crate) use error::{Failure, ServiceError, ToolError, ValidationError};
-pub(crate) use generation::{Event, Facts, Generation, SequenceEnd, StopReason, Token, TopToken};
+pub(crate) use generation::{Event, Facts, Generation, SequenceEnd, Step, StopReason, Token, TopToken};
 pub(crate) use guard::Guard;
 pub(crate) use health::{Health, State};
 pub(crate) use prompt::Placed;

@@ -12,7 +12,7 @@ pub(crate) struct StopSet {
 /// the first `k + 1` bytes.
 #[derive(Debug)]
 struct Pattern {
-    bytes: Box<[u8]>,
+    text: Arc<str>,
     failure: Box<[usize]>,
 }
 
@@ -30,16 +30,17 @@ impl Pattern {
             }
             failure[k] = border;
         }
-        Self { bytes: bytes.into(), failure: failure.into() }
+        Self { text: stop.into(), failure: failure.into() }
     }
 
     /// The longest prefix that ends at the text's end, after `byte` was appended to a text with state `matched`,
     /// which is less than the pattern's length.
     fn advance(&self, mut matched: usize, byte: u8) -> usize {
-        while matched > 0 && self.bytes[matched] != byte {
+        let bytes = self.text.as_bytes();
+        while matched > 0 && bytes[matched] != byte {
             matched = self.failure[matched - 1];
         }
-        if self.bytes[matched] == byte { matched + 1 } else { 0 }
+        if bytes[matched] == byte { matched + 1 } else { 0 }
     }
 }
 
@@ -58,7 +59,7 @@ pub(crate) enum Scan {
     /// No stop string ends in the text so far.
     Open { released: String },
     /// A stop string was found; nothing after it counts.
-    Stopped { released: String },
+    Stopped { released: String, stop: Arc<str> },
 }
 
 /// Scans one sequence's text.
@@ -85,16 +86,19 @@ impl StopMatcher {
 
     pub fn push(&mut self, piece: &str) -> Scan {
         for (at, &byte) in piece.as_bytes().iter().enumerate() {
-            let mut found = None;
+            let mut found: Option<Arc<str>> = None;
             for (pattern, matched) in self.stops.patterns.iter().zip(&mut self.matched) {
                 *matched = pattern.advance(*matched, byte);
-                if *matched == pattern.bytes.len() {
-                    found = found.max(Some(*matched));
+                if *matched == pattern.text.len() {
                     *matched = 0;
+                    if found.as_ref().is_none_or(|other| other.len() < pattern.text.len()) {
+                        found = Some(pattern.text.clone());
+                    }
                 }
             }
-            if let Some(stop_len) = found {
-                return Scan::Stopped { released: self.cut(piece.get(..=at).unwrap_or(piece), stop_len) };
+            if let Some(stop) = found {
+                let released = self.cut(piece.get(..=at).unwrap_or(piece), stop.len());
+                return Scan::Stopped { released, stop };
             }
         }
         Scan::Open { released: self.release(piece) }
@@ -131,23 +135,24 @@ mod tests {
 
     use super::*;
 
-    fn run(stops: &[&str], pieces: &[&str], keep: bool) -> (String, bool) {
+    /// The text, and the stop string that ended it.
+    fn run(stops: &[&str], pieces: &[&str], keep: bool) -> (String, Option<String>) {
         let stops: Vec<String> = stops.iter().map(|s| (*s).to_owned()).collect();
         let mut matcher = StopMatcher::new(StopSet::new(&stops), keep);
         let mut out = String::new();
         for piece in pieces {
             match matcher.push(piece) {
                 Scan::Open { released } => out.push_str(&released),
-                Scan::Stopped { released } => return (out + &released, true),
+                Scan::Stopped { released, stop } => return (out + &released, Some(stop.to_string())),
             }
         }
-        (out + &matcher.finish(), false)
+        (out + &matcher.finish(), None)
     }
 
     #[test]
     fn a_stop_inside_one_piece_is_removed_or_kept() {
-        assert_eq!(run(&["END"], &["one ENDtwo"], false), ("one ".into(), true));
-        assert_eq!(run(&["END"], &["one ENDtwo"], true), ("one END".into(), true));
+        assert_eq!(run(&["END"], &["one ENDtwo"], false), ("one ".into(), Some("END".into())));
+        assert_eq!(run(&["END"], &["one ENDtwo"], true), ("one END".into(), Some("END".into())));
     }
 
     #[test]
@@ -156,35 +161,35 @@ mod tests {
         assert_eq!(matcher.push("yes\n"), Scan::Open { released: "yes".into() });
         assert_eq!(matcher.push("\n"), Scan::Open { released: String::new() });
         assert_eq!(matcher.push("Q"), Scan::Open { released: String::new() });
-        assert_eq!(matcher.push(": no"), Scan::Stopped { released: String::new() });
+        assert_eq!(matcher.push(": no"), Scan::Stopped { released: String::new(), stop: "\n\nQ:".into() });
     }
 
     #[test]
     fn held_text_is_released_when_it_turns_out_harmless() {
-        assert_eq!(run(&["aab"], &["a", "a", "a", "c"], false), ("aaac".into(), false));
-        assert_eq!(run(&["aab"], &["a", "a", "a", "b"], false), ("a".into(), true));
-        assert_eq!(run(&["xyz"], &["xy"], false), ("xy".into(), false));
+        assert_eq!(run(&["aab"], &["a", "a", "a", "c"], false), ("aaac".into(), None));
+        assert_eq!(run(&["aab"], &["a", "a", "a", "b"], false), ("a".into(), Some("aab".into())));
+        assert_eq!(run(&["xyz"], &["xy"], false), ("xy".into(), None));
     }
 
     #[test]
     fn multibyte_text_stays_whole() {
-        assert_eq!(run(&["é!"], &["caf", "é", "è"], false), ("caféè".into(), false));
-        assert_eq!(run(&["é!"], &["caf", "é", "!"], false), ("caf".into(), true));
+        assert_eq!(run(&["é!"], &["caf", "é", "è"], false), ("caféè".into(), None));
+        assert_eq!(run(&["é!"], &["caf", "é", "!"], false), ("caf".into(), Some("é!".into())));
     }
 
     /// First end wins; among those that end there, the longest.
-    fn naive(stops: &[String], text: &str, keep: bool) -> (String, bool) {
+    fn naive(stops: &[String], text: &str, keep: bool) -> (String, Option<String>) {
         for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {
             let longest = stops
                 .iter()
                 .filter(|s| !s.is_empty() && text[..end].ends_with(s.as_str()))
-                .map(String::len)
-                .max();
+                .max_by_key(|s| s.len());
             if let Some(longest) = longest {
-                return (text[..if keep { end } else { end - longest }].to_owned(), true);
+                let text = &text[..if keep { end } else { end - longest.len() }];
+                return (text.to_owned(), Some(longest.clone()));
             }
         }
-        (text.to_owned(), false)
+        (text.to_owned(), None)
     }
 
     proptest! {
@@ -211,7 +216,7 @@ mod tests {
                 seen.push_str(piece);
                 let (released, stopped) = match matcher.push(piece) {
                     Scan::Open { released } => (released, false),
-                    Scan::Stopped { released } => (released, true),
+                    Scan::Stopped { released, .. } => (released, true),
                 };
                 released_so_far.push_str(&released);
                 prop_assert!(seen.starts_with(&released_so_far));

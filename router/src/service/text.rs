@@ -88,8 +88,8 @@ pub(crate) struct SequenceText {
 pub(crate) struct Piece {
     /// Text that may be shown now.
     pub text: String,
-    /// A stop string ended the sequence.
-    pub stopped: bool,
+    /// The stop string that ended the sequence.
+    pub stopped: Option<Arc<str>>,
 }
 
 impl SequenceText {
@@ -106,8 +106,8 @@ impl SequenceText {
             return self.push_mark(&raw);
         }
         let (text, stopped) = match self.matcher.push(&raw) {
-            Scan::Open { released } => (released, false),
-            Scan::Stopped { released } => (released, true),
+            Scan::Open { released } => (released, None),
+            Scan::Stopped { released, stop } => (released, Some(stop)),
         };
         if !special {
             self.full.push_str(&text);
@@ -121,15 +121,18 @@ impl SequenceText {
         self.full.push_str(&text);
         self.matcher = StopMatcher::new(self.stops.clone(), self.options.keep_stop);
         let alone = StopMatcher::new(self.stops.clone(), self.options.keep_stop).push(raw);
-        Piece { text, stopped: matches!(alone, Scan::Stopped { .. }) }
+        let stopped = match alone {
+            Scan::Open { .. } => None,
+            Scan::Stopped { stop, .. } => Some(stop),
+        };
+        Piece { text, stopped }
     }
 
     /// The rest, when the sequence ended otherwise than by a stop string.
     pub fn finish(&mut self) -> String {
         let rest = self.detokenizer.finish();
         let mut text = match self.matcher.push(&rest) {
-            Scan::Open { released } => released,
-            Scan::Stopped { released } => released,
+            Scan::Open { released } | Scan::Stopped { released, .. } => released,
         };
         text.push_str(&self.matcher.finish());
         self.full.push_str(&text);
@@ -159,7 +162,7 @@ mod tests {
         for token in tokens {
             let piece = sequence.push(token);
             pieces.push(piece.text);
-            if piece.stopped {
+            if piece.stopped.is_some() {
                 return (pieces, sequence.full().to_owned(), true);
             }
         }

@@ -1,6 +1,7 @@
 //! The whole server over a scripted device: real engine, real tokenizer, real HTTP messages.
 
 mod adapters;
+mod anthropic;
 mod constraints;
 mod device;
 mod go_templates;
@@ -13,6 +14,7 @@ mod openai;
 mod openai_tgi;
 mod platforms;
 mod residency;
+mod responses;
 mod roles;
 mod special_tokens;
 mod store;
@@ -154,6 +156,20 @@ impl Answer {
         assert_eq!(self.headers["content-type"], "text/event-stream");
         let events: Vec<&str> = self.text.split_terminator("\n\n").collect();
         events.iter().map(|event| event.strip_prefix("data: ").expect("one data line").to_owned()).collect()
+    }
+
+    /// The events of a stream whose events have names, each of which is the data's `type`, too.
+    #[track_caller]
+    fn named_events(&self) -> Vec<Value> {
+        assert_eq!(self.headers["content-type"], "text/event-stream");
+        let event = |text: &str| {
+            let (name, data) =
+                text.strip_prefix("event: ").and_then(|rest| rest.split_once("\ndata: ")).unwrap();
+            let data: Value = serde_json::from_str(data).unwrap();
+            assert_eq!(data["type"], name);
+            data
+        };
+        self.text.split_terminator("\n\n").map(event).collect()
     }
 
     #[track_caller]

@@ -132,6 +132,8 @@ pub(crate) struct ModelForms {
     pub template_has_tools: bool,
     /// As a field of the system message.
     pub tools_in_system_message: bool,
+    /// The template knows the role `developer`.
+    pub template_has_developers: bool,
 }
 
 impl ModelForms {
@@ -150,6 +152,7 @@ impl ModelForms {
                 .or_else(|| Reasoning::recognise(checkpoints)),
             template_has_tools: asks("Tools") || text.contains("tools"),
             tools_in_system_message: format.tools_in_system_message() && !asks("Tools"),
+            template_has_developers: text.contains("developer"),
         }
     }
 }

@@ -59,6 +59,11 @@ impl Reader {
         Self { calls, triggers, marks, mode, held: String::new(), blank: true, index: 0 }
     }
 
+    /// Whether the text so far ends within reasoning.
+    pub fn reasons(&self) -> bool {
+        matches!(self.mode, Mode::Reasoning { .. })
+    }
+
     /// Whether any call began.
     pub fn called(&self) -> bool {
         self.index > 0

@@ -1,5 +1,6 @@
 //! Models that reason before they answer.
 
+use serde_json::{Map, Value, json};
 use weirgate_grammar::{GrammarSpec, Plan, Stage, Trigger};
 
 /// The marks of a model's reasoning.
@@ -19,6 +20,14 @@ impl Reasoning {
     /// The marks that a chat template names.
     pub fn recognise(template: &str) -> Option<Self> {
         KNOWN.into_iter().find(|marks| template.contains(marks.close))
+    }
+
+    /// What tells a chat template whether, and how hard, to reason: the names that Qwen's, Granite's and DeepSeek's
+    /// templates read, and gpt-oss's.
+    pub fn wish(on: bool, level: Option<&str>) -> Map<String, Value> {
+        let names = ["enable_thinking", "thinking"].map(|name| (name.to_owned(), json!(on)));
+        let level = level.map(|level| ("reasoning_effort".to_owned(), json!(level)));
+        names.into_iter().chain(level).collect()
     }
 
     /// What a prompt leaves to the generation.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use weirgate_grammar::GrammarSpec;
 
 use super::errors::Refusal;
@@ -64,12 +64,7 @@ fn think(value: Option<&Value>, model: &Model) -> Result<Map<String, Value>, Ref
     if on && model.service.forms.reasoning.is_none() {
         return Err(Refusal::bad(format!("{:?} does not support thinking", model.card.name)));
     }
-    // Names that templates read: Qwen's, Granite's and DeepSeek's, and gpt-oss's.
-    let mut variables = Map::from_iter(
-        [("enable_thinking", on), ("thinking", on)].map(|(key, on)| (key.to_owned(), json!(on))),
-    );
-    variables.extend(level.map(|level| ("reasoning_effort".to_owned(), json!(level))));
-    Ok(variables)
+    Ok(Reasoning::wish(on, level.map(String::as_str)))
 }
 
 /// What `format` asks of the text.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::answer::{envelope, usage};
 use super::collect::{Finished, collect};
@@ -18,8 +18,8 @@ use crate::api::docs::schemas::{ChatCompletion, ChatCompletionChunk};
 use crate::api::extract::Body;
 use crate::api::headers::{compute_headers, figure_headers};
 use crate::api::{AppState, Caller};
-use crate::service::{Conversation, MaxNewTokens, Prompt, Request, ServiceError, Vocabulary};
-use crate::tools::Calls;
+use crate::service::{Conversation, Generation, MaxNewTokens, Prompt, Request, ServiceError, Vocabulary};
+use crate::tools::{Calls, Reasoning};
 
 const ID_PREFIX: &str = "chatcmpl";
 
@@ -48,14 +48,53 @@ pub(crate) async fn completions(Caller(state): Caller, body: Body<ChatRequest>) 
     }
 }
 
-async fn answer(state: &AppState, mut body: ChatRequest) -> Result<Response, Refusal> {
-    let state = &serving(state, &mut body.common).await?;
-    tracing::debug!(user = body.common.user, "a chat");
-    let lowered = lower(body, state);
-    let Lowered { mut request, shape, calls } = lowered.inspect_err(|error| state.service.refuse(error))?;
+/// A chat under way.
+pub(crate) struct Begun {
+    /// Of the model that the request named.
+    pub state: AppState,
+    pub generation: Generation,
+    /// How calls in its text are read.
+    pub calls: Option<Calls>,
+    shape: Shape,
+}
+
+impl Begun {
+    /// The name to answer with.
+    pub fn model(&self) -> &str {
+        &self.shape.model
+    }
+}
+
+/// Has the model that a chat names begin with it.
+///
+/// # Errors
+/// There is no such model, or what it cannot do.
+pub(crate) async fn begin(state: &AppState, body: ChatRequest) -> Result<Begun, Refusal> {
+    let (state, Lowered { mut request, shape, calls }) = prepare(state, body).await?;
     request.tenant = state.tenant;
     let account = state.service.admit_one()?;
-    let mut generation = state.service.generate(request, account).await?;
+    let generation = state.service.generate(request, account).await?;
+    Ok(Begun { state, generation, calls, shape })
+}
+
+/// The prompt that a chat makes, and the state of the model that it names.
+///
+/// # Errors
+/// There is no such model, or what it cannot do.
+pub(crate) async fn prompt(state: &AppState, body: ChatRequest) -> Result<(AppState, Prompt), Refusal> {
+    let (state, lowered) = prepare(state, body).await?;
+    Ok((state, lowered.request.prompt))
+}
+
+async fn prepare(state: &AppState, mut body: ChatRequest) -> Result<(AppState, Lowered), Refusal> {
+    let state = serving(state, &mut body.common).await?;
+    tracing::debug!(user = body.common.user, "a chat");
+    let lowered = lower(body, &state).inspect_err(|error| state.service.refuse(error))?;
+    Ok((state, lowered))
+}
+
+async fn answer(state: &AppState, body: ChatRequest) -> Result<Response, Refusal> {
+    let Begun { state, mut generation, calls, shape } = begin(state, body).await?;
     let facts = &generation.facts;
     let reading =
         Reading { calls, thinking: facts.thinking, quirks: shape.quirks, checks: facts.checks.clone() };
@@ -129,7 +168,7 @@ fn lower(body: ChatRequest, state: &AppState) -> Result<Lowered, ServiceError> {
     let asked = tools::asked(&body, forms)?;
     let calls = asked.as_ref().map(|asked| asked.calls.clone());
     parameters.constraint = constraints::chat(&body, calls.clone(), shape.quirks)?;
-    let mut conversation = conversation(body)?;
+    let mut conversation = conversation(body, forms.template_has_developers)?;
     if let Some(asked) = asked {
         asked.tell(&mut conversation, forms);
     }
@@ -141,18 +180,37 @@ fn lower(body: ChatRequest, state: &AppState) -> Result<Lowered, ServiceError> {
     Ok(Lowered { request, shape, calls })
 }
 
-fn conversation(body: ChatRequest) -> Result<Conversation, ServiceError> {
+fn conversation(body: ChatRequest, has_developers: bool) -> Result<Conversation, ServiceError> {
     // As in TGI, what the assistant began is continued, unless the client wants it answered.
     let begun = |message: &Message| message.role == "assistant" && message.content.is_some();
     let begun = body.messages.last().is_some_and(begun) && body.add_generation_prompt != Some(true);
-    let mut variables = body.chat_template_kwargs.unwrap_or_default();
+    let mut variables = match &body.reasoning_effort {
+        Some(effort) => effort_wish(effort)?,
+        None => Map::new(),
+    };
+    variables.extend(body.chat_template_kwargs.unwrap_or_default());
     variables.extend(body.guideline.map(|guideline| ("guideline".to_owned(), Value::String(guideline))));
     Ok(Conversation {
-        messages: messages::for_template(body.messages)?,
+        messages: messages::for_template(body.messages, has_developers)?,
         documents: body.documents,
         variables,
         add_generation_prompt: body.add_generation_prompt,
         continue_final_message: body.continue_final_message.unwrap_or(begun),
         ..Conversation::default()
     })
+}
+
+/// What OpenAI's levels say to a template; most know three of them.
+fn effort_wish(effort: &str) -> Result<Map<String, Value>, ServiceError> {
+    let level = match effort {
+        "none" => return Ok(Reasoning::wish(false, None)),
+        "minimal" | "low" => "low",
+        "medium" => "medium",
+        "high" | "xhigh" | "max" => "high",
+        _ => {
+            let levels = "must be none, minimal, low, medium, high, xhigh or max";
+            return Err(field("reasoning_effort", &format!("{levels}. Given: {effort:?}")));
+        }
+    };
+    Ok(Reasoning::wish(true, Some(level)))
 }

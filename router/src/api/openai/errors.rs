@@ -130,7 +130,7 @@ impl Refusal {
         )
     }
 
-    fn message(&self) -> String {
+    pub fn message(&self) -> String {
         match self {
             Self::Service(error) => error.to_string(),
             Self::Body(error) => error.message.clone(),
@@ -154,7 +154,7 @@ impl Refusal {
         }
     }
 
-    fn status(&self) -> StatusCode {
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::Service(ServiceError::Overloaded) => StatusCode::TOO_MANY_REQUESTS,
             Self::Service(
@@ -193,7 +193,7 @@ impl Refusal {
         }
     }
 
-    fn param(&self) -> Option<&'static str> {
+    pub fn param(&self) -> Option<&'static str> {
         match self {
             Self::Service(ServiceError::Validation(reason)) => reason.field(),
             Self::Service(ServiceError::Template(_)) => Some("messages"),
@@ -204,7 +204,7 @@ impl Refusal {
         }
     }
 
-    fn code(&self) -> Option<&'static str> {
+    pub fn code(&self) -> Option<&'static str> {
         match self {
             Self::Service(ServiceError::Overloaded) => Some("rate_limit_exceeded"),
             Self::Service(ServiceError::Validation(

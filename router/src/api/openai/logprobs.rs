@@ -9,7 +9,7 @@ use crate::service::{Token, Vocabulary};
 const IMPOSSIBLE: f32 = -9999.0;
 
 /// Of `/v1/chat/completions`.
-pub(super) fn chat(tokens: &[Token], vocabulary: &Vocabulary) -> ChatLogprobs {
+pub(crate) fn chat(tokens: &[Token], vocabulary: &Vocabulary) -> ChatLogprobs {
     let likely = |id: u32, logprob: f32| {
         let token = vocabulary.piece(id);
         let bytes = match vocabulary.byte(id) {

@@ -6,15 +6,19 @@ use super::parameters::field;
 use super::types::{Content, Message, Part};
 use crate::service::{ServiceError, ValidationError};
 
-/// Text parts joined, everything else as it came.
-pub(super) fn for_template(messages: Vec<Message>) -> Result<Vec<Map<String, Value>>, ServiceError> {
+/// Text parts joined, everything else as it came; but that developers speak as the system does to a template that does
+/// not know them.
+pub(super) fn for_template(
+    messages: Vec<Message>,
+    has_developers: bool,
+) -> Result<Vec<Map<String, Value>>, ServiceError> {
     if messages.is_empty() {
         return Err(field("messages", "cannot be empty"));
     }
-    messages.into_iter().map(message).collect()
+    messages.into_iter().map(|one| message(one, has_developers)).collect()
 }
 
-fn message(message: Message) -> Result<Map<String, Value>, ServiceError> {
+fn message(message: Message, has_developers: bool) -> Result<Map<String, Value>, ServiceError> {
     let content = match message.content {
         // What an assistant says may be tool calls alone.
         None if message.role != "assistant" => {
@@ -27,7 +31,9 @@ fn message(message: Message) -> Result<Map<String, Value>, ServiceError> {
         }
     };
     let mut map = Map::new();
-    map.insert("role".to_owned(), Value::String(message.role));
+    let role =
+        if message.role == "developer" && !has_developers { "system".to_owned() } else { message.role };
+    map.insert("role".to_owned(), Value::String(role));
     map.insert("content".to_owned(), content);
     map.extend(message.rest);
     Ok(map)

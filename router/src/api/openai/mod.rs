@@ -26,9 +26,11 @@ use utoipa_axum::routes;
 
 use super::AppState;
 pub(crate) use errors::{Refusal, forbidden, unauthorized};
+pub(crate) use logprobs::chat as chat_logprobs;
+pub(crate) use parameters::field;
 pub(crate) use types::{
-    ChatChoice, ChatChunkChoice, ChatRequest, CompletionRequest, Delta, EmbeddingsRequest,
-    EmbeddingsResponse, ErrorObject, TextChoice, Usage,
+    ChatChoice, ChatChunkChoice, ChatLogprob, ChatRequest, Common, CompletionRequest, Content, Delta,
+    EmbeddingsRequest, EmbeddingsResponse, ErrorObject, Message, Stop, TextChoice, Usage,
 };
 
 /// How the document groups these routes.

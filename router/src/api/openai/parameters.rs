@@ -115,7 +115,7 @@ fn logit_bias_entry(token: &str, bias: &Value) -> Result<(i64, f32), ServiceErro
     Ok((token, bias as f32))
 }
 
-pub(super) fn field(field: &'static str, message: &str) -> ServiceError {
+pub(crate) fn field(field: &'static str, message: &str) -> ServiceError {
     ValidationError::Field { field, message: message.to_owned() }.into()
 }
 

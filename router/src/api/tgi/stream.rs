@@ -13,7 +13,7 @@ use super::errors::ApiError;
 use super::types::{StreamDetails, StreamResponse};
 use crate::api::AppState;
 use crate::api::events::json_event;
-use crate::service::{Account, Event, Facts, Generation, Request, SequenceEnd, Service, ServiceError, Token};
+use crate::service::{Account, Facts, Generation, Request, SequenceEnd, Service, ServiceError, Token};
 
 /// What a stream adds to the tokens at its end.
 pub(super) struct StreamOptions {
@@ -82,15 +82,8 @@ impl TokenStream {
             stage => stage,
         };
         let Stage::Generate(generation) = &mut self.stage else { return Ok(None) };
-        while let Some(event) = generation.next().await {
-            match event? {
-                Event::Prompt(_) => {}
-                Event::Token(token) => {
-                    let end = generation.take_end(token.index);
-                    return Ok(Some(self.token_event(token, end)));
-                }
-                Event::End(_) => break,
-            }
+        if let Some((Some(token), end)) = generation.step().await.transpose()? {
+            return Ok(Some(self.token_event(token, end)));
         }
         self.stage = Stage::Done;
         Ok(None)

@@ -20,7 +20,7 @@ use super::parameters::Shape;
 use super::quirks::Quirks;
 use super::types::{Envelope, Usage};
 use crate::api::events::json_event;
-use crate::service::{Event, Generation, SequenceEnd, ServiceError, Token};
+use crate::service::{Generation, SequenceEnd, ServiceError, Step, Token};
 pub(super) use chat::ChatChunks;
 pub(super) use text::TextChunks;
 
@@ -38,8 +38,6 @@ pub(super) trait Chunks: Send + 'static {
     fn step(&mut self, index: usize, token: Option<Token>, end: Option<SequenceEnd>) -> Vec<Self::Choice>;
 }
 
-/// A token, the end of a sequence, or both.
-type Step = (Option<Token>, Option<SequenceEnd>);
 /// What happened to the generation for prompt number `.0`.
 type Item = (usize, Result<Step, ServiceError>);
 
@@ -111,18 +109,8 @@ pub(super) fn respond<K: Chunks>(
 
 fn steps(prompt: usize, generation: Generation) -> BoxStream<'static, Item> {
     stream::unfold(generation, move |mut generation| async move {
-        loop {
-            let step = match generation.next().await? {
-                Ok(Event::Prompt(_)) => continue,
-                Ok(Event::Token(token)) => {
-                    let end = generation.take_end(token.index);
-                    Ok((Some(token), end))
-                }
-                Ok(Event::End(end)) => Ok((None, Some(end))),
-                Err(error) => Err(error),
-            };
-            return Some(((prompt, step), generation));
-        }
+        let step = generation.step().await?;
+        Some(((prompt, step), generation))
     })
     .boxed()
 }

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 use super::Common;
 use crate::api::docs::schemas::{GrammarType, Message as MessageSchema, Tool, ToolChoice};
 
-#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub(crate) struct ChatRequest {
     /// The conversation so far.
     #[schema(value_type = Vec<MessageSchema>, min_items = 1, example = json!([{"role": "user", "content": "What is deep learning?"}]))]
@@ -34,6 +34,10 @@ pub(crate) struct ChatRequest {
     pub parallel_tool_calls: Option<bool>,
     /// TGI's: what is said to the model about its tools.
     pub tool_prompt: Option<String>,
+
+    /// How hard a model that reasons does so: none, minimal, low, medium, high, xhigh or max.
+    #[schema(example = "low")]
+    pub reasoning_effort: Option<String>,
 
     /// A variable of the chat template (TGI).
     pub guideline: Option<String>,

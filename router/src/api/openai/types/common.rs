@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 use crate::service::Guided;
 
 /// What both APIs take.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[schema(as = SamplingRequest)]
 pub(crate) struct Common {
     /// The served model's name; any other is taken, too.
