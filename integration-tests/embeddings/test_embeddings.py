@@ -14,7 +14,7 @@ import ollama
 import openai
 import pytest
 from harness.client import Client
-from harness.ollama_api import conforms
+from harness.ollama_api import CLIENTS, conforms
 from harness.server import ROOT
 from langchain_ollama import OllamaEmbeddings
 from tokenizers import Tokenizer
@@ -174,8 +174,9 @@ def test_openais_client(serve_encoder, goldens):
     assert_close(small.data[0].embedding, unit(goldens["mean"][1][:4]))
 
 
-def test_ollamas_client(serve_encoder, goldens):
-    client = ollama.Client(host=serve_encoder("bert").url)
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_ollamas_clients(serve_encoder, goldens, kind):
+    client = CLIENTS[kind](serve_encoder("bert").url)
     answer = client.embed(model="bert", input=goldens["sentences"])
     assert_all_close(answer.embeddings, goldens["mean"])
     one = client.embed(model="bert", input="a question")
@@ -202,21 +203,6 @@ def test_ollamas_legacy_answer_is_the_contracts(embedder, goldens):
         conforms("EmbeddingResponse", answer)
         assert set(answer) == {"embedding"} and len(answer["embedding"]) == size
         assert all(isinstance(number, float) for number in answer["embedding"])
-
-
-def test_ollamas_async_client(serve_encoder, goldens):
-    async def calls():
-        client = ollama.AsyncClient(host=serve_encoder("bert").url)
-        answer = await client.embed(model="bert", input=goldens["sentences"])
-        legacy = await client.embeddings(model="bert", prompt="a question")
-        with pytest.raises(ollama.ResponseError) as too_long:
-            await client.embed(model="bert", input=goldens["sentences"][4], truncate=False)
-        return answer.embeddings, legacy.embedding, too_long.value.status_code
-
-    vectors, legacy, status = asyncio.run(calls())
-    assert_all_close(vectors, goldens["mean"])
-    assert_close(unit(legacy), goldens["mean"][1])
-    assert status == 400
 
 
 def test_ollamas_client_for_node(serve_encoder, goldens):

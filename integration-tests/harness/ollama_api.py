@@ -1,11 +1,14 @@
 """Ollama's routes: calls, and checks against its published contract."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import jsonschema
+import ollama as library
 from harness.client import Client
 from harness.server import Server
 
@@ -16,6 +19,29 @@ CONTRACT = Path(__file__).resolve().parents[1] / "contracts/ollama-0.1.44.json"
 #: What the contract calls an answer of these routes, be it a line of a stream or all of it.
 ANSWERS = {"/api/generate": "GenerateResponse", "/api/chat": "ChatResponse"}
 ANSWERS |= dict.fromkeys(("/api/create", "/api/pull", "/api/push"), "ProgressResponse")
+
+
+class Awaited:
+    """Ollama's async client for Python, each of whose calls is waited for: what is asked of the other one may be asked of
+    it, too."""
+
+    def __init__(self, host: str):
+        self.client, self.loop = library.AsyncClient(host), asyncio.new_event_loop()
+
+    def __getattr__(self, name: str):
+        def call(*values, **named):
+            answer = self.loop.run_until_complete(getattr(self.client, name)(*values, **named))
+            return self.each(answer) if isinstance(answer, AsyncIterator) else answer
+
+        return call
+
+    def each(self, parts: AsyncIterator) -> Iterator:
+        while (part := self.loop.run_until_complete(anext(parts, None))) is not None:
+            yield part
+
+
+#: The two clients, for tests of every call.
+CLIENTS = {"sync": library.Client, "async": Awaited}
 
 
 @cache

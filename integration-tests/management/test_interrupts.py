@@ -1,9 +1,11 @@
 """Interrupting acts within a second, whatever a job is at."""
 
 import time
+from contextlib import closing
 
 import pytest
 import schemas
+from buckets import Bucket, stored_in
 from harness import fake_hub, finetuning, metrics
 from harness.client import Client
 from harness.server import DEMO_MODEL, wait_for
@@ -100,6 +102,29 @@ def test_a_download_ends_within_a_second(manage, tmp_path, line_is):
         line.bytes_per_second = None
         server.stop()
         line.close()
+
+
+def test_a_bucket_that_falls_silent_keeps_no_place(manage, tmp_path):
+    """The only place for trainings is free again, though the data set never came."""
+    with Bucket("moto", tmp_path) as bucket, closing(SlowLine(int(bucket.endpoint.rpartition(":")[2]))) as line:
+        server = manage("--dataset-store", "s3://sets", **stored_in(bucket, AWS_ENDPOINT_URL=f"http://{line.host}"))
+        api = server.api
+        dataset = api.add_dataset('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 9000)
+        for at in ("its content", "its head"):
+            # Within the first piece of the answer, or before it.
+            line.bytes_per_second = 100_000 if at == "its content" else 0
+            job = api.train(at.split()[-1], dataset, max_steps=1)
+            part = server.state / "trainings" / job["id"]
+            wait_for(lambda: api.status(job) == "RUNNING", 10, "it waits for the bucket")
+            if at == "its content":
+                wait_for(lambda: any(path.stat().st_size for path in part.glob("**/partial")), 10, "some of it came")
+                line.bytes_per_second = 0
+            begun = interrupt(api, job)
+            wait_for(lambda: f"ends job={job['id']}" in server.output(), 5, "its work has ended")
+            taken = time.monotonic() - begun
+            assert taken < 1, f"{taken:.2f} s"
+        line.bytes_per_second = None
+        api.until(api.train("last", dataset, max_steps=1), "FINISHED")
 
 
 def size(root) -> int:

@@ -35,6 +35,13 @@ def test_origins(start_server):
     assert unnamed(Origin="http://localhost:8000").status == 200
 
 
+def test_version(start_server):
+    for typed, told in ((None, "0.14.0"), ("0.12.11", "0.12.11")):
+        server = start_server(env={"OLLAMA_VERSION": typed} if typed else {})
+        version = Client(server.port).get("/api/version").json()["version"]
+        assert version.split("+weirgate.")[0] == told, version
+
+
 def test_context_length(start_server):
     client = Client(start_server(env={"OLLAMA_CONTEXT_LENGTH": "64"}).port)
     body = {"model": "weirgate-demo", "stream": False}

@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 
+import anthropic
 import ollama as library
 import openai
 import pytest
@@ -168,6 +169,13 @@ def test_the_other_apis_find_models_by_name(start_server, folder, encoder):
     messages = [{"role": "user", "content": "Which port do you listen on?"}]
     answer = client.chat.completions.create(model="alpha", messages=messages, temperature=0, max_tokens=8)
     assert answer.choices[0].message.content and answer.model == "alpha"
+    said = answer.choices[0].message.content
+    response = client.responses.create(model="alpha", input=messages, temperature=0, max_output_tokens=8)
+    assert (response.output_text, response.model) == (said, "alpha")
+    claude = anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
+    asked = {"model": "alpha", "max_tokens": 8, "messages": messages, "extra_body": {"temperature": 0}}
+    message = claude.messages.create(**asked)
+    assert (message.content[0].text, message.model) == (said, "alpha")
     own = generate(Client(server.port), "alpha", raw=True, options=PLAIN | {"num_predict": 8})["response"]
     for name in ("alpha", "Alpha:latest"):
         asked = {"model": name, "prompt": PROMPT, "temperature": 0, "max_tokens": 8}
@@ -188,6 +196,7 @@ def test_the_other_apis_find_models_by_name(start_server, folder, encoder):
         lambda: client.completions.create(model="no-such-model", prompt=PROMPT),
         lambda: client.models.retrieve("alpha:other"),
         lambda: client.embeddings.create(model="no-such-model", input="x"),
+        lambda: client.responses.create(model="no-such-model", input="x"),
     ):
         with pytest.raises(openai.NotFoundError) as error:
             call()

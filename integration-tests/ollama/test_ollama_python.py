@@ -1,4 +1,4 @@
-"""Ollama's own client for Python, unmodified: its calls, one after the other, sync and async."""
+"""Ollama's own clients for Python, unmodified: their calls, one after the other, of the sync and of the async one."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ from typing import Literal
 
 import ollama as library
 import pytest
+from harness.ollama_api import CLIENTS
 from pydantic import BaseModel, ConfigDict
 
 OPTIONS = {"temperature": 0, "num_predict": 24}
@@ -43,47 +44,54 @@ def tide(rising: bool) -> str:
     return str(rising)
 
 
+@pytest.fixture(scope="module", params=CLIENTS)
+def connect(request):
+    return CLIENTS[request.param]
+
+
 @pytest.fixture(scope="module")
-def sync(ollama):
-    return library.Client(host=ollama.url)
+def client(connect, ollama):
+    return connect(ollama.url)
 
 
-def test_lists(sync, ollama):
-    assert [model.model for model in sync.list().models] == [ollama.model]
-    assert [model.model for model in sync.ps().models] == [ollama.model]
-    shown = sync.show(ollama.model)
+def test_lists(client, ollama):
+    assert [model.model for model in client.list().models] == [ollama.model]
+    assert [model.model for model in client.ps().models] == [ollama.model]
+    shown = client.show(ollama.model)
     assert shown.modelinfo and shown.template and "completion" in shown.capabilities
 
 
-def test_generate(sync, ollama):
-    answer = sync.generate(ollama.model, "Once upon a time", options=OPTIONS)
+def test_generate(client, ollama):
+    answer = client.generate(ollama.model, "Once upon a time", options=OPTIONS)
     assert answer.response and answer.done and answer.eval_count > 0
-    parts = list(sync.generate(ollama.model, "Once upon a time", options=OPTIONS, stream=True))
+    parts = list(client.generate(ollama.model, "Once upon a time", options=OPTIONS, stream=True))
     assert "".join(part.response for part in parts) == answer.response
     assert parts[-1].done and parts[-1].context == answer.context
-    assert sync.generate(ollama.model, "Once upon a time", options=OPTIONS, raw=True).response
-    more = sync.generate(ollama.model, "And then", options=OPTIONS, context=answer.context)
+    assert client.generate(ollama.model, "Once upon a time", options=OPTIONS, raw=True).response
+    more = client.generate(ollama.model, "And then", options=OPTIONS, context=answer.context)
     assert more.prompt_eval_count > answer.prompt_eval_count
 
 
-def test_load_and_unload(sync, ollama):
-    assert sync.generate(ollama.model, "").done_reason == "load"
-    assert sync.generate(ollama.model, "", keep_alive=0).done_reason == "unload"
+def test_load_and_unload(client, ollama):
+    assert client.generate(ollama.model, "").done_reason == "load"
+    assert client.generate(ollama.model, "", keep_alive=0).done_reason == "unload"
     # The model that the server was started for is pinned.
-    assert [model.model for model in sync.ps().models] == [ollama.model]
+    assert [model.model for model in client.ps().models] == [ollama.model]
 
 
-def test_chat(sync, ollama):
-    answer = sync.chat(ollama.model, QUESTION, options=OPTIONS)
+def test_chat(client, ollama):
+    answer = client.chat(ollama.model, QUESTION, options=OPTIONS)
     assert answer.message.role == "assistant" and answer.message.content
-    parts = list(sync.chat(ollama.model, QUESTION, options=OPTIONS, stream=True))
+    parts = list(client.chat(ollama.model, QUESTION, options=OPTIONS, stream=True))
     assert "".join(part.message.content for part in parts) == answer.message.content
-    likely = sync.chat(ollama.model, QUESTION, options=OPTIONS, logprobs=True, top_logprobs=3)
-    assert len(likely.logprobs) == likely.eval_count
+    for call, asked in ((client.chat, QUESTION), (client.generate, "One")):
+        likely = call(ollama.model, asked, options=OPTIONS, logprobs=True, top_logprobs=3)
+        assert len(likely.logprobs) == likely.eval_count
+        assert all(entry.logprob <= 0 and len(entry.top_logprobs) <= 3 for entry in likely.logprobs)
 
 
-def test_json_is_written_whole(caller):
-    client = library.Client(host=caller.url)
+def test_json_is_written_whole(connect, caller):
+    client = connect(caller.url)
     for answer in (
         client.generate(caller.model, "Tell me#", format="json", options={"temperature": 0}),
         client.chat(caller.model, ASK_JSON, format="json", options={"temperature": 0}),
@@ -96,19 +104,19 @@ def test_json_is_written_whole(caller):
     assert forced.message.content.lstrip().startswith("{")
 
 
-def test_a_schema_is_obeyed(sync, ollama):
+def test_a_schema_is_obeyed(client, ollama):
     asked = {"format": City.model_json_schema(), "options": {"temperature": 0, "num_predict": 100}}
-    answer = sync.chat(ollama.model, QUESTION, **asked)
+    answer = client.chat(ollama.model, QUESTION, **asked)
     city = City.model_validate_json(answer.message.content)
     assert city.name in ("Lima", "Oslo") and answer.done_reason == "stop"
-    streamed = "".join(part.message.content for part in sync.chat(ollama.model, QUESTION, stream=True, **asked))
+    streamed = "".join(part.message.content for part in client.chat(ollama.model, QUESTION, stream=True, **asked))
     assert City.model_validate_json(streamed) == city
-    generated = sync.generate(ollama.model, "A city:", **asked)
+    generated = client.generate(ollama.model, "A city:", **asked)
     assert City.model_validate_json(generated.response) and generated.done_reason == "stop"
 
 
-def test_tools_are_called(caller):
-    client = library.Client(host=caller.url)
+def test_tools_are_called(connect, caller):
+    client = connect(caller.url)
     for parts in (
         [client.chat(caller.model, ASK_CALL, tools=[WEATHER], options={"temperature": 0})],
         list(client.chat(caller.model, ASK_CALL, tools=[WEATHER], options={"temperature": 0}, stream=True)),
@@ -125,8 +133,8 @@ def test_tools_are_called(caller):
     assert (answer.message.content, answer.message.tool_calls) == (WORDS, None)
 
 
-def test_thinking(sync, ollama, thinker):
-    client = library.Client(host=thinker.url)
+def test_thinking(connect, client, ollama, thinker):
+    plain, client = client, connect(thinker.url)
     assert "thinking" in client.show(thinker.model).capabilities
     options = {"options": {"temperature": 0}}
     for think, thought in ((True, "Hm"), ("low", "Hm"), (False, None)):
@@ -138,110 +146,60 @@ def test_thinking(sync, ollama, thinker):
     assert "".join(part.message.thinking or "" for part in parts).strip() == "Hm"
     assert "".join(part.message.content or "" for part in parts) == "Aye"
     with pytest.raises(library.ResponseError, match="does not support thinking") as error:
-        sync.chat(ollama.model, QUESTION, think=True)
+        plain.chat(ollama.model, QUESTION, think=True)
     assert error.value.status_code == 400
-    assert sync.chat(ollama.model, QUESTION, think=False, options=OPTIONS).message.content
+    assert plain.chat(ollama.model, QUESTION, think=False, options=OPTIONS).message.content
 
 
-def test_images_are_refused(sync, ollama):
+def test_images_are_refused(client, ollama):
     for call in (
-        lambda: sync.generate(ollama.model, "What is it?", images=[PNG]),
-        lambda: sync.chat(ollama.model, [QUESTION[0] | {"images": [PNG]}]),
-        lambda: list(sync.chat(ollama.model, [QUESTION[0] | {"images": [PNG]}], stream=True)),
+        lambda: client.generate(ollama.model, "What is it?", images=[PNG]),
+        lambda: client.chat(ollama.model, [QUESTION[0] | {"images": [PNG]}]),
+        lambda: list(client.chat(ollama.model, [QUESTION[0] | {"images": [PNG]}], stream=True)),
     ):
         with pytest.raises(library.ResponseError, match="image input") as error:
             call()
         assert error.value.status_code == 400
 
 
-def test_errors(sync, ollama):
+def test_errors(client, ollama):
     for call in (
-        lambda: sync.generate("no-such-model", "hi"),
-        lambda: sync.chat("no-such-model", QUESTION),
-        lambda: list(sync.chat("no-such-model", QUESTION, stream=True)),
-        lambda: sync.show("no-such-model"),
+        lambda: client.generate("no-such-model", "hi"),
+        lambda: client.chat("no-such-model", QUESTION),
+        lambda: list(client.chat("no-such-model", QUESTION, stream=True)),
+        lambda: client.show("no-such-model"),
     ):
         with pytest.raises(library.ResponseError) as error:
             call()
         assert error.value.status_code == 404 and "not found" in error.value.error
     with pytest.raises(library.ResponseError) as error:
-        sync.embed(ollama.model, ["a", "b"])
+        client.embed(ollama.model, ["a", "b"])
     assert error.value.status_code == 400 and "does not support" in error.value.error
 
 
-def test_an_error_in_midstream_is_raised(start_server):
+@pytest.mark.parametrize("call", ["generate", "chat"])
+def test_an_error_in_midstream_is_raised(connect, start_server, call):
     server = start_server("--graceful-termination-timeout", "1")
-    client = library.Client(host=server.url)
+    client = connect(server.url)
     model = client.list().models[0].model
-    stream = client.generate(model, "Count:", stream=True, format=ENDLESS, options={"num_predict": 100_000})
-    received = [next(stream).response for _ in range(3)]
+    asked = {"prompt": "Count:"} if call == "generate" else {"messages": QUESTION}
+    stream = getattr(client, call)(model, **asked, stream=True, format=ENDLESS, options={"num_predict": 100_000})
+
+    def text(part) -> str:
+        return part.response if call == "generate" else part.message.content
+
+    received = [text(next(stream)) for _ in range(3)]
     server.terminate()
     with pytest.raises(library.ResponseError, match="shutting down") as error:
-        received.extend(part.response for part in stream)
+        received.extend(map(text, stream))
     # The status was 200 by then: the client has none.
     assert error.value.status_code == -1 and "".join(received).lstrip().startswith("[")
     assert server.wait_exit(15) == 0
 
 
-def test_async(ollama, caller, thinker):
+def test_several_calls_at_once(ollama):
     async def calls():
         client = library.AsyncClient(host=ollama.url)
-        answer = await client.chat(ollama.model, QUESTION, options=OPTIONS)
-        text = ""
-        async for part in await client.chat(ollama.model, QUESTION, options=OPTIONS, stream=True):
-            text += part.message.content
-        assert text == answer.message.content != ""
-        whole = await client.generate(ollama.model, "One", options=OPTIONS)
-        parts = [part async for part in await client.generate(ollama.model, "One", options=OPTIONS, stream=True)]
-        assert "".join(part.response for part in parts) == whole.response != ""
-        assert parts[-1].done and parts[-1].context == whole.context
-        both = await asyncio.gather(*[client.generate(ollama.model, "One", options=OPTIONS) for _ in range(4)])
-        assert {one.response for one in both} == {whole.response}
-        assert (await client.list()).models[0].model == ollama.model
-        assert [model.model for model in (await client.ps()).models] == [ollama.model]
-        likely = await client.chat(ollama.model, QUESTION, options=OPTIONS, logprobs=True, top_logprobs=2)
-        assert len(likely.logprobs) == likely.eval_count
-        assert all(len(entry.top_logprobs) == 2 for entry in likely.logprobs)
-        generated = await client.generate(ollama.model, "One", options=OPTIONS, logprobs=True, top_logprobs=2)
-        assert (generated.response, len(generated.logprobs)) == (whole.response, generated.eval_count)
-        assert all(entry.logprob <= 0 and len(entry.top_logprobs) <= 2 for entry in generated.logprobs)
-        asked = {"format": City.model_json_schema(), "options": {"temperature": 0, "num_predict": 100}}
-        city = City.model_validate_json((await client.chat(ollama.model, QUESTION, **asked)).message.content)
-        parts = [part async for part in await client.chat(ollama.model, QUESTION, stream=True, **asked)]
-        assert City.model_validate_json("".join(part.message.content for part in parts)) == city
-        assert len(parts) > 2 and parts[-1].done_reason == "stop"
-        with pytest.raises(library.ResponseError) as error:
-            await client.generate("no-such-model", "hi")
-        assert error.value.status_code == 404
-        picture = [QUESTION[0] | {"images": [PNG]}]
-        for refused in (
-            client.generate(ollama.model, "What is it?", images=[PNG]),
-            client.chat(ollama.model, picture),
-        ):
-            with pytest.raises(library.ResponseError, match="image input") as error:
-                await refused
-            assert error.value.status_code == 400
-        with pytest.raises(library.ResponseError, match="image input") as error:
-            await anext(await client.chat(ollama.model, picture, stream=True))
-        assert error.value.status_code == 400
-        with pytest.raises(library.ResponseError, match="does not support thinking"):
-            await client.chat(ollama.model, QUESTION, think=True)
+        return await asyncio.gather(*[client.generate(ollama.model, "One", options=OPTIONS) for _ in range(4)])
 
-        client = library.AsyncClient(host=caller.url)
-        greedy = {"temperature": 0}
-        called = await client.chat(caller.model, ASK_CALL, tools=[WEATHER], options=greedy)
-        assert [call.function.arguments for call in called.message.tool_calls] == [{"city": "Oslo"}]
-        written = await client.generate(caller.model, "Tell me#", format="json", options=greedy)
-        assert json.loads(written.response) == {"port": 3210}
-
-        client = library.AsyncClient(host=thinker.url)
-        for think, thought in ((True, "Hm"), (False, None)):
-            message = (await client.chat(thinker.model, QUESTION, think=think, options=greedy)).message
-            assert ((message.thinking or "").strip() or None, message.content) == (thought, "Aye"), think
-        answer = await client.generate(thinker.model, "Well", think=True, options=greedy)
-        assert (answer.thinking.strip(), answer.response) == ("Hm", "Aye")
-        parts = [part async for part in await client.chat(thinker.model, QUESTION, think=True, stream=True, options=greedy)]
-        assert "".join(part.message.thinking or "" for part in parts).strip() == "Hm"
-        assert "".join(part.message.content or "" for part in parts) == "Aye"
-
-    asyncio.run(calls())
+    assert len({answer.response for answer in asyncio.run(calls())}) == 1

@@ -360,6 +360,10 @@ pub struct LowArgs {
     #[arg(long, env = "OLLAMA_CONTEXT_LENGTH")]
     pub default_num_ctx: Option<usize>,
 
+    /// Version of Ollama that `/api/version` tells: clients go by it to see what a server can do. The default is the highest one whose features are here.
+    #[arg(long, env, default_value = "0.14.0", value_parser = version)]
+    pub ollama_version: String,
+
     /// Folder of jobs, data sets, trainings and adapters, made where it is missing; with it, `/api/v1` manages models.
     #[arg(long, env)]
     pub state_dir: Option<PathBuf>,
@@ -489,6 +493,14 @@ pub fn parse_quantize<I: IntoIterator<Item = OsString>>(argv: I) -> Result<Quant
 }
 
 /// Container files often set a variable to nothing; that means unset, not "parse the empty string as a number".
+fn version(text: &str) -> Result<String, &'static str> {
+    let numbers: Result<Vec<u32>, _> = text.split('.').map(str::parse).collect();
+    match numbers.as_deref() {
+        Ok([_, _, _]) => Ok(text.to_owned()),
+        _ => Err("a version is three numbers, as 0.14.0"),
+    }
+}
+
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| {
         let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());

@@ -179,6 +179,7 @@ fn settings(config: &RouterConfig, validator: &Validator) -> Settings {
         validation_workers: config.validation_workers,
         default_max_new_tokens: config.default_max_new_tokens,
         default_num_ctx: config.default_num_ctx,
+        ollama_version: config.ollama_version.clone(),
         enable_prefill_logprobs: config.enable_prefill_logprobs,
     }
 }

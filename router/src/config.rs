@@ -55,6 +55,8 @@ pub struct RouterConfig {
     pub default_max_new_tokens: Option<u32>,
     /// Ollama's `num_ctx` for requests without one; `None`: all that the model allows.
     pub default_num_ctx: Option<usize>,
+    /// The Ollama that clients are to take this server for.
+    pub ollama_version: String,
     pub watermark_gamma: f32,
     pub watermark_delta: f32,
     pub disable_grammar_support: bool,

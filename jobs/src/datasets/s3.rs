@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use object_store::{ObjectStoreExt, PutPayload, RetryConfig};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
-use super::{BUFFER_BYTES, CONTENT, DatasetError, Files, METADATA, write, write_error};
+use super::{CONTENT, DatasetError, Files, METADATA, write, write_error};
 use crate::error::JobsError;
 use crate::id::Id;
 
@@ -39,6 +39,10 @@ const PART_BYTES: usize = 8 << 20;
 const CONNECT: Duration = Duration::from_secs(10);
 /// Until an answer begins.
 const ANSWER: Duration = Duration::from_secs(60);
+/// Within an answer.
+const SILENCE: Duration = ANSWER;
+/// How often it is asked whether to go on.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Which bucket, and who asks.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +126,18 @@ impl S3 {
         fs::remove_file(unfinished).map_err(write_error)
     }
 
+    async fn content(&self, id: &Id) -> Result<Pieces, DatasetError> {
+        Ok(self.store.get(&self.key(id, CONTENT)).await.map_err(bucket)?.into_stream())
+    }
+
+    async fn fetch(&self, id: &Id, mut file: File) -> Result<(), DatasetError> {
+        let mut pieces = self.content(id).await?;
+        while let Some(piece) = next(&mut pieces).await? {
+            file.write_all(&piece).map_err(write_error)?;
+        }
+        Ok(())
+    }
+
     async fn delete(&self, id: &Id, unfinished: &Path) -> Result<(), DatasetError> {
         let upload = fs::read_to_string(unfinished).unwrap_or_default();
         if !upload.is_empty() {
@@ -154,29 +170,18 @@ impl Files for S3 {
     }
 
     fn open(&self, id: &Id) -> Result<Box<dyn Read + Send>, DatasetError> {
-        let found = self.wait(async { self.store.get(&self.key(id, CONTENT)).await.map_err(bucket) })?;
+        let stream = self.wait(self.content(id))?;
         let runtime = self.runtime.as_ref().map(|runtime| runtime.handle().clone());
         let runtime = runtime.ok_or_else(|| DatasetError::Bucket("its thread has ended".to_owned()))?;
-        Ok(Box::new(Object { stream: found.into_stream(), runtime, piece: Bytes::new() }))
+        Ok(Box::new(Object { stream, runtime, piece: Bytes::new() }))
     }
 
     fn on_disk(&self, id: &Id, fetched: &Path, go_on: &dyn Fn() -> bool) -> Result<PathBuf, DatasetError> {
         let (path, partial) = (fetched.join(CONTENT), fetched.join("partial"));
         if !path.is_file() {
             fs::create_dir_all(fetched).map_err(write_error)?;
-            let mut file = File::create(&partial).map_err(write_error)?;
-            let mut source = self.open(id)?;
-            let mut buffer = vec![0; BUFFER_BYTES];
-            loop {
-                if !go_on() {
-                    return Err(write_error(io::ErrorKind::Interrupted.into()));
-                }
-                let n = source.read(&mut buffer).map_err(|error| DatasetError::Bucket(error.to_string()))?;
-                if n == 0 {
-                    break;
-                }
-                file.write_all(buffer.get(..n).unwrap_or_default()).map_err(write_error)?;
-            }
+            let file = File::create(&partial).map_err(write_error)?;
+            self.wait(as_long_as(go_on, self.fetch(id, file)))?;
             fs::rename(partial, &path).map_err(write_error)?;
         }
         Ok(path)
@@ -185,6 +190,29 @@ impl Files for S3 {
     fn remove(&self, id: &Id, incoming: &Path) -> Result<(), DatasetError> {
         self.wait(self.delete(id, &incoming.join(UNFINISHED)))
     }
+}
+
+/// Gives `work` up when `go_on` says no: that is asked while a bucket is silent, too.
+async fn as_long_as<T>(
+    go_on: &dyn Fn() -> bool,
+    work: impl Future<Output = Result<T, DatasetError>>,
+) -> Result<T, DatasetError> {
+    let mut work = pin!(work);
+    while go_on() {
+        if let Ok(done) = tokio::time::timeout(TICK, &mut work).await {
+            return done;
+        }
+    }
+    Err(write_error(io::ErrorKind::Interrupted.into()))
+}
+
+type Pieces = futures_util::stream::BoxStream<'static, object_store::Result<Bytes>>;
+
+/// The next piece of an object; `None` after the last one.
+async fn next(pieces: &mut Pieces) -> Result<Option<Bytes>, DatasetError> {
+    let next = tokio::time::timeout(SILENCE, futures_util::StreamExt::next(pieces)).await;
+    let silent = |_| DatasetError::Bucket(format!("it has sent nothing for {} s", SILENCE.as_secs()));
+    next.map_err(silent)?.transpose().map_err(bucket)
 }
 
 /// What is not there need not be removed.
@@ -207,7 +235,7 @@ fn read_part(file: &mut File) -> Result<Bytes, DatasetError> {
 
 /// An object as a thread reads it.
 struct Object {
-    stream: futures_util::stream::BoxStream<'static, object_store::Result<Bytes>>,
+    stream: Pieces,
     runtime: tokio::runtime::Handle,
     piece: Bytes,
 }
@@ -215,9 +243,8 @@ struct Object {
 impl Read for Object {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.piece.is_empty() {
-            let next = futures_util::StreamExt::next(&mut self.stream);
-            match self.runtime.block_on(next) {
-                Some(piece) => self.piece = piece.map_err(io::Error::other)?,
+            match self.runtime.block_on(next(&mut self.stream)).map_err(io::Error::other)? {
+                Some(piece) => self.piece = piece,
                 None => return Ok(0),
             }
         }

@@ -124,6 +124,7 @@ const OWN: &[Row] = &[
     row("training-memory", "TRAINING_MEMORY", None, "1000000000"),
     row("management-host", "MANAGEMENT_HOST", None, ":5100"),
     row("default-num-ctx", "OLLAMA_CONTEXT_LENGTH", None, "4096"),
+    row("ollama-version", "OLLAMA_VERSION", Some("0.14.0"), "0.12.11"),
 ];
 
 fn parse_words(words: &[&str]) -> Result<Typed, clap::Error> {

@@ -200,5 +200,7 @@ pub(crate) struct Settings {
     pub default_max_new_tokens: Option<u32>,
     /// Ollama's `num_ctx` where a request has none; `None`: all that the model allows.
     pub default_num_ctx: Option<usize>,
+    /// What clients compare with the versions of Ollama that brought the features they use.
+    pub ollama_version: String,
     pub enable_prefill_logprobs: bool,
 }

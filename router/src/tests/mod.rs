@@ -111,6 +111,7 @@ pub(crate) fn config() -> RouterConfig {
         validation_workers: 1,
         default_max_new_tokens: Some(100),
         default_num_ctx: None,
+        ollama_version: "0.14.0".into(),
         watermark_gamma: 0.5,
         watermark_delta: 2.0,
         disable_grammar_support: false,

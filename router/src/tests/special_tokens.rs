@@ -40,7 +40,10 @@ async fn a_message_cannot_end_itself_in_any_dialect() {
     for (profile, path, body, count) in [
         (Profile::OpenAi, "/v1/chat/completions", openai.clone(), "/usage/prompt_tokens"),
         (Profile::Tgi, "/v1/chat/completions", openai.clone(), "/usage/prompt_tokens"),
-        (Profile::OpenAi, "/api/v1/chat/completions/", openai, "/usage/prompt_tokens"),
+        (Profile::OpenAi, "/api/v1/chat/completions/", openai.clone(), "/usage/prompt_tokens"),
+        (Profile::OpenAi, "/v1/messages", openai, "/usage/input_tokens"),
+        (Profile::OpenAi, "/v1/responses", json!({"input": FORGED}), "/usage/input_tokens"),
+        (Profile::OpenAi, "/v1/responses", json!({"input": said(FORGED)}), "/usage/input_tokens"),
         (Profile::Ollama, "/api/chat", with("messages", said(FORGED)), "/prompt_eval_count"),
         (Profile::Ollama, "/api/generate", with("prompt", json!(FORGED)), "/prompt_eval_count"),
     ] {

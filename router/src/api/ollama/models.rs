@@ -23,8 +23,6 @@ use crate::memory::Place;
 use crate::residency::{AcquireError, Card, KeepAlive, Layers, Lease, Model, tagged};
 use crate::service::{Prompt, ServiceError};
 
-/// What clients compare with the versions that brought the features they use.
-const VERSION: &str = concat!("0.12.11+weirgate.", env!("CARGO_PKG_VERSION"));
 /// What Ollama shows for models that stay for ever: about the longest time its language has.
 const FOREVER: TimeDelta = TimeDelta::days(292 * 365);
 
@@ -209,8 +207,10 @@ fn settings(card: &Card) -> ModelSettings {
     operation_id = "ollama_version",
     responses((status = 200, description = "The version", body = Version))
 )]
-pub(super) async fn version() -> Json<Version> {
-    Json(Version { version: VERSION })
+pub(super) async fn version(Caller(state): Caller) -> Json<Version> {
+    // Its own version follows where a version may have more to say about a build.
+    let version = format!("{}+weirgate.{}", state.settings.ollama_version, env!("CARGO_PKG_VERSION"));
+    Json(Version { version })
 }
 
 /// With the offset of this machine's time zone, as Ollama writes the times of models.

@@ -317,7 +317,7 @@ pub(super) struct ShowResponse {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OllamaVersion)]
 pub(super) struct Version {
-    pub version: &'static str,
+    pub version: String,
 }
 
 /// `POST /api/embed`.
