@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import ollama
 import pytest
@@ -115,3 +116,53 @@ def test_models_are_made_with_adapters(start_server, store, tmp_path):
             client.create("refused", from_="plain", adapters=adapters)
         assert error.value.status_code in (400, 404) and str(tmp_path) not in str(error.value)
     assert "refused:latest" not in {model.model for model in client.list().models}
+
+
+def test_a_modelfile_names_what_the_operator_offers(start_server, store, tmp_path):
+    """Files of one folder, where `--modelfile-folder` names it; and a model for its adapter."""
+    offered = tmp_path / "offered"
+    shutil.copytree(store / "peft", offered / "shop/peft")
+    for name in ("base.gguf", "adapter.gguf"):
+        shutil.copy(store / name, offered / name)
+    (offered / "shop/file").write_text(f"FROM {offered / 'base.gguf'}\nADAPTER adapter.gguf\nSYSTEM You are tuned.")
+    (offered / "out.gguf").symlink_to(store / "base.gguf")
+    (offered / "long").write_text("#" * (5 << 20))
+    server = start_server(
+        "--model-id", str(store / "base.gguf"), "--lora-adapters", f"same={store / 'peft'}",
+        "--model-store", str(tmp_path / "models"), "--modelfile-folder", str(offered),
+    )  # fmt: skip
+    client, raw = ollama.Client(host=server.url), Client(server.port)
+
+    def create(name: str, **fields):
+        return raw.post("/api/create", {"name": name, "stream": False} | fields)
+
+    asked = {"inputs": PROMPT, "parameters": {"max_new_tokens": 16, "adapter_id": "same"}}
+    expected = raw.post_ok("/generate", asked)["generated_text"]
+    for name, fields in {
+        "file": {"path": "shop/file"},
+        "whole": {"modelfile": "FROM base.gguf"},
+        "model": {"modelfile": "FROM whole\nADAPTER file"},
+        "folder": {"modelfile": "FROM whole\nADAPTER ./shop/peft"},
+    }.items():
+        assert create(name, **fields).json() == {"status": "success"}, name
+    for name in ("file", "model", "folder"):
+        answer = client.generate(model=name, prompt=PROMPT, raw=True, options=OPTIONS)
+        assert answer.response == expected, name
+    assert client.generate(model="whole", prompt=PROMPT, raw=True, options=OPTIONS).response != expected
+    assert "has no adapter" in create("none", modelfile="FROM whole\nADAPTER whole").json()["error"]
+    refused = [
+        {"modelfile": f"FROM {store / 'base.gguf'}"},
+        {"modelfile": "FROM ../store/base.gguf"},
+        {"modelfile": "FROM ./out.gguf"},
+        {"modelfile": "FROM whole\nADAPTER /etc/passwd"},
+        {"path": "/etc/passwd"},
+        {"path": "shop"},
+    ]
+    for fields in refused:
+        answer = create("no", **fields)
+        assert answer.status == 400 and "--modelfile-folder" in answer.json()["error"], answer.text
+    assert create("no", path="long").status == 400
+    closed = Client(start_server("--model-store", str(tmp_path / "other")).port)
+    for fields in ({"path": "shop/file"}, {"modelfile": "FROM ./base.gguf"}):
+        answer = closed.post("/api/create", {"name": "no", "stream": False} | fields)
+        assert answer.status == 400 and "--modelfile-folder" in answer.json()["error"], answer.text

@@ -356,6 +356,10 @@ pub struct LowArgs {
     #[arg(long, env)]
     pub registry_ca_file: Option<PathBuf>,
 
+    /// Folder whose files Modelfiles may name after FROM and ADAPTER, and `/api/create` as its `path`. Default: no file of this machine.
+    #[arg(long, env)]
+    pub modelfile_folder: Option<PathBuf>,
+
     /// Context of a request to Ollama's routes that has no `num_ctx`, in tokens. Default: all that the model allows.
     #[arg(long, env = "OLLAMA_CONTEXT_LENGTH")]
     pub default_num_ctx: Option<usize>,

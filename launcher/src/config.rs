@@ -96,6 +96,7 @@ impl Config {
             jan: args.jan_models,
             hub_caches: vec![hub.cache.clone()],
             folders,
+            modelfiles: args.modelfile_folder,
             registries,
         });
         let router = RouterConfig {

@@ -104,6 +104,8 @@ pub struct Library {
     pub hub_caches: Vec<PathBuf>,
     /// Hugging Face folders, GGUF files, and folders of either, read in place.
     pub folders: Vec<PathBuf>,
+    /// The folder whose files Modelfiles may name.
+    pub modelfiles: Option<PathBuf>,
     pub registries: Registries,
 }
 

@@ -172,6 +172,7 @@ fn open_store(config: &RouterConfig) -> Result<Option<Arc<Store>>, RouterError> 
         hub_caches: library.hub_caches.clone(),
         folders: library.folders.clone(),
         registry: registries(&library.registries),
+        modelfiles: library.modelfiles.clone(),
         ..StoreSettings::default()
     };
     let store = Store::open(settings).map_err(|error| RouterError::Library(error.to_string()))?;

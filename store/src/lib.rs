@@ -32,7 +32,7 @@ mod show;
 mod store;
 mod template;
 
-pub use create::{Base, CreateRequest, FROM_PATHS_REFUSED};
+pub use create::{Base, CreateRequest, read_modelfile};
 pub use entry::{
     Details, Entry, Kind, LoadSettings, Location, Message, ModelSettings, Parameters, Progress, PromptPieces,
     Report,

@@ -40,6 +40,8 @@ pub struct StoreSettings {
     pub registry: RegistrySettings,
     /// Largest blob that is taken in, in bytes.
     pub max_blob_bytes: u64,
+    /// The folder whose files Modelfiles may name.
+    pub modelfiles: Option<PathBuf>,
 }
 
 impl Default for StoreSettings {
@@ -54,6 +56,7 @@ impl Default for StoreSettings {
             folders: Vec::new(),
             registry: RegistrySettings::default(),
             max_blob_bytes: 1 << 40,
+            modelfiles: None,
         }
     }
 }
@@ -159,6 +162,11 @@ impl Store {
     /// Whether there is a store of our own, that models can be made in.
     pub fn is_writable(&self) -> bool {
         self.own.is_some()
+    }
+
+    /// The folder whose files Modelfiles may name.
+    pub fn modelfiles(&self) -> Option<&Path> {
+        self.settings.modelfiles.as_deref()
     }
 
     /// What the model brings beside its weights.

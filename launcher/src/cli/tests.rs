@@ -123,6 +123,7 @@ const OWN: &[Row] = &[
     row("dataset-limit", "DATASET_LIMIT", Some("1048576000"), "1000"),
     row("training-memory", "TRAINING_MEMORY", None, "1000000000"),
     row("management-host", "MANAGEMENT_HOST", None, ":5100"),
+    row("modelfile-folder", "MODELFILE_FOLDER", None, "/modelfiles"),
     row("default-num-ctx", "OLLAMA_CONTEXT_LENGTH", None, "4096"),
     row("ollama-version", "OLLAMA_VERSION", Some("0.14.0"), "0.12.11"),
 ];

@@ -28,6 +28,7 @@ async fn managed_with(folder: &Path, stored: StoreSettings, shelf: Option<Arc<Sh
         ollama: Vec::new(),
         hub_caches: Vec::new(),
         folders: Vec::new(),
+        modelfiles: None,
         registries: config::Registries::default(),
     };
     let config = RouterConfig { library: Some(library), ..config() };

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use weirgate_models::{Adapter, Gguf, ModelFiles, QuantMix, read_spec};
+use weirgate_models::{Adapter, Gguf, ModelError, ModelFiles, ModelSpec, QuantMix, read_spec};
 
-pub use request::{Base, CreateRequest, FROM_PATHS_REFUSED};
+pub use request::{Base, CreateRequest, read_modelfile};
 
 use crate::entry::{Entry, Location, Parameters, Progress, Report, tell};
 use crate::layout::ollama::OllamaRoot;
@@ -174,29 +174,62 @@ impl Work<'_, '_> {
     }
 
     /// The layer of an adapter that is a GGUF file, or that becomes one. It has to fit a base that can be served.
-    fn adapter(&mut self, draft: &Draft, files: &[(String, Digest)]) -> Result<Layer, StoreError> {
-        let paths = self.blobs(files)?;
+    fn adapter(&mut self, draft: &Draft, named: &Base) -> Result<Layer, StoreError> {
         let base = draft.layers.iter().find(|layer| layer.content() == Content::Model);
         let base =
             base.map(|layer| open_gguf(&self.writing.store.root.blob_path(&layer.digest))).transpose()?;
         let spec = base.map(|gguf| read_spec(&ModelFiles::from(gguf)));
-        if paths.iter().any(|(name, _)| name.ends_with(".safetensors")) {
-            let none = || StoreError::invalid("there are no GGUF weights that an adapter could belong to");
-            let spec = spec.ok_or_else(none)?.map_err(convert::unreadable)?;
-            let folder = convert::Folder::of_links(&self.writing.store.root.path, &paths)?;
-            let (digest, size) = convert::adapter_to_gguf(self.writing, &folder.path, &spec, self.report)?;
-            return Ok(Layer::new(Content::Adapter, digest, size));
-        }
-        let ([(_, digest)], [(_, path)]) = (files, &paths[..]) else {
-            return Err(StoreError::invalid("only one adapter is currently supported"));
+        let digest = match named {
+            Base::Files(files) => {
+                let paths = self.blobs(files)?;
+                if paths.iter().any(|(name, _)| name.ends_with(".safetensors")) {
+                    let folder = convert::Folder::of_links(&self.writing.store.root.path, &paths)?;
+                    return self.converted_adapter(&folder.path, spec);
+                }
+                let [(_, digest)] = files[..] else {
+                    return Err(StoreError::invalid("only one adapter is currently supported"));
+                };
+                digest
+            }
+            Base::Path(path) if path.is_dir() => return self.converted_adapter(path, spec),
+            Base::Path(path) => self.copied(path)?.0,
+            Base::Model(name) => {
+                let entry = self.store.find(name)?;
+                let (root, stored) = self.store.stored(&entry)?;
+                let mut layers = stored.manifest.layers.iter();
+                let layer = layers.find(|layer| layer.content() == Content::Adapter);
+                let none = || StoreError::invalid(format!("{} has no adapter", entry.name));
+                let layer = layer.ok_or_else(none)?;
+                self.store.bring_layer(self.writing, &root, layer)?;
+                layer.digest
+            }
         };
-        let gguf = open_gguf(path)?;
+        let path = self.writing.store.root.blob_path(&digest);
+        let gguf = open_gguf(&path)?;
         if let Some(Ok(spec)) = spec {
             Adapter::from_gguf(gguf, &spec).map_err(convert::unreadable)?;
         }
         let size = path.metadata().map_err(StoreError::io("a blob"))?.len();
         self.status(format!("using existing layer {digest}"))?;
-        Ok(Layer::new(Content::Adapter, *digest, size))
+        Ok(Layer::new(Content::Adapter, digest, size))
+    }
+
+    /// The layer of an adapter that is a folder of PEFT's, beside a base of this kind.
+    fn converted_adapter(
+        &mut self,
+        folder: &Path,
+        spec: Option<Result<ModelSpec, ModelError>>,
+    ) -> Result<Layer, StoreError> {
+        let none = || StoreError::invalid("there are no GGUF weights that an adapter could belong to");
+        let spec = spec.ok_or_else(none)?.map_err(convert::unreadable)?;
+        let (digest, size) = convert::adapter_to_gguf(self.writing, folder, &spec, self.report)?;
+        Ok(Layer::new(Content::Adapter, digest, size))
+    }
+
+    /// A file of this machine as a blob: its digest and bytes.
+    fn copied(&self, path: &Path) -> Result<(Digest, u64), StoreError> {
+        let mut file = File::open(path).map_err(StoreError::io("the GGUF file"))?;
+        self.writing.copy_in(&mut file, None, self.store.settings.max_blob_bytes)
     }
 
     /// A GGUF file or a safetensors folder of this machine.
@@ -211,9 +244,7 @@ impl Work<'_, '_> {
                 "a checkpoint in several GGUF files cannot be one layer; merge it first",
             ));
         }
-        let mut file = File::open(path).map_err(StoreError::io("the GGUF file"))?;
-        let limit = self.store.settings.max_blob_bytes;
-        let (digest, size) = self.writing.copy_in(&mut file, None, limit)?;
+        let (digest, size) = self.copied(path)?;
         let mut draft = Draft::default();
         self.add_gguf(&mut draft, &gguf, digest, size)?;
         Ok(draft)
@@ -274,8 +305,8 @@ impl Work<'_, '_> {
 
     /// Adds what the request says beside the weights.
     fn complete(&mut self, draft: &mut Draft, request: &CreateRequest) -> Result<(), StoreError> {
-        if !request.adapter.is_empty() {
-            let layer = self.adapter(draft, &request.adapter)?;
+        if let Some(adapter) = &request.adapter {
+            let layer = self.adapter(draft, adapter)?;
             draft.layers.retain(|layer| layer.content() != Content::Adapter);
             draft.layers.push(layer);
         }

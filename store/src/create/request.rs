@@ -1,20 +1,22 @@
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::StoreError;
 use crate::entry::{Message, Parameters};
-use crate::modelfile::{Command, Modelfile, read_parameters};
+use crate::modelfile::{Command, MAX_MODELFILE_BYTES, Modelfile, read_parameters};
 use crate::name::{Digest, ModelName};
 
 /// Why a Modelfile that names a file of the server is refused.
-pub const FROM_PATHS_REFUSED: &str = "files of the server are not read; send the file to /api/blobs and name its digest, as in `FROM @sha256:…`";
+const FROM_PATHS_REFUSED: &str = "files of the server are read from `--modelfile-folder` alone; send the file to /api/blobs and name its digest, as in `FROM @sha256:…`";
 
 /// A model to be made.
 #[derive(Debug, Clone)]
 pub struct CreateRequest {
     pub name: ModelName,
     pub base: Base,
-    /// Blobs of the store by their file names: a GGUF adapter, or the files of a PEFT folder. Replaces the base's.
-    pub adapter: Vec<(String, Digest)>,
+    /// A GGUF adapter, a PEFT folder or its files, or a model for its adapter. Replaces the base's.
+    pub adapter: Option<Base>,
     /// Go template text.
     pub template: Option<String>,
     pub system: Option<String>,
@@ -28,14 +30,14 @@ pub struct CreateRequest {
     pub quantize: Option<String>,
 }
 
-/// Where the weights come from.
+/// Where weights come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base {
     /// A model of any layout; pulled where it is not here.
     Model(String),
-    /// Blobs of the store by their file names: GGUF files, or a safetensors folder's files.
+    /// Blobs of the store by their file names: GGUF files, or the files of a safetensors folder.
     Files(Vec<(String, Digest)>),
-    /// A GGUF file or safetensors folder of this machine. Only for paths that the operator chose.
+    /// A GGUF file or safetensors folder of this machine. Only for what the operator lets be named.
     Path(PathBuf),
 }
 
@@ -45,7 +47,7 @@ impl CreateRequest {
         Self {
             name,
             base,
-            adapter: Vec::new(),
+            adapter: None,
             template: None,
             system: None,
             parameters: Parameters::new(),
@@ -55,8 +57,7 @@ impl CreateRequest {
         }
     }
 
-    /// What `modelfile` asks for. Paths in it are taken as they are below `folder`, where that is given, and refused
-    /// otherwise.
+    /// What `modelfile` asks for. Paths in it are of files in `folder`, where that is given, and refused otherwise.
     ///
     /// # Errors
     /// [`FROM_PATHS_REFUSED`], bad digests, unknown or mistyped parameters.
@@ -69,11 +70,10 @@ impl CreateRequest {
         let mut parameters = Vec::new();
         for command in &modelfile.commands {
             match command {
-                Command::From(value) => request.add_from(value, folder)?,
-                Command::Adapter(value) => match blob(value)? {
-                    Some(digest) => request.adapter.push((format!("{}.gguf", request.adapter.len()), digest)),
-                    None => return Err(StoreError::invalid(FROM_PATHS_REFUSED)),
-                },
+                Command::From(value) => request.base = named(value, Some(request.base), folder)?,
+                Command::Adapter(value) => {
+                    request.adapter = Some(named(value, request.adapter, folder)?);
+                }
                 Command::Parameter(name, value) => parameters.push((name.as_str(), value.as_str())),
                 Command::Template(text) => request.template = Some(text.clone()),
                 Command::System(text) => request.system = Some(text.clone()),
@@ -85,28 +85,49 @@ impl CreateRequest {
             read_parameters(parameters).map_err(|error| StoreError::invalid(error.to_string()))?;
         Ok(request)
     }
+}
 
-    fn add_from(&mut self, value: &str, folder: Option<&Path>) -> Result<(), StoreError> {
-        if let Some(digest) = blob(value)? {
-            match &mut self.base {
-                Base::Files(files) => files.push((format!("{}.gguf", files.len()), digest)),
-                base => *base = Base::Files(vec![("0.gguf".to_owned(), digest)]),
-            }
-            return Ok(());
-        }
-        let path_like =
-            value.starts_with(['/', '.', '~']) || value.contains('\\') || value.ends_with(".gguf");
-        self.base = match (path_like || value.parse::<ModelName>().is_err(), folder) {
-            (false, _) => Base::Model(value.to_owned()),
-            (true, None) => return Err(StoreError::invalid(FROM_PATHS_REFUSED)),
-            (true, Some(folder)) => {
-                let refused = || StoreError::invalid(FROM_PATHS_REFUSED);
-                let path = crate::layout::confined(folder, &folder.join(value)).ok_or_else(refused)?;
-                Base::Path(path)
-            }
+/// What `FROM` or `ADAPTER` names. Several blobs are the files of one checkpoint; of anything else the last one counts.
+fn named(value: &str, before: Option<Base>, folder: Option<&Path>) -> Result<Base, StoreError> {
+    if let Some(digest) = blob(value)? {
+        let mut files = match before {
+            Some(Base::Files(files)) => files,
+            _ => Vec::new(),
         };
-        Ok(())
+        files.push((format!("{}.gguf", files.len()), digest));
+        return Ok(Base::Files(files));
     }
+    let path_like = value.starts_with(['/', '.', '~']) || value.contains('\\') || value.ends_with(".gguf");
+    if path_like || value.parse::<ModelName>().is_err() {
+        return Ok(Base::Path(offered(folder, value)?));
+    }
+    Ok(Base::Model(value.to_owned()))
+}
+
+/// The Modelfile at `path` in the folder whose files may be named.
+///
+/// # Errors
+/// [`FROM_PATHS_REFUSED`]; what is wrong with it.
+pub fn read_modelfile(folder: Option<&Path>, path: &str) -> Result<Modelfile, StoreError> {
+    let path = offered(folder, path)?;
+    if !path.is_file() {
+        return Err(StoreError::invalid(FROM_PATHS_REFUSED));
+    }
+    let file = File::open(path).map_err(StoreError::io("the Modelfile"))?;
+    let mut bytes = Vec::new();
+    // One byte more than a Modelfile may have: it is refused by its length.
+    file.take(MAX_MODELFILE_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(StoreError::io("the Modelfile"))?;
+    Modelfile::from_bytes(&bytes)
+        .map_err(|error| StoreError::invalid(format!("error reading modelfile: {error}")))
+}
+
+/// A file in the folder whose files may be named.
+fn offered(folder: Option<&Path>, path: &str) -> Result<PathBuf, StoreError> {
+    let refused = || StoreError::invalid(FROM_PATHS_REFUSED);
+    let folder = folder.ok_or_else(refused)?;
+    crate::layout::confined(folder, &folder.join(path)).ok_or_else(refused)
 }
 
 /// The digest in `@sha256:…`; `None` for what is none.

@@ -1,10 +1,10 @@
 //! `POST /api/create`: a new model out of another one, out of blobs, or as a Modelfile says.
 
+use std::path::Path;
+
 use axum::response::Response;
 use serde_json::{Map, Value};
-use weirgate_store::{
-    Base, CreateRequest as Wanted, Digest, FROM_PATHS_REFUSED, Message, ModelName, Modelfile,
-};
+use weirgate_store::{Base, CreateRequest as Wanted, Digest, Message, ModelName, Modelfile, read_modelfile};
 
 use super::errors::Refusal;
 use super::options::Options;
@@ -32,7 +32,8 @@ pub(super) async fn create(
     let body = body.0?;
     let streams = body.stream.unwrap_or(true);
     let name = names::new(&state, &names::asked(body.model.clone(), body.name.clone())?)?;
-    let wanted = wanted(name, body)?;
+    let folder = state.store.as_ref().and_then(|store| store.modelfiles());
+    let wanted = wanted(name, body, folder)?;
     work::told(&state, streams, move |store, models, report| {
         store.create(&wanted, report)?;
         models.unload(&wanted.name.to_string());
@@ -42,16 +43,18 @@ pub(super) async fn create(
 }
 
 /// The request in the store's terms, of either form.
-fn wanted(name: ModelName, body: CreateRequest) -> Result<Wanted, Refusal> {
+fn wanted(name: ModelName, body: CreateRequest, folder: Option<&Path>) -> Result<Wanted, Refusal> {
     let text = |text: Option<String>| text.filter(|text| !text.is_empty());
-    if text(body.path).is_some() {
-        return Err(Refusal::bad(FROM_PATHS_REFUSED.to_owned()));
-    }
     let quantize = text(body.quantize).or_else(|| text(body.quantization));
-    if let Some(modelfile) = text(body.modelfile) {
-        let modelfile = Modelfile::parse(&modelfile)
-            .map_err(|error| Refusal::bad(format!("error reading modelfile: {error}")))?;
-        return Ok(Wanted { quantize, ..Wanted::from_modelfile(name, &modelfile, None)? });
+    let parsed = |text: String| {
+        Modelfile::parse(&text).map_err(|error| Refusal::bad(format!("error reading modelfile: {error}")))
+    };
+    let modelfile = match text(body.path) {
+        Some(path) => Some(read_modelfile(folder, &path)?),
+        None => text(body.modelfile).map(parsed).transpose()?,
+    };
+    if let Some(modelfile) = modelfile {
+        return Ok(Wanted { quantize, ..Wanted::from_modelfile(name, &modelfile, folder)? });
     }
     let base = match (text(body.from), body.files) {
         (Some(from), _) => Base::Model(from),
@@ -61,7 +64,7 @@ fn wanted(name: ModelName, body: CreateRequest) -> Result<Wanted, Refusal> {
     let parameters = body.parameters.unwrap_or_default();
     Options::read([&parameters])?;
     Ok(Wanted {
-        adapter: blobs(body.adapters.unwrap_or_default())?,
+        adapter: body.adapters.map(blobs).transpose()?.filter(|files| !files.is_empty()).map(Base::Files),
         template: text(body.template),
         system: text(body.system),
         parameters,
