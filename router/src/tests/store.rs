@@ -224,9 +224,9 @@ async fn what_cannot_be_made_is_said_with_a_status() {
         (json!({"model": "m", "files": gguf}), 404, "not found"),
         (json!({"model": "m", "modelfile": "SYSTEM x"}), 400, "error reading modelfile: no FROM line"),
         (json!({"model": "m", "modelfile": "NOPE x"}), 400, "command must be one of"),
-        (json!({"model": "m", "modelfile": "FROM /etc/passwd"}), 400, "files of the server are not read"),
+        (json!({"model": "m", "modelfile": "FROM /etc/passwd"}), 400, "read from `--modelfile-folder` alone"),
         (json!({"model": "m", "modelfile": "FROM x\nPARAMETER nope 1"}), 400, "nope"),
-        (json!({"model": "m", "path": "/etc/passwd"}), 400, "files of the server are not read"),
+        (json!({"model": "m", "path": "/etc/passwd"}), 400, "read from `--modelfile-folder` alone"),
         (
             json!({"model": "m", "from": "x", "parameters": {"top_k": "x"}}),
             400,

@@ -408,7 +408,7 @@ pub(super) struct CreateRequest {
     pub quantization: Option<String>,
     /// The text of a Modelfile, in place of all of these.
     pub modelfile: Option<String>,
-    /// Of a Modelfile on the server: refused, as files of the server are not read.
+    /// Of a Modelfile in the folder that `--modelfile-folder` names; refused without one.
     pub path: Option<String>,
     /// Default: true.
     pub stream: Option<bool>,
