@@ -80,11 +80,17 @@ def test_every_step_ran(checked: Path):
 
 
 def test_every_figure_is_in_the_report(checked: Path):
+    result = json.loads((checked / "gpu.json").read_text())
+    # A dry run has nothing to reach.
+    assert [(figure["figure"], figure["passed"]) for figure in result["figures"]] == [(name, None) for name in FIGURES]
+    assert result["seed"] > 0
     report = (checked / "gpu.md").read_text()
     section = report.split("## Figures")[1].split("##")[0]
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in section.splitlines() if "|" in line]
-    figures = {name: found for name, _, found in rows[2:]}
+    figures = {name: found for name, _, found, _ in rows[2:]}
     assert list(figures) == FIGURES
+    assert figures == {figure["figure"]: figure["found"] for figure in result["figures"]}
+    assert {reached for *_, reached in rows[2:]} == {"–"}
     # Nothing is left out but the peer, which needs a GPU.
     assert [name for name, found in figures.items() if "not measured" in found] == [FIGURES[6]]
     assert figures[FIGURES[6]].endswith(" tokens/s, peer not measured")
@@ -99,6 +105,49 @@ def test_a_step_that_fails_is_told(bundle: Path, tmp_path: Path):
     steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
     assert "error" in steps["decode"] and "error" not in steps["ops"]
     assert "FAILED: " in (tmp_path / "gpu.md").read_text()
+
+
+def test_steps_that_have_no_time_are_told(bundle: Path, tmp_path: Path):
+    command = [sys.executable, bundle / "check.py", "--device", "cpu", "--out", tmp_path, "--steps", "ops"]
+    command += ["--seconds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["steps"] == {"ops": {"skipped": "no time left", "took_s": 0.0}}
+
+
+def found_by_steps(slow: float) -> dict:
+    """What the steps may find on a chip, or on one so much slower, of which torch takes no notice."""
+    step = {"context": 1024, "step_s": 0.016 * slow, "host_s": 1e-4 * slow**6, "prefill_s": 0.1}
+    op = {"bytes": 9e9, "operations": 7e11, "seconds": 0.01 * slow}
+    return {
+        "ceilings": {"copy_bytes_per_s": 1e12, "matmul_flops": 1e14},
+        "speed": {"attention_decode": op, "attention_prefill": op},
+        "decode": step,
+        "decode_4bit": step | {"step_s": 0.006 * slow**2},
+        "prefill": {"tokens": 8192, "seconds": 2 * slow},
+        "batch": step | {"batch": 256},
+        "serve": {"output_tokens_per_s": 14000 / slow**2, "ready_s": 6 * slow, "output": 512},
+        "peer": {"output_tokens_per_s_below": 1500},
+        "deterministic": step,
+    }
+
+
+def test_figures_are_held_against_their_floors(bundle: Path):
+    script = "import json, model, report, sys; found, dry = json.loads(sys.argv[1]); "
+    script += "print(json.dumps([f.passed for f in report.figures(found, model.LLAMA_8B, dry)]))"
+
+    def passed(found: dict, dry: bool = False) -> list[bool | None]:
+        return json.loads(run("-c", script, json.dumps([found, dry]), environment={"PYTHONPATH": str(bundle)}))
+
+    # What `--deterministic` costs is told alone.
+    assert passed(found_by_steps(slow=1)) == [True] * 9 + [None]
+    assert passed(found_by_steps(slow=2)) == [False] * 9 + [None]
+    assert passed(found_by_steps(slow=2), dry=True) == [None] * 10
+    assert passed({}) == [None] * 10
+    # Of what failed there is no figure.
+    broken = found_by_steps(slow=1) | {"decode": {"error": "RuntimeError"}, "peer": {"error": "ImportError"}}
+    assert passed(broken) == [None, None, *[True] * 4, None, True, True, None]
 
 
 def test_soak_on_the_cpu(bundle: Path):

@@ -6,6 +6,8 @@
 mod adapters;
 #[path = "cuda/faults.rs"]
 mod faults;
+#[path = "cuda/gguf.rs"]
+mod gguf;
 #[path = "cuda/kv.rs"]
 mod kv;
 #[path = "cuda/parity.rs"]

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use weirgate_kernels::cuda::Kernel;
@@ -10,6 +10,55 @@ use weirgate_kernels::cuda::driver::{self, CompileSettings, Compiled, Version};
 
 /// What `build/nvcc.rs` compiles for.
 const TARGETS: [&str; 4] = ["sm_80", "sm_89", "sm_90a", "sm_100a"];
+
+/// What a file of images has: code for these chips, and PTX for what is newer.
+const IMAGES: [(Kind, u32); 6] = [
+    (Kind::Code, 80),
+    (Kind::Ptx, 80),
+    (Kind::Code, 89),
+    (Kind::Ptx, 89),
+    (Kind::Code, 90),
+    (Kind::Code, 100),
+];
+/// Compressed PTX without a kernel takes 64 bytes, one kernel at least 500.
+const EMPTY: u64 = 256;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Ptx,
+    Code,
+}
+
+/// An image as its header in the file describes it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Image {
+    kind: Kind,
+    capability: u32,
+    bytes: u64,
+}
+
+/// The images of a fatbin: a header of 16 bytes (magic, its length, that of all images), then each image behind a header of
+/// its own (kind, its length, the image's, capability).
+fn images(fatbin: &[u8]) -> Vec<Image> {
+    let number = |at: usize, len: usize| {
+        fatbin[at..at + len].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+    };
+    assert_eq!(number(0, 4), 0xba55_ed50, "no fatbin");
+    let mut at = number(6, 2) as usize;
+    assert_eq!(fatbin.len() as u64, at as u64 + number(8, 8));
+    let mut images = Vec::new();
+    while at < fatbin.len() {
+        let kind = match number(at, 2) {
+            1 => Kind::Ptx,
+            2 => Kind::Code,
+            kind => panic!("an image of kind {kind}"),
+        };
+        let bytes = number(at + 8, 8);
+        images.push(Image { kind, capability: number(at + 28, 4) as u32, bytes });
+        at += (number(at + 4, 4) + bytes) as usize;
+    }
+    images
+}
 
 /// One kernel's needs on one chip, in bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
@@ -63,16 +112,43 @@ fn no_nvcc() -> bool {
     absent
 }
 
+/// What the build made with this extension, of each `.cu` file one.
+fn built(extension: &str) -> Vec<PathBuf> {
+    let files = |folder: &Path, extension: &str| -> Vec<PathBuf> {
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+    };
+    let found = files(&Path::new(env!("OUT_DIR")).join("cuda"), extension);
+    let sources = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("csrc"), "cu");
+    assert_eq!(found.len(), sources.len(), "{found:?}");
+    found
+}
+
+/// Chips newer than all code take the PTX, without which they would have no kernel.
+#[test]
+fn every_file_has_code_for_every_chip_and_ptx_for_newer_ones() {
+    if no_nvcc() {
+        return;
+    }
+    for path in built("fatbin") {
+        let found = images(&fs::read(&path).unwrap());
+        let kinds: Vec<_> = found.iter().map(|image| (image.kind, image.capability)).collect();
+        assert_eq!(kinds, IMAGES, "{}", path.display());
+        // The kernels for 9.0 alone are nobody else's.
+        let hopper = path.file_name().unwrap().to_str().unwrap().starts_with("hopper_");
+        for image in found.iter().filter(|image| image.kind == Kind::Ptx) {
+            assert_eq!(image.bytes < EMPTY, hopper, "{}: {image:?}", path.display());
+        }
+    }
+}
+
 #[test]
 fn no_kernel_spills_or_has_a_stack_frame_that_is_not_allowed() {
     if no_nvcc() {
         return;
     }
-    let folder = Path::new(env!("OUT_DIR")).join("cuda");
-    let reports = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let reports = reports.filter(|path| path.extension().is_some_and(|extension| extension == "ptxas"));
     let mut kernels = BTreeMap::new();
-    for path in reports {
+    for path in built("ptxas") {
         let (found, slow) = report(&fs::read_to_string(&path).unwrap());
         assert!(slow.is_empty(), "{}: {slow:#?}", path.display());
         kernels.extend(found);

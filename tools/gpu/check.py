@@ -4,19 +4,22 @@
     check.py --device cpu              tiny sizes, to see that all of it runs; needs no GPU and no torch
     check.py --steps ceilings,speed    some steps only
     check.py --gemm own                without cuBLASLt, though it may be there; writes gpu-own-gemm.json and .md
+    check.py --seed N                  with the inputs of another run, whose gpu.json says N
 
 Needs Python with numpy, and for the figures torch and transformers. A step that fails does not stop the others; the
-exit status says whether one did.
+exit status says whether one did, was left out for lack of time, or found a figure below its floor.
 """
 
 import argparse
 import json
+import secrets
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,8 +48,10 @@ STEPS = {
         steps.peer,
     )
 }
-# No step is begun after this many seconds.
-BUDGET = 440
+# Seconds for all steps, and with how many of them left no other is begun.
+BUDGET = 470
+LEAST = 30
+NO_TIME = "no time left"
 
 
 def unpack(work: Path):
@@ -62,6 +67,7 @@ def unpack(work: Path):
 def facts(arguments: argparse.Namespace) -> dict:
     manifest = json.loads((HERE / "manifest.json").read_text())
     found = {"date": datetime.now(UTC).date().isoformat(), "commit": manifest["commit"], "device": arguments.device}
+    found["seed"] = arguments.seed
     found["large products"] = "our own kernels" if arguments.gemm == "own" else "cuBLASLt where it is found"
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
@@ -90,25 +96,34 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="for programs and the random model; default: a temporary folder")
     parser.add_argument("--gemm", choices=["auto", "own"], default="auto", help="whose kernels make large products")
     parser.add_argument("--steps", default=",".join(STEPS))
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32) + 1, help="of the inputs of the op tests")
+    parser.add_argument("--seconds", type=float, default=BUDGET, help="for all steps; a step takes what is left at most")
     arguments = parser.parse_args()
-    begun = time.perf_counter()
+    end = time.monotonic() + arguments.seconds
     temporary = None if arguments.work else tempfile.TemporaryDirectory()
     work = (arguments.work or Path(temporary.name)).resolve()
     unpack(work)
-    context = steps.Context(arguments.device, work, dry=arguments.device == "cpu", gemm=arguments.gemm)
-    result = facts(arguments) | {"steps": {}}
+    dry = arguments.device == "cpu"
+    context = steps.Context(arguments.device, work, dry, end, arguments.gemm, arguments.seed)
+    result = facts(arguments) | {"figures": [], "steps": {}}
     for name in arguments.steps.split(","):
-        if time.perf_counter() - begun > BUDGET:
-            result["steps"][name] = {"skipped": "no time left", "took_s": 0.0}
+        if context.left() < LEAST:
+            result["steps"][name] = {"skipped": NO_TIME, "took_s": 0.0}
             continue
         result["steps"][name] = take(name, context)
+    figures = report.figures(result["steps"], context.shape, dry)
+    result["figures"] = [asdict(figure) for figure in figures]
     arguments.out.mkdir(parents=True, exist_ok=True)
     stem = "gpu" if arguments.gemm == "auto" else "gpu-own-gemm"
-    (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = report.markdown(result, context.shape)
+    (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    text = report.markdown(result)
     (arguments.out / f"{stem}.md").write_text(text)
     print(text)
-    return int(any("error" in step for step in result["steps"].values()))
+    return int(any(map(went_wrong, result["steps"].values())) or any(figure.passed is False for figure in figures))
+
+
+def went_wrong(step: dict) -> bool:
+    return "error" in step or step.get("skipped") == NO_TIME
 
 
 if __name__ == "__main__":

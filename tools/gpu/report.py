@@ -1,52 +1,81 @@
 """From what the steps found to the table of figures."""
 
+from dataclasses import dataclass
+
 import model
 
+NOT_MEASURED = "not measured"
 
-def share(part: float, whole: float) -> str:
+
+@dataclass(frozen=True)
+class Figure:
+    figure: str
+    at_least: str
+    found: str
+    # `None`: not measured, nothing to reach, or a dry run.
+    passed: bool | None
+
+
+def percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %"
 
 
-def figures(found: dict, shape: model.Shape) -> list[tuple[str, str, str]]:
-    """`(figure, at least, found)`: fractions of the ceilings that torch reached in the same run."""
+def figures(found: dict, shape: model.Shape, dry: bool) -> list[Figure]:
+    """Fractions of the ceilings that torch reached in the same run. Floors are those of a GPU."""
     chip = found.get("ceilings", {})
     copy, matmul = chip.get("copy_bytes_per_s"), chip.get("matmul_flops")
     rows = []
 
-    def add(name: str, floor: str, step: str, value):
-        rows.append((name, floor, value(found[step]) if measured(found, step, copy) else "not measured"))
+    def add(name: str, floor: str, value: tuple[str, bool | None] | None):
+        text, passed = value or (NOT_MEASURED, None)
+        rows.append(Figure(name, floor, text, None if dry else passed))
+
+    def of(step: str):
+        """What a step measured, where there is a ceiling to compare it with."""
+        return found[step] if copy and matmul and step in found and not {"error", "skipped"} & set(found[step]) else None
 
     def weights(bits: float, decode: dict) -> float:
-        return shape.decode_weights() * bits / 8 + decode["context"] * shape.kv_bytes_per_token()
+        """Bytes per second of a decode step."""
+        size = shape.decode_weights() * bits / 8 + decode["context"] * shape.kv_bytes_per_token()
+        return size / decode["step_s"]
 
-    add("decode, batch 1, bf16, 1k context", "85 % of copy bandwidth", "decode",
-        lambda d: f"{share(weights(16, d) / d['step_s'], copy)} ({d['step_s'] * 1e3:.2f} ms)")
-    add("decode, batch 1, 4-bit weights", "65 % of copy bandwidth, 2.5 × bf16's tokens/s", "decode_4bit",
-        lambda d: f"{share(weights(4.5, d) / d['step_s'], copy)}, {faster(found, d)} ({d['step_s'] * 1e3:.2f} ms)")
-    op = found.get("speed", {})
-    decode, prefill = op.get("attention_decode"), op.get("attention_prefill")
-    rows.append(("paged decode attention alone (batch 64, 4k context)", "85 % of copy bandwidth",
-                 share(decode["bytes"] / decode["seconds"], copy) if decode and copy else "not measured"))
-    rows.append(("prefill attention alone (8k, causal)", "60 % of the matmul ceiling",
-                 share(prefill["operations"] / prefill["seconds"], matmul) if prefill and matmul else "not measured"))
-    add("whole prefill, 8k prompt", "65 % of the matmul ceiling", "prefill",
-        lambda p: f"{share(shape.prefill_operations(p['tokens']) / p['seconds'], matmul)} ({p['seconds']:.3f} s)")
-    add("host time that the GPU waits for, batch 256", "≤ 3 % of the step", "batch",
-        lambda b: f"{share(b['host_s'], b['step_s'])} of {b['step_s'] * 1e3:.2f} ms")
-    add("server, 256 concurrent, 1k in / 512 out, HTTP", "4 × transformers' continuous batching", "serve",
-        lambda s: f"{s['output_tokens_per_s']:.0f} tokens/s{against(found.get('peer', {}), s)}")
-    add("the same, of what the engine's step times predict", "85 %", "serve",
-        lambda s: predicted(s, found["batch"]) if measured(found, "batch", copy) else "not measured")
-    add("start to ready, 16 GB of safetensors in page cache", "≤ 10 s", "serve", lambda s: f"{s['ready_s']:.1f} s")
-    add("cost of `--deterministic`, batch 1, 1k prompt", "to be told", "deterministic",
-        lambda d: cost(d, found["decode"]) if measured(found, "decode", copy) else "not measured")
+    decode, quantized, prefill, batch, serve = map(of, ["decode", "decode_4bit", "prefill", "batch", "serve"])
+    ops, deterministic = of("speed") or {}, of("deterministic")
+    add("decode, batch 1, bf16, 1k context", "85 % of copy bandwidth",
+        decode and at_least(0.85, weights(16, decode), copy, f" ({decode['step_s'] * 1e3:.2f} ms)"))
+    add("decode, batch 1, 4-bit weights", "65 % of copy bandwidth, 2.5 × bf16's tokens/s",
+        quantized and four_bits(quantized, decode, weights(4.5, quantized), copy))
+    alone = ops.get("attention_decode")
+    add("paged decode attention alone (batch 64, 4k context)", "85 % of copy bandwidth",
+        alone and at_least(0.85, alone["bytes"] / alone["seconds"], copy))
+    alone = ops.get("attention_prefill")
+    add("prefill attention alone (8k, causal)", "60 % of the matmul ceiling",
+        alone and at_least(0.60, alone["operations"] / alone["seconds"], matmul))
+    add("whole prefill, 8k prompt", "65 % of the matmul ceiling",
+        prefill and at_least(0.65, shape.prefill_operations(prefill["tokens"]) / prefill["seconds"], matmul,
+                             f" ({prefill['seconds']:.3f} s)"))
+    add("host time that the GPU waits for, batch 256", "≤ 3 % of the step",
+        batch and (f"{percent(batch['host_s'], batch['step_s'])} of {batch['step_s'] * 1e3:.2f} ms",
+                   batch["host_s"] <= 0.03 * batch["step_s"]))
+    add("server, 256 concurrent, 1k in / 512 out, HTTP", "4 × transformers' continuous batching",
+        serve and against(found.get("peer", {}), serve))
+    add("the same, of what the engine's step times predict", "85 %",
+        serve and batch and at_least(0.85, serve["output_tokens_per_s"], predicted(serve, batch)))
+    add("start to ready, 16 GB of safetensors in page cache", "≤ 10 s",
+        serve and (f"{serve['ready_s']:.1f} s", serve["ready_s"] <= 10))
+    add("cost of `--deterministic`, batch 1, 1k prompt", "to be told",
+        deterministic and decode and (cost(deterministic, decode), None))
     return rows
 
 
-def predicted(served: dict, batch: dict) -> str:
-    """Tokens per second as the server gave them, of those of prompts computed together and then all decode steps."""
+def at_least(floor: float, part: float, whole: float, more: str = "") -> tuple[str, bool]:
+    return percent(part, whole) + more, part >= floor * whole
+
+
+def predicted(served: dict, batch: dict) -> float:
+    """Tokens per second, if prompts are computed together and then all decode steps."""
     seconds = batch["prefill_s"] + (served["output"] - 1) * batch["step_s"]
-    return share(served["output_tokens_per_s"], batch["batch"] * served["output"] / seconds)
+    return batch["batch"] * served["output"] / seconds
 
 
 def cost(deterministic: dict, plain: dict) -> str:
@@ -54,21 +83,22 @@ def cost(deterministic: dict, plain: dict) -> str:
     return f"prompts {prompt:.2f} ×, decode steps {step:.2f} × as long"
 
 
-def measured(found: dict, step: str, ceiling) -> bool:
-    return bool(ceiling) and isinstance(found.get(step), dict) and "error" not in found[step]
+def four_bits(quantized: dict, plain: dict | None, rate: float, copy: float) -> tuple[str, bool | None]:
+    share, enough = at_least(0.65, rate, copy)
+    time = f" ({quantized['step_s'] * 1e3:.2f} ms)"
+    if not plain:
+        return f"{share}, bf16 not measured{time}", None if enough else False
+    faster = plain["step_s"] / quantized["step_s"]
+    return f"{share}, {faster:.1f} × bf16's{time}", enough and faster >= 2.5
 
 
-def faster(found: dict, quantized: dict) -> str:
-    step = found.get("decode", {}).get("step_s")
-    return f"{step / quantized['step_s']:.1f} × bf16's" if step else "bf16 not measured"
-
-
-def against(peer: dict, ours: dict) -> str:
-    if "output_tokens_per_s" in peer:
-        return f", {ours['output_tokens_per_s'] / peer['output_tokens_per_s']:.1f} ×"
-    if "output_tokens_per_s_below" in peer:
-        return f", more than {ours['output_tokens_per_s'] / peer['output_tokens_per_s_below']:.1f} ×"
-    return ", peer not measured"
+def against(peer: dict, ours: dict) -> tuple[str, bool | None]:
+    rate = ours["output_tokens_per_s"]
+    text = f"{rate:.0f} tokens/s"
+    for name, least in (("output_tokens_per_s", ""), ("output_tokens_per_s_below", "more than ")):
+        if name in peer:
+            return f"{text}, {least}{rate / peer[name]:.1f} ×", rate >= 4 * peer[name]
+    return f"{text}, peer not measured", None
 
 
 def table(head: list[str], rows: list) -> str:
@@ -86,9 +116,12 @@ def outcome(result: dict) -> str:
     )
 
 
-def markdown(result: dict, shape: model.Shape) -> str:
+def markdown(result: dict) -> str:
+    """Of the JSON that `check.py` writes."""
     found = result["steps"]
-    facts = [(name, value) for name, value in result.items() if name != "steps"]
+    facts = [(name, value) for name, value in result.items() if name not in ("figures", "steps")]
+    words = {True: "yes", False: "NO", None: "–"}
+    figures = [(row["figure"], row["at_least"], row["found"], words[row["passed"]]) for row in result["figures"]]
     steps = [(name, f"{step['took_s']:.0f} s", outcome(step)) for name, step in found.items()]
     speed = {name: row for name, row in found.get("speed", {}).items() if isinstance(row, dict)}
     ops = [
@@ -99,7 +132,7 @@ def markdown(result: dict, shape: model.Shape) -> str:
     return "\n".join(
         [
             "# On a GPU\n", table(["", ""], facts),
-            "## Figures\n", table(["figure", "at least", "found"], figures(found, shape)),
+            "## Figures\n", table(["figure", "at least", "found", "reached"], figures),
             "## Steps\n", table(["step", "took", "result"], steps),
             "## Ops alone\n", table(["op", "median", "bytes", "operations"], ops),
         ]

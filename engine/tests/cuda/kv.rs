@@ -13,7 +13,7 @@ use crate::real::{Engine, Model, Results, Setup, greedy};
 /// Texts that the demo model goes on from, in tokens.
 const PROMPTS: &str = include_str!("../../../tools/demo_model/expected.json");
 
-fn prompts() -> Vec<GenerateRequest> {
+pub fn prompts() -> Vec<GenerateRequest> {
     let all: Value = serde_json::from_str(PROMPTS).expect("JSON");
     let prompts = all["prompts"].as_array().expect("prompts").iter().zip(0..).take(3);
     prompts

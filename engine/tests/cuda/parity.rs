@@ -1,10 +1,13 @@
 //! The engine on a CUDA device against the engine on the CPU.
+#![allow(clippy::expect_used)]
 
 use weirgate_engine::LoadOptions;
 use weirgate_kernels::cuda::{CudaBackend, Watched};
+use weirgate_models::DType;
 use weirgate_types::{GenerateRequest, Selection};
 
 use crate::gpu;
+use crate::kv::prompts;
 use crate::real::{Engine, Generated, Model, Results, Rng, Setup, greedy};
 
 /// Steps of so many tokens are recorded.
@@ -78,21 +81,26 @@ pub fn apart(expected: &Generated, found: &Generated) -> (usize, f32) {
 
 fn check(name: &str) {
     let model = Model::tiny(name);
-    let requests = requests(model.spec.vocab_size, 16);
+    check_model(&model, &requests(model.spec.vocab_size, 16));
+}
+
+fn check_model(model: &Model, requests: &[GenerateRequest]) {
+    let name = &model.name;
+    let (dtype, _) = model.tensors.info(&model.spec.tensors.layers[0].output).expect("a matrix");
     // Small steps, so that prompts are cut; few blocks, so that somebody is preempted.
     let setup = Setup { threads: 1, blocks: 64, step_tokens: 24, ..Setup::default() };
-    let cpu = Engine::start(&model, setup);
-    let expected = cpu.run(&requests);
+    let cpu = Engine::start(model, setup);
+    let expected = cpu.run(requests);
     cpu.finish();
     // Activations in front of bf16 weights have 16 bits, or 17 by their rounding.
-    let bound = if name.ends_with("bf16") { 5e-3 } else { 1e-3 };
-    let cuda = exact(&model, setup);
-    assert_parity(&expected, &cuda.run(&requests), name, bound);
+    let bound = if dtype == DType::BF16 { 5e-3 } else { 1e-3 };
+    let cuda = exact(model, setup);
+    assert_parity(&expected, &cuda.run(requests), name, bound);
     cuda.finish();
-    if name.ends_with("16") {
+    if dtype != DType::F32 {
         // With tensor cores for prompts, which round activations where weights and cache have 16 bits.
-        let cuda = Engine::start_on(CudaBackend::new(gpu()), &model, setup);
-        assert_parity(&expected, &cuda.run(&requests), name, 0.05);
+        let cuda = Engine::start_on(CudaBackend::new(gpu()), model, setup);
+        assert_parity(&expected, &cuda.run(requests), name, 0.05);
         cuda.finish();
     }
 }
@@ -135,6 +143,17 @@ fn rotary_tables_that_depend_on_length() {
 #[test]
 fn qk_norm() {
     check("qwen3");
+}
+
+#[test]
+fn mistral() {
+    check("mistral");
+}
+
+/// Trained, with heads of 64, and a KV cache of its weights' type.
+#[test]
+fn the_demo_model() {
+    check_model(&Model::demo(), &prompts());
 }
 
 /// A model in two and four parts, each on a device of its own; sums go by way of the host.

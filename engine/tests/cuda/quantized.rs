@@ -164,7 +164,7 @@ fn model(scheme: &Scheme) -> Model {
 }
 
 /// A short prompt, and one whose products have the many rows that are made in tiles.
-fn requests(vocab: usize) -> Vec<GenerateRequest> {
+pub fn requests(vocab: usize) -> Vec<GenerateRequest> {
     let mut rng = Rng(5);
     let request = |(id, len)| {
         let mut request = greedy(id, rng.tokens(len, vocab), 6);
@@ -174,7 +174,7 @@ fn requests(vocab: usize) -> Vec<GenerateRequest> {
     [(0, 9), (1, 150)].map(request).into()
 }
 
-fn run(engine: Engine, requests: &[GenerateRequest]) -> Results {
+pub fn run(engine: Engine, requests: &[GenerateRequest]) -> Results {
     let results = engine.run(requests);
     engine.finish();
     results
@@ -215,7 +215,7 @@ fn check(schemes: impl IntoIterator<Item = Scheme>) {
 }
 
 /// Log-probabilities are as close as `bound`, as long as tokens are the same.
-fn check_tokens(expected: &Results, found: &Results, (name, bound): (&str, f32)) {
+pub fn check_tokens(expected: &Results, found: &Results, (name, bound): (&str, f32)) {
     let apart: Vec<(usize, f32)> =
         expected.iter().map(|(key, sequence)| apart(sequence, &found[key])).collect();
     println!("{name} in tiles: {apart:?}");

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use super::dense::{ColumnMajor, ColumnMatrix, DenseProduct, FactorType};
@@ -28,6 +28,9 @@ const SLACK: u8 = 0xa5;
 /// What addresses are multiples of: no kernel may count on more.
 const ALIGN: usize = 16;
 const PAGE: usize = 1 << 12;
+
+/// Which kernels have run to their end on some emulated GPU of this process.
+static RAN: [AtomicBool; Kernel::ALL.len()] = [const { AtomicBool::new(false) }; Kernel::ALL.len()];
 
 /// A kernel as `KERNEL` declares it.
 #[repr(C)]
@@ -157,6 +160,11 @@ impl Emulator {
         self.products.get()
     }
 
+    /// The kernels that have run to their end on no emulated GPU of this process.
+    pub fn never_run() -> impl Iterator<Item = Kernel> {
+        Kernel::ALL.iter().copied().filter(|&kernel| !RAN[kernel as usize].load(Ordering::Relaxed))
+    }
+
     pub(super) fn recording(&self) -> Recording {
         Arc::clone(&self.recording)
     }
@@ -185,6 +193,7 @@ impl Emulator {
             )
         };
         if error.is_null() {
+            RAN[kernel as usize].store(true, Ordering::Relaxed);
             return Ok(());
         }
         // SAFETY: a string literal.

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_kernels::{Activation, Backend, DType, WeightView};
 
-use crate::common::{DTYPES, bits, buffer, encode, values};
+use crate::common::{DTYPES, bits, buffer, encode, seed, values};
 use crate::devices::devices;
 use crate::products::Case;
 
@@ -76,9 +76,11 @@ fn rows_do_not_depend_on_the_batch() {
 }
 
 /// AVX2, AVX-512 and NEON do the same arithmetic in the same order: all give the bits that AVX2 once gave, through
-/// a product and an activation.
+/// a product and an activation. Of other inputs than the usual, nobody has written down what it gave.
 #[test]
 fn vector_instruction_sets_agree() {
+    let usual = [0xdf58_688d_b4f0_0540, 0x5d76_4556_4da5_7c25, 0x2181_7511_aef9_74fc];
+    let mut known = (seed() == 0).then_some(usual);
     let case = Case::new(9, 700, 100, true);
     for mut device in devices(2).skip(1) {
         let fingerprints = DTYPES.map(|dtype| {
@@ -90,8 +92,7 @@ fn vector_instruction_sets_agree() {
             let step = |hash: u64, bits| (hash ^ u64::from(bits)).wrapping_mul(0x0000_0100_0000_01b3);
             bits(&all).into_iter().fold(0, step)
         });
-        let known = [0xdf58_688d_b4f0_0540, 0x5d76_4556_4da5_7c25, 0x2181_7511_aef9_74fc];
-        assert_eq!(fingerprints, known, "{:?}", device.isa());
+        assert_eq!(fingerprints, *known.get_or_insert(fingerprints), "{:?}", device.isa());
     }
 }
 

@@ -1,4 +1,4 @@
-use weirgate_kernels::cuda::{CudaBackend, Gpu};
+use weirgate_kernels::cuda::{CudaBackend, Gpu, Watched};
 use weirgate_kernels::{Backend, DType, KernelError, KvType, SmallFloat};
 
 use crate::common::{Rng, assert_close, bits, buffer, values};
@@ -19,6 +19,10 @@ fn cases() -> Vec<Case> {
         Case::new(4, 4, 80, 16, &[37]),
         Case::new(2, 1, 96, 16, &[20]),
         Case::new(3, 1, 256, 64, &[26]),
+        Case::new(5, 1, 128, 16, &[19]),
+        Case::new(16, 2, 128, 8, &[10, 3]),
+        Case::new(2, 2, 256, 16, &[17]),
+        Case::new(8, 1, 256, 32, &[9]),
         Case::new(1, 1, 7, 5, &[40, 1, 1, 23]),
         Case::new(4, 2, 33, 1, &[30]),
         Case::new(10, 2, 24, 24, &[30, 29]),
@@ -52,6 +56,38 @@ fn matches_the_reference() {
             let got = case.run(&mut exact(), &case.whole());
             for (got, want) in got.iter().zip(&want) {
                 assert_close(got, want, 1e-5, &format!("{case:?}"));
+            }
+        }
+    }
+}
+
+/// The last token of sequences with more positions than a block takes: so few rows that blocks take splits, some of which
+/// lie behind the window, or hold nothing.
+#[test]
+fn splits_match_the_reference() {
+    for (heads, kv_heads, head_dim, window) in [
+        (1, 1, 64, None),
+        (8, 1, 64, Some(300)),
+        (4, 2, 80, None),
+        (3, 3, 128, Some(30)),
+        (5, 1, 128, None),
+        (2, 2, 256, None),
+        (8, 1, 256, Some(270)),
+    ] {
+        let mut case = Case::new(heads, kv_heads, head_dim, 16, &[258, 520]);
+        case.params.window = window;
+        for dtype in KV_TYPES {
+            case.dtype = dtype;
+            let (gpu, watch) = Watched::new(crate::gpu());
+            let mut device = CudaBackend::deterministic(gpu);
+            let mut run = Run::new(&case, &mut device);
+            run.store(&mut device, &[257, 519]);
+            let before = watch.counts().launches;
+            run.step(&mut device, &[1, 1]);
+            assert_eq!(watch.counts().launches - before, 3, "keys, splits and their sum: {case:?}");
+            for (seq, got) in run.out.iter().enumerate() {
+                let want = case.reference_from(seq, case.lens[seq] - 1);
+                assert_close(got, &want, 1e-5, &format!("{case:?}"));
             }
         }
     }

@@ -1,12 +1,16 @@
-//! Block-quantized weights against the CPU device, whose every type is tested against another implementation
-//! (engine/tests/gguf).
+//! Block-quantized weights against f64 loops over what they stand for; and where activations are quantized, against the CPU
+//! device, which does it alike.
 
 use half::f16;
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_kernels::{Backend, BlockType, NO_ADAPTER, StepInputs, WeightView};
 
-use crate::common::{Rng, bits, buffer, values};
+use crate::common::{Rng, bits, buffer, seed, values};
+use crate::dequantized::dequantized;
 use crate::device;
+
+/// Columns under one scale of the activations.
+const UNIT: usize = 32;
 
 /// Blocks whose every bit is random, but for scales up to 0.1.
 fn random_blocks(blocks: BlockType, elements: usize, rng: &mut Rng) -> Vec<u8> {
@@ -65,43 +69,85 @@ fn product<B: Backend>(device: &mut B, views: &[WeightView<'_>], x: &[f32], bias
     values(device, &out, rows * 21)
 }
 
-/// One rounding per element apart, at most.
-#[test]
-fn embeddings_are_the_cpu_devices() {
-    for blocks in BlockType::ALL {
-        let (rows, cols) = (7, 3 * 256);
-        let bytes = random_blocks(blocks, rows * cols, &mut Rng::new(blocks as u64));
-        let views = [view(blocks, rows, cols, &bytes)];
-        let ids = [6, 0, 3, 3];
-        let want = embedded(&mut CpuBackend::new(1), &views, &ids);
-        let got = embedded(&mut device(), &views, &ids);
-        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-            assert!(
-                (got - want).abs() <= 1e-5 * want.abs().max(0.1),
-                "{blocks:?} {i}: {got}, on the CPU {want}"
-            );
-        }
+/// As many roundings per element as its type has steps.
+fn check_embedded(got: &[f32], want: impl Iterator<Item = f64>, what: &str) {
+    for (i, (&got, want)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(got) - 1.5 * want).abs();
+        assert!(error <= 3e-7 * want.abs(), "{what} {i}: {got}, expected {}", 1.5 * want);
     }
 }
 
-/// Activations are quantized alike, so only the order of the additions differs.
 #[test]
-fn products_are_the_cpu_devices() {
+fn embeddings_match_the_reference() {
+    for blocks in BlockType::ALL {
+        let (rows, cols) = (7, 3 * 256);
+        let bytes = random_blocks(blocks, rows * cols, &mut Rng::new(blocks as u64));
+        let weights = dequantized(blocks, &bytes);
+        let ids = [6, 0, 3, 3];
+        let got = embedded(&mut device(), &[view(blocks, rows, cols, &bytes)], &ids);
+        assert_eq!(got.len(), ids.len() * cols);
+        let want = ids.iter().flat_map(|&id| &weights[id as usize * cols..][..cols]);
+        check_embedded(&got, want.copied(), &format!("{blocks:?}"));
+    }
+}
+
+/// Activations that eight bits hold as they are: integers, 127 among each [`UNIT`].
+fn exact(rng: &mut Rng, len: usize) -> Vec<f32> {
+    let mut x: Vec<f32> = (0..len).map(|_| (rng.value() * 127.0).round()).collect();
+    x.chunks_mut(UNIT).for_each(|unit| unit[0] = 127.0);
+    x
+}
+
+/// The product of a row with the weights of an output, and how far off it may be: roundings of f32 sums, and of `rounded`
+/// activations to the nearest of 255 numbers up to the largest of their unit.
+fn reference(x: &[f32], w: &[f64], bias: f32, rounded: bool) -> (f64, f64) {
+    let (mut sum, mut magnitude, mut rounding) = (f64::from(bias), f64::from(bias.abs()), 0.0);
+    for (x, w) in x.chunks(UNIT).zip(w.chunks(UNIT)) {
+        let largest = x.iter().fold(0.0, |largest: f64, &x| largest.max(f64::from(x).abs()));
+        for (&x, w) in x.iter().zip(w) {
+            sum += f64::from(x) * w;
+            magnitude += (f64::from(x) * w).abs();
+            rounding += largest / 254.0 * w.abs();
+        }
+    }
+    (sum, 2e-6 * magnitude + if rounded { rounding } else { 0.0 })
+}
+
+fn check_products(got: &[f32], x: &[f32], w: &[f64], bias: &[f32], rounded: bool, what: &str) {
+    let cols = w.len() / bias.len();
+    assert_eq!(got.len(), x.len() / cols * bias.len());
+    for (i, &got) in got.iter().enumerate() {
+        let (row, output) = (i / bias.len(), i % bias.len());
+        let (x, w) = (&x[row * cols..][..cols], &w[output * cols..][..cols]);
+        let (want, tolerance) = reference(x, w, bias[output], rounded);
+        let error = (f64::from(got) - want).abs();
+        assert!(
+            error <= tolerance,
+            "{what}: row {row} output {output} is {got}, expected {want}, error {error:e}"
+        );
+    }
+}
+
+/// Few rows. Of the CPU device's products only the order of the additions differs.
+#[test]
+fn products_match_the_reference() {
     for blocks in BlockType::ALL {
         for (rows, least_cols) in [(1, 32), (3, 96), (11, 1200)] {
             let cols = usize::next_multiple_of(least_cols, blocks.elements());
             let mut rng = Rng::new(blocks as u64 + cols as u64);
             let bytes = random_blocks(blocks, 21 * cols, &mut rng);
             let (x, bias) = (rng.values(rows * cols), rng.values(21));
-            let views = [view(blocks, 21, cols, &bytes)];
-            let want = product(&mut CpuBackend::new(1), &views, &x, &bias);
+            let (views, weights) = ([view(blocks, 21, cols, &bytes)], dequantized(blocks, &bytes));
+            let what = format!("{blocks:?} {rows} x {cols}");
             let got = product(&mut device(), &views, &x, &bias);
+            check_products(&got, &x, &weights, &bias, true, &what);
+            let integers = exact(&mut rng, rows * cols);
+            let of_integers = product(&mut device(), &views, &integers, &bias);
+            check_products(&of_integers, &integers, &weights, &bias, false, &format!("{what}, integers"));
+            let want = product(&mut CpuBackend::new(1), &views, &x, &bias);
             let size = want.iter().fold(1.0_f32, |size, want| size.max(want.abs()));
             for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-                assert!(
-                    (got - want).abs() <= 3e-6 * size,
-                    "{blocks:?} {rows} x {cols}, {i}: {got} against {want}"
-                );
+                assert!((got - want).abs() <= 3e-6 * size, "{what}, {i}: {got}, on the CPU {want}");
             }
             for row in 0..rows {
                 let alone = product(&mut device(), &views, &x[row * cols..][..cols], &bias);
@@ -119,8 +165,7 @@ fn products_of_many_rows() {
         let mut rng = Rng::new(blocks as u64);
         let bytes = random_blocks(blocks, 21 * cols, &mut rng);
         let views = [view(blocks, 21, cols, &bytes)];
-        let ids: Vec<u32> = (0..21).collect();
-        let weights = embedded(&mut CpuBackend::new(1), &views, &ids);
+        let weights = dequantized(blocks, &bytes);
         // Large and small rows: f16 alone would not hold them.
         let mut x = rng.values(130 * cols);
         x[..cols].iter_mut().for_each(|x| *x *= 1e9);
@@ -128,7 +173,7 @@ fn products_of_many_rows() {
         let got = product(&mut device(), &views, &x, &[0.0; 21]);
         for (i, &got) in got.iter().enumerate() {
             let (x, w) = (&x[i / 21 * cols..][..cols], &weights[i % 21 * cols..][..cols]);
-            let products = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w) / 1.5);
+            let products = x.iter().zip(w).map(|(&x, w)| f64::from(x) * w);
             let (want, size) = (products.clone().sum::<f64>(), products.map(f64::abs).sum::<f64>());
             let error = (f64::from(got) - want).abs();
             assert!(
@@ -152,17 +197,20 @@ fn bands_of_several_types() {
     let views: Vec<WeightView<'_>> =
         parts.iter().zip(&bytes).map(|(&(blocks, rows), bytes)| view(blocks, rows, cols, bytes)).collect();
     let (x, bias) = (rng.values(2 * cols), rng.values(21));
-    let want = product(&mut CpuBackend::new(1), &views, &x, &bias);
+    let weights: Vec<f64> =
+        parts.iter().zip(&bytes).flat_map(|(&(blocks, _), bytes)| dequantized(blocks, bytes)).collect();
     let got = product(&mut device(), &views, &x, &bias);
+    check_products(&got, &x, &weights, &bias, true, "bands");
+    let want = product(&mut CpuBackend::new(1), &views, &x, &bias);
+    // Of other inputs than the usual, some sums are of hundreds, which have no more digits.
+    let digits = if seed() == 0 { 0.0 } else { 1e-6 };
+    let bound = want.iter().fold(1e-4, |bound: f32, want| bound.max(digits * want.abs()));
     for (got, want) in got.iter().zip(&want) {
-        assert!((got - want).abs() <= 1e-4, "{got} against {want}");
+        assert!((got - want).abs() <= bound, "{got}, on the CPU {want}");
     }
     let ids = [20, 9, 10, 13, 14, 0];
-    let (want, got) =
-        (embedded(&mut CpuBackend::new(1), &views, &ids), embedded(&mut device(), &views, &ids));
-    for (got, want) in got.iter().zip(&want) {
-        assert!((got - want).abs() <= 1e-5, "{got} against {want}");
-    }
+    let want = ids.iter().flat_map(|&id| &weights[id as usize * cols..][..cols]);
+    check_embedded(&embedded(&mut device(), &views, &ids), want.copied(), "bands");
 }
 
 /// What is not a number comes out as such, and zeros as zeros.

@@ -7,6 +7,9 @@ mod attention;
 mod blocks;
 #[path = "../shared/common.rs"]
 mod common;
+mod coverage;
+#[path = "../shared/dequantized.rs"]
+mod dequantized;
 mod emulation;
 #[path = "../sampling/random.rs"]
 mod generators;
@@ -35,6 +38,7 @@ use weirgate_kernels::{Backend, ScaledRowsView};
 type TestGpu = Emulator;
 
 fn gpu() -> TestGpu {
+    coverage::watch();
     Emulator::new().unwrap()
 }
 

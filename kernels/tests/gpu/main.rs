@@ -10,6 +10,8 @@ mod attention;
 mod blocks;
 #[path = "../shared/common.rs"]
 mod common;
+#[path = "../shared/dequantized.rs"]
+mod dequantized;
 #[path = "../sampling/random.rs"]
 mod generators;
 #[path = "../cuda/linear.rs"]

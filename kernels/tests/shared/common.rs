@@ -1,16 +1,35 @@
-//! Inputs that look random and are always the same, and checkpoint bytes.
+//! Inputs that look random and are the same for each seed, and checkpoint bytes.
+
+use std::sync::LazyLock;
+use std::{env, panic};
 
 use half::{bf16, f16};
 use weirgate_kernels::{Backend, DType, WeightView};
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
+/// What all inputs depend on: `WEIRGATE_TEST_SEED`, else zero. If it is set, tests that fail say it.
+pub fn seed() -> u64 {
+    static SEED: LazyLock<u64> = LazyLock::new(|| {
+        let Ok(text) = env::var("WEIRGATE_TEST_SEED") else { return 0 };
+        let seed = text.parse().unwrap();
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            before(info);
+            eprintln!("with WEIRGATE_TEST_SEED={seed}");
+        }));
+        seed
+    });
+    *SEED
+}
+
 /// Splitmix64.
 pub struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
+    /// The numbers of an input: each has its own, besides the [`seed`] of all.
+    pub fn new(input: u64) -> Self {
+        Self(input ^ seed())
     }
 
     pub fn bits(&mut self) -> u64 {

@@ -114,6 +114,11 @@ impl Case {
     }
 
     pub fn reference_seq(&self, seq: usize) -> Vec<f64> {
+        self.reference_from(seq, 0)
+    }
+
+    /// Of the tokens from `from` on.
+    pub fn reference_from(&self, seq: usize, from: usize) -> Vec<f64> {
         let (qkv, d, group) = (self.qkv(seq), self.head_dim, self.heads / self.kv_heads);
         // Of each token: the heads of its key, then of its value.
         let row = |t: usize| &qkv[t * self.width()..(t + 1) * self.width()][self.heads * d..];
@@ -123,7 +128,7 @@ impl Case {
         let key = |t: usize, h: usize| &stored[t][h * d..][..d];
         let value = |t: usize, h: usize| &stored[t][(self.kv_heads + h) * d..][..d];
         let mut out = Vec::new();
-        for i in 0..self.lens[seq] {
+        for i in from..self.lens[seq] {
             let first = self.params.window.map_or(0, |w| (i + 1).saturating_sub(w as usize));
             for h in 0..self.heads {
                 let q = &qkv[i * self.width() + h * d..][..d];
@@ -177,6 +182,21 @@ impl<'a, B: Backend> Run<'a, B> {
     }
 
     pub fn step(&mut self, device: &mut B, chunk: &[usize]) {
+        let (case, qkv) = (self.case, self.store(device, chunk));
+        let tokens: usize = chunk.iter().sum();
+        let mut out = device.buffer(tokens * case.out_width()).unwrap();
+        device.attention(&mut out, &qkv, &self.cache, &self.step, LAYER, &case.params).unwrap();
+        let out = values(device, &out, tokens * case.out_width());
+        let mut rest = out.as_slice();
+        for (seq, &n) in chunk.iter().enumerate() {
+            let (own, others) = rest.split_at(n * case.out_width());
+            self.out[seq].extend_from_slice(own);
+            rest = others;
+        }
+    }
+
+    /// The half of a step that fills the cache; the rotated `qkv`.
+    pub fn store(&mut self, device: &mut B, chunk: &[usize]) -> B::Buf {
         let case = self.case;
         let mut qkv = Vec::new();
         let mut inputs = Inputs::default();
@@ -188,18 +208,9 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         inputs.rotate(case.rotary_dim);
         inputs.upload(device, &mut self.step);
-        let tokens = inputs.positions.len();
         let mut qkv = buffer(device, &qkv);
         device.rope_and_store(&mut qkv, &mut self.cache, &self.step, LAYER, case.heads, 0).unwrap();
-        let mut out = device.buffer(tokens * case.out_width()).unwrap();
-        device.attention(&mut out, &qkv, &self.cache, &self.step, LAYER, &case.params).unwrap();
-        let out = values(device, &out, tokens * case.out_width());
-        let mut rest = out.as_slice();
-        for (seq, &n) in chunk.iter().enumerate() {
-            let (own, others) = rest.split_at(n * case.out_width());
-            self.out[seq].extend_from_slice(own);
-            rest = others;
-        }
+        qkv
     }
 }
 
