@@ -58,7 +58,7 @@ def checked(bundle: Path, tmp_path_factory) -> Path:
 def test_everything_needed_is_in_the_folder(bundle: Path):
     with tarfile.open(bundle / "programs.tar.xz") as archive:
         programs = set(archive.getnames())
-    assert programs == {"weirgate", "weirgate-benchmark", "gpu-ops", "gpu-parity", "gpu-speed"}
+    assert programs == {"weirgate", "weirgate-benchmark", "weirgate-finetune", "gpu-ops", "gpu-parity", "gpu-speed"}
     assert {"check.py", "soak.py", "sanitize.py", "manifest.json"} <= {file.name for file in bundle.iterdir()}
     assert sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) < LIMIT
 
@@ -75,6 +75,9 @@ def test_every_step_ran(checked: Path):
     assert steps["batch"]["batch"] == 4 and 0 < steps["batch"]["host_s"] < steps["batch"]["step_s"]
     assert steps["serve"]["succeeded"] == steps["serve"]["requests"] == 4
     assert steps["shards"]["succeeded"] == 4 and steps["shards"]["output_tokens_per_s"] > 0
+    # By the worker without CUDA, twice.
+    assert steps["training"]["on"] == "cpu" and steps["training"]["steps"] == 3
+    assert steps["training"]["losses_apart"] == 0 and steps["training"]["last_loss"] > 1
     # Tiny sizes of benches/cuda.rs: 2 sequences of 40 tokens, 2 heads of 16 for keys and values, in f16.
     assert steps["speed"]["attention_decode"]["bytes"] == 2 * 40 * 2 * 2 * 16 * 2
 

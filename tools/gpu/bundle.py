@@ -25,6 +25,7 @@ LIMIT = 60 << 20
 DICTIONARY = 64 << 20
 SCRIPTS = ["check.py", "steps.py", "peer.py", "ceilings.py", "report.py", "soak.py", "sanitize.py", "model.py"]
 SERVERS = ["weirgate", "weirgate-benchmark"]
+WORKER = "weirgate-finetune"
 # Name in the bundle → folder of the package and name of the target. Built as `cargo test --workspace` builds, so that
 # nothing is compiled twice.
 TESTS = {"gpu-ops": ("kernels", "gpu"), "gpu-parity": ("engine", "gpu"), "gpu-speed": ("kernels", "cuda")}
@@ -48,10 +49,11 @@ def cargo(*command: str) -> dict[tuple[str, str], Path]:
 
 
 def programs(reduced: bool) -> dict[str, Path]:
-    """All programs of the bundle, built. The reduced one takes the servers as they are."""
+    """All programs of the bundle, built. The reduced one takes the servers as they are, and a worker that knows no GPU."""
     if not reduced:
-        subprocess.run(["make", "build"], cwd=ROOT, check=True)
+        subprocess.run(["make", "build", "finetune-cuda"], cwd=ROOT, check=True)
     found = {name: ROOT / "target/release" / name for name in SERVERS}
+    found[WORKER] = ROOT / ("target/release" if reduced else "target/cuda/release") / WORKER
     tests = cargo("test", "--no-run", "--workspace", "--test", "gpu", "--bench", "cuda")
     found |= {name: tests[target] for name, target in TESTS.items()}
     if missing := [str(program) for program in found.values() if not program.exists()]:

@@ -45,6 +45,7 @@ STEPS = {
         steps.decode_4bit,
         steps.deterministic,
         steps.shards,
+        steps.training,
         steps.peer,
     )
 }

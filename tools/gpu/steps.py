@@ -256,6 +256,51 @@ def shards(context: Context) -> dict:
     return found | {name: stage[name] for name in ("requests", "succeeded", "output_tokens_per_s")}
 
 
+#: Short enough for seconds on a CPU, and without chance: adapters on every projection, no dropout.
+TRAINING = {"max_steps": 20, "batch_size": 4, "dropout": 0, "target_modules": "all-linear", "learning_rate": 1e-3, "seed": 1}
+#: Libraries that the training worker is linked with.
+TRAINING_LIBRARIES = [f"lib{name}.so.*" for name in ("cudart", "cublas", "cublasLt", "curand", "nvrtc")]
+
+
+def trained(context: Context, name: str, hyperparameters: dict, **variables: str) -> tuple[str, list[float]]:
+    """Trains the demo model: on which device, and the loss of each step."""
+    folder = context.work / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    lines = []
+    for number in range(32):
+        question, answer = f"What is number {number} called?", f"It is called {'ab'[number % 2] * (number % 5 + 1)}."
+        lines.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+    (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    paths = {key: str(folder / key) for key in ("output", "checkpoints")}
+    job = {"base_model": "weirgate-demo", "dataset": str(folder / "data.jsonl"), "name": name, "resume": False}
+    (folder / "job.json").write_text(json.dumps(job | paths | {"hyperparameters": hyperparameters}))
+    libraries = ":".join([*wheel_folders(TRAINING_LIBRARIES), os.environ.get("LD_LIBRARY_PATH", "")])
+    command = [context.program("weirgate-finetune"), "--job", str(folder / "job.json")]
+    told = context.run(command, 120, LD_LIBRARY_PATH=libraries, **variables).splitlines()
+    events = [json.loads(line) for line in told]
+    device = next(event["device"] for event in events if event["event"] == "started")
+    return device, [event["loss"] for event in events if event["event"] == "progress"]
+
+
+def training(context: Context) -> dict:
+    """LoRA training on the GPU: the losses of its steps against those of the same training on the CPU."""
+    hyperparameters = TRAINING | ({"max_steps": 3} if context.dry else {})
+    begun = time.perf_counter()
+    device, found = trained(context, "training", hyperparameters)
+    seconds = time.perf_counter() - begun
+    # No GPU can be seen: the worker trains on the CPU.
+    _, expected = trained(context, "training-on-cpu", hyperparameters, CUDA_VISIBLE_DEVICES="")
+    if not context.dry and device != "cuda:0":
+        raise RuntimeError(f"trained on {device}")
+    if len(found) != hyperparameters["max_steps"] or len(expected) != len(found):
+        raise RuntimeError(f"{len(found)} steps, {len(expected)} on the CPU")
+    apart = max(abs(a - b) / b for a, b in zip(found, expected))
+    if apart > 0.01:
+        raise RuntimeError(f"losses differ by {apart:.2%}: {found}, on the CPU {expected}")
+    return {"on": device, "steps": len(found), "losses_apart": apart, "last_loss": found[-1], "seconds": seconds}
+
+
 def peer(context: Context) -> dict:
     """transformers' continuous batching under the same load, given twice the time that four times slower would take."""
     if context.dry:

@@ -1,9 +1,10 @@
-//! An answer as blocks, one after the other: reasoning, text, calls. For the dialects that have it so, which word it as a
-//! [`Teller`] does; an answer in one piece is what the same teller has put together at the end of its stream.
+//! A chat's answer as blocks, one after the other: reasoning, text, calls. For the dialects that have it so, which word it as
+//! a [`Teller`] does; an answer in one piece is what the same teller has put together at the end of its stream.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
+use axum::Json;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -11,6 +12,8 @@ use futures_util::stream;
 use serde::Serialize;
 
 use super::events::named_event;
+use super::headers::{compute_headers, figure_headers};
+use super::openai::chat::Begun;
 use crate::service::{Generation, SequenceEnd, ServiceError, Step, StopReason, Token};
 use crate::tools::{Calls, Piece, Reader};
 
@@ -132,18 +135,38 @@ impl Blocks {
     }
 }
 
+/// Answers a chat that has begun: as it comes, or in one piece, `object` of the teller at the end.
+///
+/// # Errors
+/// What ended the generation before its time.
+pub(super) async fn respond<T: Teller, O: Serialize>(
+    chat: Begun,
+    teller: T,
+    streams: bool,
+    object: impl FnOnce(T) -> O,
+) -> Result<Response, ServiceError> {
+    let Begun { state, generation, calls, .. } = chat;
+    let mut headers = compute_headers(&state.settings, generation.facts.prompt_characters);
+    let answer = Answer::new(teller, calls, generation);
+    if streams {
+        return Ok((headers, answer.streamed()).into_response());
+    }
+    let (teller, generation) = answer.whole().await?;
+    figure_headers(&mut headers, &generation);
+    Ok((headers, Json(object(teller))).into_response())
+}
+
 /// An answer under way. Dropping it cancels the request.
-pub(super) struct Answer<T: Teller> {
+struct Answer<T: Teller> {
     teller: T,
     blocks: Blocks,
-    pub generation: Generation,
+    generation: Generation,
     ready: VecDeque<SseEvent>,
     done: bool,
 }
 
 impl<T: Teller> Answer<T> {
-    /// The generation has begun.
-    pub fn new(teller: T, calls: Option<Calls>, generation: Generation) -> Self {
+    fn new(teller: T, calls: Option<Calls>, generation: Generation) -> Self {
         let blocks = Blocks::new(Reader::new(calls, generation.facts.thinking));
         Self { teller, blocks, generation, ready: VecDeque::new(), done: false }
     }
@@ -152,7 +175,7 @@ impl<T: Teller> Answer<T> {
     ///
     /// # Errors
     /// What ended the generation before its time.
-    pub async fn whole(mut self) -> Result<(T, Generation), ServiceError> {
+    async fn whole(mut self) -> Result<(T, Generation), ServiceError> {
         self.teller.begin();
         while !self.done {
             let step = self.generation.step().await.unwrap_or(Err(ServiceError::Incomplete))?;
@@ -162,7 +185,7 @@ impl<T: Teller> Answer<T> {
     }
 
     /// The answer as it comes.
-    pub fn streamed(mut self) -> Response {
+    fn streamed(mut self) -> Response {
         let begun = self.teller.begin();
         self.queue(begun);
         let events = stream::unfold(self, |mut answer| async move {

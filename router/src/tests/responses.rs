@@ -2,23 +2,13 @@
 
 use serde_json::{Value, json};
 
+use super::tools::{CALLS, HERMES, server};
 use super::*;
 use crate::config::Profile;
 
 const PATH: &str = "/v1/responses";
-/// Shows tools, and writes calls as Hermes does.
-const HERMES: &str = "{% if tools %}{{ tools | tojson }} <tool_call>{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
 const THINKING: &str =
     "{{ reasoning_effort }}{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> #}";
-const CALLS: &str = "Hm.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": 23}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
-
-fn server(script: &str, template: &str, profile: Profile) -> TestServer {
-    let mut config = config();
-    config.profile = profile;
-    config.limits.max_total_tokens = Some(1000);
-    config.limits.max_input_tokens = Some(700);
-    TestServer::writing(script, template, config)
-}
 
 fn asked(more: Value) -> Value {
     let mut body =

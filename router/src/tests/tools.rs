@@ -6,10 +6,10 @@ use super::*;
 use crate::config::Profile;
 
 /// Shows tools, and writes calls as Hermes does.
-const HERMES: &str = "{% if tools %}{{ tools | tojson }} <tool_call>{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+pub(super) const HERMES: &str = "{% if tools %}{{ tools | tojson }} <tool_call>{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
 const THINKING: &str =
     "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> <tool_call> tools #}";
-const CALLS: &str = "Hm.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": 23}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+pub(super) const CALLS: &str = "Hm.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": 23}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
 
 fn tools() -> Value {
     let add = json!({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
@@ -29,7 +29,7 @@ fn chat(more: Value) -> Value {
     body
 }
 
-fn server(script: &str, template: &str, profile: Profile) -> TestServer {
+pub(super) fn server(script: &str, template: &str, profile: Profile) -> TestServer {
     let mut config = config();
     config.profile = profile;
     config.limits.max_total_tokens = Some(1000);

@@ -7,11 +7,9 @@ use super::errors::Refused;
 use super::lower;
 use super::tell::Telling;
 use super::types::{ConversationRequest, ErrorBody, Event, Message, MessagesRequest, TokenCount};
-use crate::api::blocks::Answer;
 use crate::api::extract::Body;
-use crate::api::headers::{compute_headers, figure_headers};
-use crate::api::openai::chat::{self, Begun};
-use crate::api::{AppState, Caller};
+use crate::api::openai::chat;
+use crate::api::{AppState, Caller, blocks};
 use crate::config::Profile;
 
 /// The next message of a conversation.
@@ -57,18 +55,9 @@ fn here(Caller(state): Caller) -> AppState {
 async fn answer(state: &AppState, body: MessagesRequest) -> Result<Response, Refused> {
     let streams = body.stream.unwrap_or(false);
     let chat = lower::request(body).inspect_err(|error| state.service.refuse(error))?;
-    let mut begun = chat::begin(state, chat).await?;
-    begun.generation.started().await?;
-    let telling = Telling::new(begun.model(), &begun.generation);
-    let Begun { state, generation, calls, .. } = begun;
-    let mut headers = compute_headers(&state.settings, generation.facts.prompt_characters);
-    let answer = Answer::new(telling, calls, generation);
-    if streams {
-        return Ok((headers, answer.streamed()).into_response());
-    }
-    let (telling, generation) = answer.whole().await?;
-    figure_headers(&mut headers, &generation);
-    Ok((headers, Json(telling.message)).into_response())
+    let begun = chat::begin(state, chat).await?;
+    let telling = Telling::new(&begun);
+    Ok(blocks::respond(begun, telling, streams, |telling| telling.message).await?)
 }
 
 async fn count(state: &AppState, body: ConversationRequest) -> Result<TokenCount, Refused> {

@@ -230,18 +230,7 @@ mod tests {
     fn lowered(system: Value, messages: Value) -> Value {
         let request = json!({"model": "m", "messages": messages, "system": system});
         let chat = conversation(serde_json::from_value(request).unwrap()).unwrap();
-        let message = |message: Message| {
-            let content = match message.content {
-                None => Value::Null,
-                Some(openai::Content::Text(text)) => Value::String(text),
-                Some(openai::Content::Parts(_)) => panic!("texts are joined"),
-            };
-            let mut map = message.rest;
-            map.insert("role".to_owned(), Value::String(message.role));
-            map.insert("content".to_owned(), content);
-            Value::Object(map)
-        };
-        chat.messages.into_iter().map(message).collect()
+        json!(openai::for_template(chat.messages, true).unwrap())
     }
 
     #[test]

@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use super::errors;
 use super::types::{Delta, Event, Message, MessageDelta, OutputBlock, StopReason, Usage};
 use crate::api::blocks::{Block, Change, Ending, Kind, Teller};
-use crate::service::{self, Generation, ServiceError, Token, random};
+use crate::api::openai::chat::Begun;
+use crate::service::{self, ServiceError, Token, random};
 
 pub(super) struct Telling {
     pub message: Message,
@@ -14,10 +15,9 @@ pub(super) struct Telling {
 }
 
 impl Telling {
-    /// Of a generation that has begun.
-    pub fn new(model: &str, generation: &Generation) -> Self {
-        let prompt = u32::try_from(generation.facts.prompt.len()).unwrap_or(u32::MAX);
-        let cached = generation.cached_tokens();
+    pub fn new(chat: &Begun) -> Self {
+        let prompt = u32::try_from(chat.generation.facts.prompt.len()).unwrap_or(u32::MAX);
+        let cached = chat.generation.cached_tokens();
         let usage = Usage {
             input_tokens: prompt.saturating_sub(cached),
             cache_read_input_tokens: cached,
@@ -27,7 +27,7 @@ impl Telling {
             id: random::id("msg"),
             kind: "message",
             role: "assistant",
-            model: model.to_owned(),
+            model: chat.model().to_owned(),
             content: Vec::new(),
             stop_reason: None,
             stop_sequence: None,

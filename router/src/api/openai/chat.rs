@@ -73,7 +73,8 @@ pub(crate) async fn begin(state: &AppState, body: ChatRequest) -> Result<Begun, 
     let (state, Lowered { mut request, shape, calls }) = prepare(state, body).await?;
     request.tenant = state.tenant;
     let account = state.service.admit_one()?;
-    let generation = state.service.generate(request, account).await?;
+    let mut generation = state.service.generate(request, account).await?;
+    generation.started().await?;
     Ok(Begun { state, generation, calls, shape })
 }
 
@@ -100,7 +101,6 @@ async fn answer(state: &AppState, body: ChatRequest) -> Result<Response, Refusal
         Reading { calls, thinking: facts.thinking, quirks: shape.quirks, checks: facts.checks.clone() };
     let mut headers = compute_headers(&state.settings, facts.prompt_characters);
     if shape.stream {
-        generation.started().await?;
         let chunks = ChatChunks::new(state.service.vocabulary.clone(), &shape, reading);
         let envelope = envelope(ID_PREFIX, "chat.completion.chunk", &shape);
         return Ok((headers, stream::respond(envelope, chunks, vec![generation], &shape)).into_response());

@@ -8,7 +8,7 @@ use crate::service::{ServiceError, ValidationError};
 
 /// Text parts joined, everything else as it came; but that developers speak as the system does to a template that does
 /// not know them.
-pub(super) fn for_template(
+pub(crate) fn for_template(
     messages: Vec<Message>,
     has_developers: bool,
 ) -> Result<Vec<Map<String, Value>>, ServiceError> {

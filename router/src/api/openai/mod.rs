@@ -27,6 +27,8 @@ use utoipa_axum::routes;
 use super::AppState;
 pub(crate) use errors::{Refusal, forbidden, unauthorized};
 pub(crate) use logprobs::chat as chat_logprobs;
+#[cfg(test)]
+pub(crate) use messages::for_template;
 pub(crate) use parameters::field;
 pub(crate) use types::{
     ChatChoice, ChatChunkChoice, ChatLogprob, ChatRequest, Common, CompletionRequest, Content, Delta,

@@ -1,18 +1,15 @@
 //! `POST /v1/responses`.
 
-use axum::Json;
-use axum::response::{IntoResponse, Response as HttpResponse};
+use axum::response::Response as HttpResponse;
 
 use super::lower;
 use super::output::{Event, Response};
 use super::tell::Telling;
 use super::types::ResponsesRequest;
-use crate::api::blocks::Answer;
 use crate::api::extract::Body;
-use crate::api::headers::{compute_headers, figure_headers};
 use crate::api::openai::Refusal;
-use crate::api::openai::chat::{self, Begun};
-use crate::api::{AppState, Caller};
+use crate::api::openai::chat;
+use crate::api::{AppState, Caller, blocks};
 use crate::config::Profile;
 
 /// The answer to a conversation. Nothing of it is kept.
@@ -38,18 +35,9 @@ pub(super) async fn responses(Caller(state): Caller, body: Body<ResponsesRequest
 }
 
 async fn answer(state: &AppState, body: ResponsesRequest) -> Result<HttpResponse, Refusal> {
-    let chat = lower::request(&body).inspect_err(|error| state.service.refuse(error))?;
     let streams = body.stream.unwrap_or(false);
-    let mut begun = chat::begin(state, chat).await?;
-    begun.generation.started().await?;
-    let telling = Telling::new(body, begun.model(), &begun.generation, &begun.state.service.vocabulary);
-    let Begun { state, generation, calls, .. } = begun;
-    let mut headers = compute_headers(&state.settings, generation.facts.prompt_characters);
-    let answer = Answer::new(telling, calls, generation);
-    if streams {
-        return Ok((headers, answer.streamed()).into_response());
-    }
-    let (telling, generation) = answer.whole().await?;
-    figure_headers(&mut headers, &generation);
-    Ok((headers, Json(telling.response)).into_response())
+    let chat = lower::request(&body).inspect_err(|error| state.service.refuse(error))?;
+    let begun = chat::begin(state, chat).await?;
+    let telling = Telling::new(body, &begun);
+    Ok(blocks::respond(begun, telling, streams, |telling| telling.response).await?)
 }

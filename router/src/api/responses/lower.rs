@@ -120,7 +120,7 @@ impl Messages {
                 let text = text(output)?;
                 self.close();
                 let rest = Map::from_iter([("tool_call_id".to_owned(), Value::String(call_id))]);
-                self.list.push(Message { role: "tool".to_owned(), content: content(text), rest });
+                self.list.push(Message { role: "tool".to_owned(), content: Some(content(text)), rest });
             }
             InputItem::Reasoning { content } => {
                 self.close();
@@ -142,7 +142,7 @@ impl Messages {
             before.push_str(&text);
             return;
         }
-        self.list.push(Message { role: role.to_owned(), content: content(text), rest: Map::new() });
+        self.list.push(Message { role: role.to_owned(), content: Some(content(text)), rest: Map::new() });
     }
 
     /// A text or a call of the assistant's. What it says and calls in one turn is one message.
@@ -163,7 +163,7 @@ impl Messages {
         let mut rest = Map::new();
         rest.extend(thoughts.map(|thoughts| ("reasoning_content".to_owned(), Value::String(thoughts))));
         rest.extend(call.map(|call| ("tool_calls".to_owned(), json!([call]))));
-        self.list.push(Message { role: "assistant".to_owned(), content: text.and_then(content), rest });
+        self.list.push(Message { role: "assistant".to_owned(), content: text.map(content), rest });
     }
 
     /// Thoughts that led to nothing are a message of their own.
@@ -174,8 +174,8 @@ impl Messages {
     }
 }
 
-fn content(text: String) -> Option<openai::Content> {
-    Some(openai::Content::Text(text))
+fn content(text: String) -> openai::Content {
+    openai::Content::Text(text)
 }
 
 fn text(content: TextOr<ContentPart>) -> Result<String, ServiceError> {
@@ -204,18 +204,7 @@ mod tests {
     fn lowered(instructions: Value, input: Value) -> Value {
         let body = json!({"instructions": instructions, "input": input});
         let chat = request(&serde_json::from_value(body).unwrap()).unwrap();
-        let message = |message: Message| {
-            let content = match message.content {
-                None => Value::Null,
-                Some(openai::Content::Text(text)) => Value::String(text),
-                Some(openai::Content::Parts(_)) => panic!("texts are joined"),
-            };
-            let mut map = message.rest;
-            map.insert("role".to_owned(), Value::String(message.role));
-            map.insert("content".to_owned(), content);
-            Value::Object(map)
-        };
-        chat.messages.into_iter().map(message).collect()
+        json!(openai::for_template(chat.messages, true).unwrap())
     }
 
     #[test]

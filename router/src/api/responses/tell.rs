@@ -8,8 +8,9 @@ use super::output::{
 };
 use super::types::ResponsesRequest;
 use crate::api::blocks::{Block, Change, Ending, Kind, Teller};
+use crate::api::openai::chat::Begun;
 use crate::api::openai::{self, ChatLogprob, Refusal};
-use crate::service::{Generation, ServiceError, StopReason, Token, Vocabulary, random};
+use crate::service::{ServiceError, StopReason, Token, Vocabulary, random};
 
 pub(super) struct Telling {
     pub response: Response,
@@ -28,14 +29,8 @@ pub(super) struct Telling {
 }
 
 impl Telling {
-    /// Of a generation that has begun.
-    pub fn new(
-        request: ResponsesRequest,
-        model: &str,
-        generation: &Generation,
-        vocabulary: &Vocabulary,
-    ) -> Self {
-        let vocabulary = request.wants_logprobs().then(|| vocabulary.clone());
+    pub fn new(request: ResponsesRequest, chat: &Begun) -> Self {
+        let vocabulary = request.wants_logprobs().then(|| chat.state.service.vocabulary.clone());
         let response = Response {
             id: id("resp"),
             object: "response",
@@ -48,7 +43,7 @@ impl Telling {
             instructions: request.instructions,
             max_output_tokens: request.max_output_tokens,
             metadata: request.metadata.unwrap_or_default(),
-            model: model.to_owned(),
+            model: chat.model().to_owned(),
             output: Vec::new(),
             parallel_tool_calls: request.parallel_tool_calls.unwrap_or(true),
             previous_response_id: None,
@@ -67,8 +62,8 @@ impl Telling {
         Self {
             response,
             events: 0,
-            input_tokens: u32::try_from(generation.facts.prompt.len()).unwrap_or(u32::MAX),
-            cached_tokens: generation.cached_tokens(),
+            input_tokens: u32::try_from(chat.generation.facts.prompt.len()).unwrap_or(u32::MAX),
+            cached_tokens: chat.generation.cached_tokens(),
             id: String::new(),
             kind: Kind::Text,
             vocabulary,
