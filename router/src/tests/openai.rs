@@ -389,6 +389,36 @@ async fn the_template_sees_what_the_client_gives_it() {
 }
 
 #[tokio::test]
+async fn developers_speak_as_the_system_to_a_template_that_does_not_know_them() {
+    const KNOWING: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{# developer #}";
+    for (template, text) in [(TEMPLATE, "system: a\nbot: "), (KNOWING, "developer: a\n")] {
+        let server = TestServer::writing(SCRIPT, template, config());
+        let body = json!({"messages": [{"role": "developer", "content": "a"}]});
+        assert_eq!(server.post("/chat_tokenize", body).await.json()["templated_text"], text);
+    }
+}
+
+#[tokio::test]
+async fn how_hard_to_reason_is_said_to_the_template() {
+    const ASKING: &str = "{{ enable_thinking }} {{ reasoning_effort or '' }}{{ messages[0].content }}";
+    let server = TestServer::writing(SCRIPT, ASKING, config());
+    let ask = async |effort: Value| {
+        let body = json!({"messages": [{"role": "user", "content": "a"}], "reasoning_effort": effort});
+        server.post("/chat_tokenize", body).await
+    };
+    for (effort, text) in
+        [("none", "False a"), ("minimal", "True lowa"), ("medium", "True mediuma"), ("xhigh", "True higha")]
+    {
+        assert_eq!(ask(json!(effort)).await.json()["templated_text"], text);
+    }
+    let refused = server.post("/v1/chat/completions", chat(json!({"reasoning_effort": "huge"}))).await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["param"]),
+        (StatusCode::BAD_REQUEST, &json!("reasoning_effort"))
+    );
+}
+
+#[tokio::test]
 async fn what_is_not_served_is_refused_and_not_ignored() {
     let server = TestServer::new();
     for (field, value) in [
