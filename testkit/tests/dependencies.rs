@@ -97,12 +97,13 @@ fn dialects_do_not_know_each_other() {
         folders.iter().map(|p| p.file_name().expect("name").to_string_lossy().into_owned()).collect();
     assert!(names.len() >= 4, "found only {names:?}");
     // `docs` describes all of them; the platforms' routes answer requests of the others, so they may use TGI's and OpenAI's, and
-    // the management API has OpenAI's routes, too. Jan's models lie among OpenAI's routes, and errors have its form.
+    // the management API has OpenAI's routes, too. Jan's models lie among OpenAI's routes, and errors have its form. Responses
+    // and Anthropic's messages are chats of OpenAI's in other words.
     let may_use = |user: &str, other: &str| {
         user == "docs"
             || other == "docs"
             || (user == "platforms" && ["tgi", "openai"].contains(&other))
-            || (["management", "jan"].contains(&user) && other == "openai")
+            || (["management", "jan", "responses", "anthropic"].contains(&user) && other == "openai")
     };
     for (folder, own) in folders.iter().zip(&names) {
         for path in sources(folder) {
