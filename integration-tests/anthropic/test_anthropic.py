@@ -51,7 +51,7 @@ def test_a_message(client):
     Message.model_validate(answer.model_dump(), strict=True)
     (block,) = answer.content
     assert block.type == "text" and block.text
-    assert (answer.role, answer.model, answer.stop_reason) == ("assistant", "weirgate-demo", answer.stop_reason)
+    assert (answer.role, answer.model) == ("assistant", "weirgate-demo")
     assert answer.stop_reason in ("end_turn", "max_tokens")
     counted = client.messages.count_tokens(model="weirgate-demo", messages=HI).input_tokens
     assert answer.usage.input_tokens + answer.usage.cache_read_input_tokens == counted

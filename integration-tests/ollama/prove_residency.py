@@ -66,6 +66,10 @@ async def lines(port: int, path: str, body: dict):
         writer.close()
 
 
+def p99(gaps: list[float]) -> float:
+    return quantiles(gaps, n=100, method="inclusive")[98]
+
+
 @dataclass
 class Phase:
     """Streams for a while, alone or beside loads."""
@@ -106,8 +110,7 @@ async def measured(server: Server, seconds: float, loading: bool) -> Phase:
         records = await asyncio.gather(*(stream(number) for number in range(STREAMS)))
         if background:
             await background
-    p99 = median(quantiles(record, n=100, method="inclusive")[98] for record in records)
-    return Phase(p99, max(map(max, records)), loads, low.seconds / low.wall)
+    return Phase(median(map(p99, records)), max(map(max, records)), loads, low.seconds / low.wall)
 
 
 async def loads_beside_streams(server: Server, seconds: float) -> bool:
@@ -245,10 +248,6 @@ class Holding:
 
 def logged(server: Server, message: str) -> int:
     return len(re.findall(rf"\b{message}\b", server.output()))
-
-
-def p99(gaps: list[float]) -> float:
-    return quantiles(gaps, n=100, method="inclusive")[98]
 
 
 def mixed(server: Server, quiet: Server, remote: "Remote", arguments) -> bool:

@@ -127,7 +127,7 @@ impl Config {
             validation_workers: args.validation_workers,
             default_max_new_tokens: args.default_max_new_tokens.0,
             default_num_ctx: args.default_num_ctx.filter(|tokens| *tokens > 0),
-            ollama_version: args.ollama_version.clone(),
+            ollama_version: args.ollama_version,
             watermark_gamma,
             watermark_delta,
             disable_grammar_support: args.disable_grammar_support,

@@ -37,10 +37,8 @@ const UNFINISHED: &str = "unfinished";
 /// Of an upload in parts; the least that S3 takes is 5 MiB.
 const PART_BYTES: usize = 8 << 20;
 const CONNECT: Duration = Duration::from_secs(10);
-/// Until an answer begins.
+/// Until an answer begins, and between its pieces.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Within an answer.
-const SILENCE: Duration = ANSWER;
 /// How often it is asked whether to go on.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -210,8 +208,8 @@ type Pieces = futures_util::stream::BoxStream<'static, object_store::Result<Byte
 
 /// The next piece of an object; `None` after the last one.
 async fn next(pieces: &mut Pieces) -> Result<Option<Bytes>, DatasetError> {
-    let next = tokio::time::timeout(SILENCE, futures_util::StreamExt::next(pieces)).await;
-    let silent = |_| DatasetError::Bucket(format!("it has sent nothing for {} s", SILENCE.as_secs()));
+    let next = tokio::time::timeout(ANSWER, futures_util::StreamExt::next(pieces)).await;
+    let silent = |_| DatasetError::Bucket(format!("it has sent nothing for {} s", ANSWER.as_secs()));
     next.map_err(silent)?.transpose().map_err(bucket)
 }
 

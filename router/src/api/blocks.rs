@@ -2,16 +2,14 @@
 //! a [`Teller`] does; an answer in one piece is what the same teller has put together at the end of its stream.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 
 use axum::Json;
-use axum::http::{HeaderName, HeaderValue};
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::response::sse::Event as SseEvent;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Serialize;
 
-use super::events::named_event;
+use super::events::{self, named_event};
 use super::headers::{compute_headers, figure_headers};
 use super::openai::chat::Begun;
 use crate::service::{Generation, SequenceEnd, ServiceError, Step, StopReason, Token};
@@ -190,10 +188,9 @@ impl<T: Teller> Answer<T> {
         self.queue(begun);
         let events = stream::unfold(self, |mut answer| async move {
             let event = answer.next().await?;
-            Some((Ok::<_, Infallible>(event), answer))
+            Some((event, answer))
         });
-        let unbuffered = [(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))];
-        (unbuffered, Sse::new(events).keep_alive(KeepAlive::default())).into_response()
+        events::respond(events)
     }
 
     async fn next(&mut self) -> Option<SseEvent> {

@@ -21,6 +21,7 @@ mod text_or;
 pub(crate) mod tgi;
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::FromRequestParts;
@@ -118,6 +119,11 @@ impl AppState {
             Arc::new(Settings { profile: self.settings.profile, ..Settings::clone(&lease.settings) });
         Ok(Self { service, settings, lease, ..self.clone() })
     }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Why a model that there is cannot be used now, for clients: the reasons are the log's. `None`: there is none.

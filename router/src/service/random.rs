@@ -9,5 +9,10 @@ pub(crate) fn seed() -> u64 {
 
 /// `{prefix}-{32 hexadecimal digits}`, unique within the process and beyond.
 pub(crate) fn id(prefix: &str) -> String {
-    format!("{prefix}-{:016x}{:016x}", seed(), seed())
+    format!("{prefix}-{}", digits())
+}
+
+/// 32 hexadecimal digits that nothing else has.
+pub(crate) fn digits() -> String {
+    format!("{:016x}{:016x}", seed(), seed())
 }

@@ -15,10 +15,7 @@ fn folder(name: &str) -> String {
 }
 
 async fn load(server: &TestServer, name: &str, more: Value) -> Answer {
-    let mut body = json!({"lora_name": name, "lora_path": folder("llama-qv")});
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
+    let body = merged(json!({"lora_name": name, "lora_path": folder("llama-qv")}), more);
     server.post("/v1/load_lora_adapter", body).await
 }
 

@@ -11,12 +11,11 @@ const THINKING: &str =
     "{{ enable_thinking }}{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> #}";
 
 fn asked(more: Value) -> Value {
-    let mut body = json!({"model": "test/model", "max_tokens": 190, "temperature": 0,
-        "messages": [{"role": "user", "content": "1+23"}]});
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
+    merged(
+        json!({"model": "test/model", "max_tokens": 190, "temperature": 0,
+        "messages": [{"role": "user", "content": "1+23"}]}),
+        more,
+    )
 }
 
 fn tools() -> Value {
@@ -24,12 +23,6 @@ fn tools() -> Value {
         "required": ["a", "b"]});
     json!([{"name": "add", "description": "adds", "input_schema": add},
         {"type": "custom", "name": "now", "input_schema": {"type": "object", "properties": {}}}])
-}
-
-async fn ok(server: &TestServer, body: Value) -> Value {
-    let answer = server.post(PATH, body).await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
-    answer.json()
 }
 
 /// A stream's events, and the message that they make up.
@@ -93,7 +86,7 @@ fn without_ids(mut message: Value) -> Value {
 async fn a_message_has_anthropics_shape_under_every_profile() {
     for profile in [Profile::OpenAi, Profile::Tgi, Profile::Ollama] {
         let server = server("Hello, wörld!", TEMPLATE, profile);
-        let answer = ok(&server, asked(json!({"system": "Be kind."}))).await;
+        let answer = server.post_ok(PATH, asked(json!({"system": "Be kind."}))).await;
         assert!(answer["id"].as_str().unwrap().starts_with("msg"));
         let mut rest = answer.clone();
         rest.as_object_mut().unwrap().remove("id");
@@ -119,7 +112,7 @@ async fn what_ended_a_message_is_told() {
         (json!({"stop_sequences": ["xx", ", w"]}), "Hello", "stop_sequence", json!(", w")),
         (json!({}), "Hello, wörld!", "end_turn", Value::Null),
     ] {
-        let answer = ok(&server, asked(more.clone())).await;
+        let answer = server.post_ok(PATH, asked(more.clone())).await;
         let said = (&answer["content"][0]["text"], &answer["stop_reason"], &answer["stop_sequence"]);
         assert_eq!(said, (&json!(text), &json!(reason), &sequence));
         assert_eq!(without_ids(streamed(&server, asked(more)).await.1), without_ids(answer));
@@ -129,7 +122,7 @@ async fn what_ended_a_message_is_told() {
 #[tokio::test]
 async fn calls_are_blocks_of_their_own() {
     let server = server(CALLS, HERMES, Profile::OpenAi);
-    let answer = ok(&server, asked(json!({"tools": tools()}))).await;
+    let answer = server.post_ok(PATH, asked(json!({"tools": tools()}))).await;
     assert_eq!(answer["stop_reason"], "tool_use");
     let blocks = without_ids(answer.clone())["content"].clone();
     let expected = json!([
@@ -153,13 +146,13 @@ async fn what_may_be_called_is_the_clients_choice() {
         (json!({"type": "auto"}), vec![]),
         (json!({"type": "tool", "name": "now"}), vec!["now"]),
     ] {
-        let answer = ok(&server, asked(json!({"tools": tools(), "tool_choice": choice}))).await;
+        let answer = server.post_ok(PATH, asked(json!({"tools": tools(), "tool_choice": choice}))).await;
         let blocks = answer["content"].as_array().unwrap();
         let called: Vec<&str> = blocks.iter().filter_map(|block| block["name"].as_str()).collect();
         assert_eq!(called, names, "{answer}");
     }
     let any = json!({"type": "any", "disable_parallel_tool_use": true});
-    let answer = ok(&server, asked(json!({"tools": tools(), "tool_choice": any}))).await;
+    let answer = server.post_ok(PATH, asked(json!({"tools": tools(), "tool_choice": any}))).await;
     assert_eq!(
         (answer["content"].as_array().unwrap().len(), &answer["stop_reason"]),
         (1, &json!("tool_use"))
@@ -169,7 +162,7 @@ async fn what_may_be_called_is_the_clients_choice() {
 #[tokio::test]
 async fn a_call_that_was_cut_off_is_text() {
     let server = server(&CALLS[4..], HERMES, Profile::OpenAi);
-    let answer = ok(&server, asked(json!({"tools": tools(), "max_tokens": 55}))).await;
+    let answer = server.post_ok(PATH, asked(json!({"tools": tools(), "max_tokens": 55}))).await;
     assert_eq!(answer["stop_reason"], "max_tokens");
     let block = &answer["content"][0];
     assert_eq!(block["type"], "text");
@@ -179,7 +172,8 @@ async fn a_call_that_was_cut_off_is_text() {
 #[tokio::test]
 async fn reasoning_is_a_block_of_thinking() {
     let server = server("I must wait.\n</think>\n\nyes", THINKING, Profile::OpenAi);
-    let answer = ok(&server, asked(json!({"thinking": {"type": "enabled", "budget_tokens": 1024}}))).await;
+    let answer =
+        server.post_ok(PATH, asked(json!({"thinking": {"type": "enabled", "budget_tokens": 1024}}))).await;
     let expected = json!([
         {"type": "thinking", "thinking": "I must wait.\n", "signature": ""},
         {"type": "text", "text": "yes"},
@@ -199,7 +193,7 @@ async fn reasoning_is_a_block_of_thinking() {
 async fn a_form_is_kept_to() {
     let server = server("No.", TEMPLATE, Profile::OpenAi);
     let format = json!({"type": "json_schema", "schema": {"enum": ["yes"]}});
-    let answer = ok(&server, asked(json!({"output_config": {"format": format}}))).await;
+    let answer = server.post_ok(PATH, asked(json!({"output_config": {"format": format}}))).await;
     assert_eq!(answer["content"], json!([{"type": "text", "text": "\"yes\""}]));
 }
 
@@ -209,7 +203,7 @@ async fn tokens_are_counted_as_a_message_would_have_them() {
     let more =
         json!({"tools": tools(), "system": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
     let mut body = asked(more);
-    let usage = ok(&server, body.clone()).await["usage"].clone();
+    let usage = server.post_ok(PATH, body.clone()).await["usage"].clone();
     body.as_object_mut().unwrap().remove("max_tokens");
     let counted = server.post("/v1/messages/count_tokens", body).await.json();
     assert_eq!(counted, json!({"input_tokens": usage["input_tokens"]}));
@@ -280,18 +274,7 @@ async fn a_client_that_asks_for_a_thread_is_told_to_send_it_all() {
 
 #[tokio::test]
 async fn a_stream_that_fails_ends_with_an_error() {
-    let mut config = config();
-    config.limits.max_request_seconds = 1;
-    let server = held(config);
-    server.gate.allow(3);
-    let body = asked(json!({"stream": true, "max_tokens": 10}));
-    let answer = tokio::spawn({
-        let server = server.clone();
-        async move { server.post(PATH, body).await }
-    });
-    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
-    server.gate.reopen();
-    let events = answer.await.unwrap().named_events();
+    let events = past_its_deadline(PATH, asked(json!({"stream": true, "max_tokens": 10}))).await;
     assert_eq!(events[0]["type"], "message_start");
     let last = events.last().unwrap();
     assert_eq!(

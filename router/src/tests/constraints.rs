@@ -5,12 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn chat(more: Value) -> Value {
-    let mut body =
-        json!({"messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": 60});
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
+    merged(json!({"messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": 60}), more)
 }
 
 fn script(text: &str) -> TestServer {

@@ -228,6 +228,12 @@ impl TestServer {
         self.send(post(path, &body)).await
     }
 
+    async fn post_ok(&self, path: &str, body: Value) -> Value {
+        let answer = self.post(path, body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        answer.json()
+    }
+
     /// The value of a series without labels, or with exactly these.
     async fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").await.text;
@@ -317,11 +323,31 @@ fn post(path: &str, body: &Value) -> Request<Body> {
     Request::post(path).header("content-type", "application/json").body(Body::from(body.to_string())).unwrap()
 }
 
-fn greedy(more: Value) -> Value {
-    let mut parameters = json!({"max_new_tokens": 5, "do_sample": false});
+/// `body` with the members of `more`.
+fn merged(mut body: Value, more: Value) -> Value {
     for (key, value) in more.as_object().unwrap() {
-        parameters[key] = value.clone();
+        body[key] = value.clone();
     }
+    body
+}
+
+/// The events of a stream that passes its deadline after a few tokens.
+async fn past_its_deadline(path: &'static str, body: Value) -> Vec<Value> {
+    let mut config = config();
+    config.limits.max_request_seconds = 1;
+    let server = held(config);
+    server.gate.allow(3);
+    let answer = tokio::spawn({
+        let server = server.clone();
+        async move { server.post(path, body).await }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+    server.gate.reopen();
+    answer.await.unwrap().named_events()
+}
+
+fn greedy(more: Value) -> Value {
+    let parameters = merged(json!({"max_new_tokens": 5, "do_sample": false}), more);
     json!({"inputs": "Say: ", "parameters": parameters})
 }
 

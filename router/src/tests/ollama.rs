@@ -2,33 +2,24 @@
 
 use serde_json::{Value, json};
 
+use super::tools::HERMES;
 use super::*;
 use crate::config::Profile;
 
-/// Writes calls as Hermes does.
-const HERMES: &str = "{% if tools %}{{ tools | tojson }} <tool_call>{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
 const THINKING: &str =
     "{{ enable_thinking }}{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> #}";
 
-fn with(base: Value, more: Value) -> Value {
-    let mut body = base;
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
-}
-
 fn generate(more: Value) -> Value {
-    with(json!({"model": "test/model", "prompt": "Hi", "options": {"temperature": 0}}), more)
+    merged(json!({"model": "test/model", "prompt": "Hi", "options": {"temperature": 0}}), more)
 }
 
 fn chat(more: Value) -> Value {
     let messages = json!([{"role": "user", "content": "Hi"}]);
-    with(json!({"model": "test/model", "messages": messages, "options": {"temperature": 0}}), more)
+    merged(json!({"model": "test/model", "messages": messages, "options": {"temperature": 0}}), more)
 }
 
 fn whole(more: Value) -> Value {
-    with(more, json!({"stream": false}))
+    merged(more, json!({"stream": false}))
 }
 
 fn writing(script: &str, template: &str) -> TestServer {
@@ -134,7 +125,7 @@ async fn nothing_to_generate_loads_or_unloads() {
         for (keep_alive, reason) in
             [(json!(null), "load"), (json!("5m"), "load"), (json!(0), "unload"), (json!("0s"), "unload")]
         {
-            let body = with(body.clone(), json!({"keep_alive": keep_alive}));
+            let body = merged(body.clone(), json!({"keep_alive": keep_alive}));
             let lines = server.post(path, body.clone()).await.lines();
             assert_eq!(lines.len(), 1);
             assert_eq!((&lines[0]["done"], &lines[0]["done_reason"]), (&json!(true), &json!(reason)));
@@ -159,7 +150,7 @@ async fn the_number_of_tokens_is_exact_and_says_so() {
         (json!({"num_predict": 100, "num_ctx": 32}), 100, "length"),
         (json!({"num_predict": 100.7, "num_ctx": 32}), 100, "length"),
     ] {
-        let options = with(options, json!({"temperature": 0}));
+        let options = merged(options, json!({"temperature": 0}));
         let answer = server.post("/api/generate", whole(generate(json!({"options": options})))).await.json();
         assert_eq!(
             (&answer["eval_count"], &answer["done_reason"]),
@@ -178,7 +169,7 @@ async fn the_number_of_tokens_is_exact_and_says_so() {
 #[tokio::test]
 async fn a_long_prompt_is_cut_or_refused() {
     let server = writing(SCRIPT, TEMPLATE);
-    let long = |more: Value| whole(generate(with(json!({"prompt": "y".repeat(700), "raw": true}), more)));
+    let long = |more: Value| whole(generate(merged(json!({"prompt": "y".repeat(700), "raw": true}), more)));
     let cut = server
         .post("/api/generate", long(json!({"options": {"num_ctx": 50, "num_predict": 1}})))
         .await
@@ -218,7 +209,7 @@ async fn a_context_goes_before_the_prompt() {
 async fn systems_and_prompts_reach_the_template_and_raw_prompts_do_not() {
     let server = TestServer::new();
     let rendered = async |more: Value| {
-        let body = generate(with(more, json!({"_debug_render_only": true})));
+        let body = generate(merged(more, json!({"_debug_render_only": true})));
         server.post("/api/generate", body).await.json()["_debug_info"]["rendered_template"].clone()
     };
     assert_eq!(rendered(json!({})).await, "user: Hi\nbot: ");

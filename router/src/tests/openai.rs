@@ -1,20 +1,14 @@
 use super::*;
 
 fn chat(more: Value) -> Value {
-    let mut body =
-        json!({"messages": [{"role": "user", "content": "Hi"}], "temperature": 0.0, "max_tokens": 5});
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
+    merged(
+        json!({"messages": [{"role": "user", "content": "Hi"}], "temperature": 0.0, "max_tokens": 5}),
+        more,
+    )
 }
 
 fn completion(more: Value) -> Value {
-    let mut body = json!({"prompt": "Say: ", "temperature": 0.0, "max_tokens": 5});
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
+    merged(json!({"prompt": "Say: ", "temperature": 0.0, "max_tokens": 5}), more)
 }
 
 #[tokio::test]

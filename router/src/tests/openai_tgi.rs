@@ -16,13 +16,6 @@ fn completion(more: Value) -> Value {
     merged(json!({"prompt": "Say: ", "temperature": 0.0, "max_tokens": 5}), more)
 }
 
-fn merged(mut body: Value, more: Value) -> Value {
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
-}
-
 /// The chunks of a stream that ends as it should.
 fn chunks(answer: &Answer) -> Vec<Value> {
     let mut events = answer.events();

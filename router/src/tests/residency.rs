@@ -148,10 +148,10 @@ pub(super) async fn queued(server: &TestServer, count: usize) {
 }
 
 pub(super) async fn generate(server: &TestServer, model: &str, more: Value) -> Value {
-    let mut body = json!({"model": model, "prompt": "Hi", "stream": false, "options": {"temperature": 0, "num_predict": 3}});
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
+    let body = merged(
+        json!({"model": model, "prompt": "Hi", "stream": false, "options": {"temperature": 0, "num_predict": 3}}),
+        more,
+    );
     server.post("/api/generate", body).await.json()
 }
 

@@ -11,12 +11,7 @@ const THINKING: &str =
     "{{ reasoning_effort }}{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> #}";
 
 fn asked(more: Value) -> Value {
-    let mut body =
-        json!({"model": "test/model", "max_output_tokens": 190, "temperature": 0, "input": "1+23"});
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
+    merged(json!({"model": "test/model", "max_output_tokens": 190, "temperature": 0, "input": "1+23"}), more)
 }
 
 fn tools() -> Value {
@@ -24,12 +19,6 @@ fn tools() -> Value {
         "required": ["a", "b"]});
     json!([{"type": "function", "name": "add", "description": "adds", "parameters": add, "strict": true},
         {"type": "function", "name": "now"}])
-}
-
-async fn ok(server: &TestServer, body: Value) -> Value {
-    let answer = server.post(PATH, body).await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
-    answer.json()
 }
 
 /// A stream's events, whose numbers and items are checked, and the response at its end.
@@ -97,7 +86,7 @@ async fn a_response_has_openais_shape_under_every_profile() {
     for profile in [Profile::OpenAi, Profile::Tgi, Profile::Ollama] {
         let server = server("Hello, wörld!", TEMPLATE, profile);
         let body = asked(json!({"instructions": "Be kind.", "metadata": {"a": "b"}}));
-        let answer = ok(&server, body.clone()).await;
+        let answer = server.post_ok(PATH, body.clone()).await;
         let prompt = "system: Be kind.\nuser: 1+23\nbot: ".len();
         let expected = json!({
             "id": null, "object": "response", "created_at": null, "completed_at": null, "status": "completed",
@@ -124,7 +113,7 @@ async fn an_answer_that_gets_too_long_is_incomplete() {
     let body = asked(json!({"max_output_tokens": 5}));
     let (events, response) = streamed(&server, body.clone()).await;
     assert_eq!(events.last().unwrap()["type"], "response.incomplete");
-    for response in [response, ok(&server, body).await] {
+    for response in [response, server.post_ok(PATH, body).await] {
         assert_eq!(
             (&response["status"], &response["output"][0]["status"]),
             (&json!("incomplete"), &json!("incomplete"))
@@ -137,7 +126,7 @@ async fn an_answer_that_gets_too_long_is_incomplete() {
 #[tokio::test]
 async fn calls_are_items_of_their_own() {
     let server = server(CALLS, HERMES, Profile::OpenAi);
-    let answer = ok(&server, asked(json!({"tools": tools()}))).await;
+    let answer = server.post_ok(PATH, asked(json!({"tools": tools()}))).await;
     assert_eq!(answer["tools"], tools());
     let call = |name: &str, arguments: &str| json!({"type": "function_call", "id": null, "status": "completed", "call_id": null, "name": name, "arguments": arguments});
     let expected = json!([
@@ -167,7 +156,7 @@ async fn what_may_be_called_is_the_clients_choice() {
         (allowed("required"), vec!["now"]),
     ] {
         let body = asked(json!({"tools": tools(), "tool_choice": choice, "parallel_tool_calls": false}));
-        let answer = ok(&server, body).await;
+        let answer = server.post_ok(PATH, body).await;
         let items = answer["output"].as_array().unwrap();
         let called: Vec<&str> = items.iter().filter_map(|item| item["name"].as_str()).collect();
         assert_eq!(called, names, "{answer}");
@@ -179,7 +168,7 @@ async fn what_may_be_called_is_the_clients_choice() {
 async fn reasoning_is_an_item_and_its_tokens_are_counted() {
     let server = server("I must wait.\n</think>\n\nyes", THINKING, Profile::OpenAi);
     let body = asked(json!({"reasoning": {"effort": "minimal"}}));
-    let answer = ok(&server, body.clone()).await;
+    let answer = server.post_ok(PATH, body.clone()).await;
     let reasoning = json!({"type": "reasoning", "id": null, "status": "completed", "summary": [],
         "content": [{"type": "reasoning_text", "text": "I must wait.\n"}], "encrypted_content": null});
     let timeless_answer = timeless(answer.clone());
@@ -213,17 +202,20 @@ async fn log_probabilities_come_with_the_text_that_they_are_of() {
             assert_eq!(delta["delta"], of_delta);
         }
     }
-    assert_eq!(ok(&server, asked(json!({}))).await["output"][0]["content"][0]["logprobs"], json!([]));
+    assert_eq!(
+        server.post_ok(PATH, asked(json!({}))).await["output"][0]["content"][0]["logprobs"],
+        json!([])
+    );
 }
 
 #[tokio::test]
 async fn a_form_is_kept_to() {
     let server = server("No.", TEMPLATE, Profile::OpenAi);
     let format = json!({"type": "json_schema", "name": "x", "schema": {"enum": ["yes"]}, "strict": true});
-    let answer = ok(&server, asked(json!({"text": {"format": format}}))).await;
+    let answer = server.post_ok(PATH, asked(json!({"text": {"format": format}}))).await;
     assert_eq!(answer["output"][0]["content"][0]["text"], "\"yes\"");
     assert_eq!(answer["text"]["format"], format);
-    let object = ok(&server, asked(json!({"text": {"format": {"type": "json_object"}}}))).await;
+    let object = server.post_ok(PATH, asked(json!({"text": {"format": {"type": "json_object"}}}))).await;
     assert!(object["output"][0]["content"][0]["text"].as_str().unwrap().starts_with('{'));
 }
 
@@ -280,18 +272,7 @@ async fn what_cannot_be_is_refused_in_openais_words() {
 
 #[tokio::test]
 async fn a_stream_that_fails_says_so() {
-    let mut config = config();
-    config.limits.max_request_seconds = 1;
-    let server = held(config);
-    server.gate.allow(3);
-    let body = asked(json!({"stream": true, "max_output_tokens": 10}));
-    let answer = tokio::spawn({
-        let server = server.clone();
-        async move { server.post(PATH, body).await }
-    });
-    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
-    server.gate.reopen();
-    let events = answer.await.unwrap().named_events();
+    let events = past_its_deadline(PATH, asked(json!({"stream": true, "max_output_tokens": 10}))).await;
     let last = events.last().unwrap();
     assert_eq!((&last["type"], &last["response"]["status"]), (&json!("response.failed"), &json!("failed")));
     assert_eq!(last["response"]["error"]["code"], "server_error");

@@ -21,12 +21,11 @@ fn tools() -> Value {
 }
 
 fn chat(more: Value) -> Value {
-    let mut body = json!({"messages": [{"role": "user", "content": "1+23"}], "temperature": 0, "max_tokens": 190,
-        "tools": tools()});
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
+    merged(
+        json!({"messages": [{"role": "user", "content": "1+23"}], "temperature": 0, "max_tokens": 190,
+        "tools": tools()}),
+        more,
+    )
 }
 
 pub(super) fn server(script: &str, template: &str, profile: Profile) -> TestServer {
@@ -37,16 +36,10 @@ pub(super) fn server(script: &str, template: &str, profile: Profile) -> TestServ
     TestServer::writing(script, template, config)
 }
 
-async fn post_ok(server: &TestServer, body: Value) -> Value {
-    let answer = server.post("/v1/chat/completions", body).await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
-    answer.json()
-}
-
 #[tokio::test]
 async fn calls_are_told_apart_from_the_text_before_them() {
     let server = server(CALLS, HERMES, Profile::OpenAi);
-    let answer = post_ok(&server, chat(json!({}))).await;
+    let answer = server.post_ok("/v1/chat/completions", chat(json!({}))).await;
     let choice = &answer["choices"][0];
     assert_eq!(
         (&choice["finish_reason"], &choice["message"]["content"]),
@@ -94,7 +87,9 @@ async fn a_stream_names_each_call_once_and_gives_its_arguments_in_pieces() {
 #[tokio::test]
 async fn tgis_profile_has_tgis_calls_and_refusals() {
     let server = server(&CALLS[4..], HERMES, Profile::Tgi);
-    let answer = post_ok(&server, chat(json!({"tool_choice": {"function": {"name": "add"}}}))).await;
+    let answer = server
+        .post_ok("/v1/chat/completions", chat(json!({"tool_choice": {"function": {"name": "add"}}})))
+        .await;
     let choice = &answer["choices"][0];
     let function = json!({"description": null, "name": "add", "arguments": "{\"a\": 1, \"b\": 23}"});
     let message =
@@ -127,11 +122,11 @@ async fn tgis_profile_has_tgis_calls_and_refusals() {
 async fn a_required_call_is_made_whatever_the_model_would_say() {
     for template in [HERMES, "{% for m in messages %}{{ m.content }}{% endfor %}"] {
         let server = server("No, thank you.", template, Profile::OpenAi);
-        let free = post_ok(&server, chat(json!({}))).await;
+        let free = server.post_ok("/v1/chat/completions", chat(json!({}))).await;
         assert_eq!(free["choices"][0]["message"]["content"], "No, thank you.");
         assert_eq!(free["choices"][0]["finish_reason"], "stop");
         let named = chat(json!({"tool_choice": {"type": "function", "function": {"name": "now"}}}));
-        let answer = post_ok(&server, named).await;
+        let answer = server.post_ok("/v1/chat/completions", named).await;
         let message = &answer["choices"][0]["message"];
         assert_eq!(message["content"], Value::Null);
         assert_eq!(message["tool_calls"][0]["function"], json!({"name": "now", "arguments": "{}"}));
@@ -142,11 +137,13 @@ async fn a_required_call_is_made_whatever_the_model_would_say() {
 #[tokio::test]
 async fn a_call_or_a_text_of_a_form() {
     let format = json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["Hm."]}}}});
-    let answer = post_ok(&server("Hm.", HERMES, Profile::OpenAi), chat(format.clone())).await;
+    let answer =
+        server("Hm.", HERMES, Profile::OpenAi).post_ok("/v1/chat/completions", chat(format.clone())).await;
     let message = &answer["choices"][0]["message"];
     // The script's first letter is not allowed, so the model may write either.
     assert!(message["content"] == "\"Hm.\"" || message["tool_calls"].is_array(), "{message}");
-    let answer = post_ok(&server(&CALLS[4..], HERMES, Profile::OpenAi), chat(format)).await;
+    let answer =
+        server(&CALLS[4..], HERMES, Profile::OpenAi).post_ok("/v1/chat/completions", chat(format)).await;
     assert_eq!(answer["choices"][0]["message"]["tool_calls"][1]["function"]["name"], "now");
 }
 
@@ -158,11 +155,11 @@ async fn reasoning_comes_apart_and_before_what_is_constrained() {
         body.as_object_mut().unwrap().remove("tools");
         body
     };
-    let answer = post_ok(&server, plain(json!({}))).await;
+    let answer = server.post_ok("/v1/chat/completions", plain(json!({}))).await;
     let message = &answer["choices"][0]["message"];
     assert_eq!(message["reasoning_content"], "I must <tool_call> wait.\n");
     assert_eq!(message["content"], "yes");
-    let answer = post_ok(&server, plain(json!({"guided_choice": ["no", "yes"]}))).await;
+    let answer = server.post_ok("/v1/chat/completions", plain(json!({"guided_choice": ["no", "yes"]}))).await;
     let message = &answer["choices"][0]["message"];
     assert_eq!(message["reasoning_content"], "I must <tool_call> wait.\n");
     assert!(["no", "yes"].contains(&message["content"].as_str().unwrap()), "{message}");
@@ -177,7 +174,7 @@ async fn reasoning_comes_apart_and_before_what_is_constrained() {
         (all("reasoning_content").as_str(), all("content").as_str()),
         ("I must <tool_call> wait.\n", "yes")
     );
-    let answer = post_ok(&server, chat(json!({"tool_choice": "required"}))).await;
+    let answer = server.post_ok("/v1/chat/completions", chat(json!({"tool_choice": "required"}))).await;
     let message = &answer["choices"][0]["message"];
     assert_eq!(message["reasoning_content"], "I must <tool_call> wait.\n");
     assert!(message["tool_calls"].is_array(), "{message}");
@@ -204,7 +201,8 @@ async fn bad_tools_are_refused_and_none_are_left_out() {
     let without = chat(json!({"tool_choice": "none"}));
     let mut plain = without.clone();
     plain.as_object_mut().unwrap().remove("tools");
-    let tokens = async |body| post_ok(&server, body).await["usage"]["prompt_tokens"].clone();
+    let tokens =
+        async |body| server.post_ok("/v1/chat/completions", body).await["usage"]["prompt_tokens"].clone();
     assert_eq!(tokens(without).await, tokens(plain).await);
     assert_ne!(tokens(chat(json!({}))).await, tokens(chat(json!({"tools": []}))).await);
 }

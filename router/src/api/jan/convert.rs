@@ -1,7 +1,7 @@
 //! From what is known of a model to Jan's two forms of it.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use axum::http::Uri;
 use serde_json::{Map, Value, json};
@@ -251,7 +251,7 @@ fn address(id: &str) -> String {
     }
 }
 
-/// Seconds since 1970.
+/// Seconds since 1970, or 0.
 pub(super) fn seconds(time: Option<SystemTime>) -> u64 {
-    time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs())
+    time.map_or(0, crate::api::seconds)
 }

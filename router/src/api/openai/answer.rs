@@ -1,7 +1,10 @@
 //! What answers and chunks have around their choices.
 
+use std::time::SystemTime;
+
 use super::parameters::Shape;
 use super::types::{Envelope, PromptTokensDetails, Usage};
+use crate::api::seconds;
 use crate::service::Generation;
 
 /// TGI's form: the version, and where the build comes from.
@@ -9,11 +12,10 @@ const FINGERPRINT: &str = concat!(env!("CARGO_PKG_VERSION"), "-native");
 
 /// An answer or chunk without its choices. `prefix` begins its id.
 pub(super) fn envelope<C>(prefix: &str, object: &'static str, shape: &Shape) -> Envelope<C> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Envelope {
         id: shape.quirks.id(prefix),
         object,
-        created: now.map_or(0, |now| now.as_secs()),
+        created: seconds(SystemTime::now()),
         model: shape.model.clone(),
         system_fingerprint: FINGERPRINT,
         choices: Vec::new(),

@@ -1,5 +1,7 @@
 //! `POST /v1/embeddings`.
 
+use std::time::SystemTime;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -14,7 +16,7 @@ use super::types::{
     PromptInput,
 };
 use crate::api::extract::Body;
-use crate::api::{AppState, Caller};
+use crate::api::{AppState, Caller, seconds};
 use crate::service::{EmbedRequest, TextInput};
 
 const FIELD: &str = "input";
@@ -62,11 +64,10 @@ async fn answer(
         Some(EncodingFormat::Float) | None => EmbeddingVector::Numbers(vector),
     };
     let object = |(index, vector)| EmbeddingObject { object: "embedding", index, embedding: encode(vector) };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Ok(EmbeddingsResponse {
         id: quirks.id("embd"),
         object: "list",
-        created: now.map_or(0, |now| now.as_secs()),
+        created: seconds(SystemTime::now()),
         model: named.unwrap_or_else(|| state.settings.model_id.clone()),
         data: embedded.vectors.into_iter().enumerate().map(object).collect(),
         usage: EmbeddingsUsage {

@@ -1,6 +1,6 @@
 //! An answer as a response, and as the events that make it up.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use super::output::{
     Event, EventKind, Failure, IncompleteDetails, InputTokens, OutputItem, OutputPart, OutputTokens, Place,
@@ -10,6 +10,7 @@ use super::types::ResponsesRequest;
 use crate::api::blocks::{Block, Change, Ending, Kind, Teller};
 use crate::api::openai::chat::Begun;
 use crate::api::openai::{self, ChatLogprob, Refusal};
+use crate::api::seconds;
 use crate::service::{ServiceError, StopReason, Token, Vocabulary, random};
 
 pub(super) struct Telling {
@@ -245,10 +246,10 @@ impl Teller for Telling {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
+    seconds(SystemTime::now())
 }
 
 /// As OpenAI's look.
 fn id(prefix: &str) -> String {
-    random::id(prefix).replacen('-', "_", 1)
+    format!("{prefix}_{}", random::digits())
 }

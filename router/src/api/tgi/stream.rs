@@ -1,10 +1,9 @@
 //! `/generate_stream`: one event per token, index from 1, no `[DONE]`.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::http::HeaderMap;
+use axum::response::sse::Event as SseEvent;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 
@@ -12,7 +11,7 @@ use super::convert::{finish_reason, token, top_tokens};
 use super::errors::ApiError;
 use super::types::{StreamDetails, StreamResponse};
 use crate::api::AppState;
-use crate::api::events::json_event;
+use crate::api::events::{self, json_event};
 use crate::service::{Account, Facts, Generation, Request, SequenceEnd, Service, ServiceError, Token};
 
 /// What a stream adds to the tokens at its end.
@@ -47,20 +46,14 @@ pub(super) fn respond(
     let tokens = TokenStream { stage, options, index: 0 };
     let events = stream::unfold(tokens, |mut tokens| async move {
         let event = tokens.next().await?;
-        Some((Ok::<_, Infallible>(event), tokens))
+        Some((event, tokens))
     });
-    with_headers(Sse::new(events).keep_alive(KeepAlive::default()), headers)
+    (headers, events::respond(events)).into_response()
 }
 
 /// The response to a request refused before its stream began.
 pub(super) fn refuse(error: ServiceError, headers: HeaderMap) -> Response {
-    let events = stream::iter([Ok::<_, Infallible>(error_event(error))]);
-    with_headers(Sse::new(events), headers)
-}
-
-fn with_headers(events: impl IntoResponse, headers: HeaderMap) -> Response {
-    let unbuffered = [(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))];
-    (headers, unbuffered, events).into_response()
+    (headers, events::respond(stream::iter([error_event(error)]))).into_response()
 }
 
 impl TokenStream {

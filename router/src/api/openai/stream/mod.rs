@@ -5,11 +5,9 @@ mod chat;
 mod text;
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 
-use axum::http::{HeaderName, HeaderValue};
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use axum::response::sse::Event as SseEvent;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
 use serde::Serialize;
@@ -19,7 +17,7 @@ use super::errors::Refusal;
 use super::parameters::Shape;
 use super::quirks::Quirks;
 use super::types::{Envelope, Usage};
-use crate::api::events::json_event;
+use crate::api::events::{self, json_event};
 use crate::service::{Generation, SequenceEnd, ServiceError, Step, Token};
 pub(super) use chat::ChatChunks;
 pub(super) use text::TextChunks;
@@ -98,13 +96,9 @@ pub(super) fn respond<K: Chunks>(
     }
     let events = stream::unfold(chunks, |mut chunks| async move {
         let event = chunks.next().await?;
-        Some((Ok::<_, Infallible>(event), chunks))
+        Some((event, chunks))
     });
-    let mut response = Sse::new(events).keep_alive(KeepAlive::default()).into_response();
-    response
-        .headers_mut()
-        .insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
+    events::respond(events)
 }
 
 fn steps(prompt: usize, generation: Generation) -> BoxStream<'static, Item> {
