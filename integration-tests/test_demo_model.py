@@ -27,3 +27,13 @@ def test_shards_answer_the_same(shards, start_server):
     for case in EXPECTED["questions"]:
         body = {"messages": case["messages"], "temperature": 0, "max_tokens": 96}
         assert client.post_ok("/v1/chat/completions", body)["choices"][0]["message"]["content"] == case["answer"]
+
+
+@pytest.mark.parametrize(("asked", "stored"), [("float16", "f16"), ("bfloat16", "bf16"), ("bf16", "bf16")])
+def test_a_kv_cache_of_sixteen_bits_answers_the_same(asked, stored, start_server):
+    server = start_server("--kv-cache-dtype", asked, "--device", "cpu")
+    assert f" MiB in {stored}\n" in server.output()
+    client = Client(server.port)
+    for case in EXPECTED["questions"]:
+        body = {"messages": case["messages"], "temperature": 0, "max_tokens": 96}
+        assert client.post_ok("/v1/chat/completions", body)["choices"][0]["message"]["content"] == case["answer"]

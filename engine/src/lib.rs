@@ -53,4 +53,4 @@ pub use validate::ValidRequest;
 pub use weirgate_kernels::cuda::driver::{
     CompileSettings, CudaDevice, Device, DeviceChoice, DeviceError, device_count,
 };
-pub use weirgate_kernels::{KernelError, KvType, SmallFloat};
+pub use weirgate_kernels::{DType, KernelError, KvType, SmallFloat};

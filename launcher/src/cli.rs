@@ -64,7 +64,8 @@ pub struct LowArgs {
     #[arg(long, env, value_enum)]
     pub dtype: Option<Dtype>,
 
-    /// KV cache type, on a GPU: eight-bit floats with a scale for each head and token, for twice the tokens. The CPU has none.
+    /// KV cache type; without it, float16, or f32 for weights in f32. On a GPU alone: eight-bit floats with a scale for each
+    /// head and token, for twice the tokens.
     #[arg(long, env, value_enum)]
     pub kv_cache_dtype: Option<KvCacheDtype>,
 

@@ -106,6 +106,10 @@ pub enum Dtype {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KvCacheDtype {
+    #[value(name = "float16", aliases = ["f16"])]
+    Float16,
+    #[value(name = "bfloat16", aliases = ["bf16"])]
+    Bfloat16,
     #[value(name = "fp8_e4m3fn")]
     Fp8E4m3fn,
     #[value(name = "fp8_e5m2")]
@@ -115,6 +119,8 @@ pub enum KvCacheDtype {
 impl KvCacheDtype {
     pub fn resolve(self) -> weirgate_router::KvCacheDtype {
         match self {
+            Self::Float16 => weirgate_router::KvCacheDtype::Float16,
+            Self::Bfloat16 => weirgate_router::KvCacheDtype::Bfloat16,
             Self::Fp8E4m3fn => weirgate_router::KvCacheDtype::Fp8E4m3fn,
             Self::Fp8E5m2 => weirgate_router::KvCacheDtype::Fp8E5m2,
         }

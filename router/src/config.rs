@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use weirgate_engine::{KvType, SmallFloat};
+use weirgate_engine::{DType, KvType, SmallFloat};
 pub use weirgate_grammar::{Backend as GrammarBackend, Whitespace as GrammarWhitespace};
 use weirgate_models::{QuantMethod, QuantMix};
 
@@ -211,9 +211,11 @@ pub struct EngineSettings {
     pub num_shard: usize,
 }
 
-/// What `--kv-cache-dtype` asks for: floats of eight bits.
+/// What `--kv-cache-dtype` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KvCacheDtype {
+    Float16,
+    Bfloat16,
     Fp8E4m3fn,
     Fp8E5m2,
 }
@@ -222,11 +224,18 @@ impl KvCacheDtype {
     pub fn name(self) -> &'static str {
         KvType::from(self).name()
     }
+
+    /// Whether the CPU has no such cache.
+    pub fn takes_gpu(self) -> bool {
+        matches!(KvType::from(self), KvType::Small(_))
+    }
 }
 
 impl From<KvCacheDtype> for KvType {
     fn from(dtype: KvCacheDtype) -> Self {
         match dtype {
+            KvCacheDtype::Float16 => DType::F16.into(),
+            KvCacheDtype::Bfloat16 => DType::BF16.into(),
             KvCacheDtype::Fp8E4m3fn => SmallFloat::E4M3.into(),
             KvCacheDtype::Fp8E5m2 => SmallFloat::E5M2.into(),
         }

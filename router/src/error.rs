@@ -25,7 +25,7 @@ pub enum RouterError {
     Quantize { asked: QuantMethod, found: Option<QuantMethod> },
     #[error(
         "`kv_cache_dtype` is `{0}`, which takes a GPU; on the CPU the KV cache is f16, or f32 for weights in f32: leave \
-         `kv_cache_dtype` out"
+         `kv_cache_dtype` out, or make it float16 or bfloat16"
     )]
     KvCacheDtype(&'static str),
     #[error(

@@ -174,10 +174,10 @@ fn on_cpu(
     text: &TextModel,
     pace: Pace,
 ) -> Result<(Box<dyn Executor>, Sizing), RouterError> {
-    if let Some(asked) = asked_kv_type(config) {
+    if let Some(asked) = config.engine.kv_cache_dtype.filter(|asked| asked.takes_gpu()) {
         return Err(RouterError::KvCacheDtype(asked.name()));
     }
-    let kv_dtype = kv_type(spec, tensors, None)?;
+    let kv_dtype = kv_type(spec, tensors, asked_kv_type(config))?;
     let count = config.engine.num_shard;
     let bytes_of = |index| spec.shard(Shard { index, count }, tensors).map(|(_, own)| own.total_bytes());
     let weight_bytes: u64 = (0..count).map(bytes_of).sum::<Result<_, _>>()?;

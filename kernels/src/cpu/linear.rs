@@ -6,6 +6,7 @@
 //! rows, a block of weights and a block of `x` stay in the cache while their tiles are computed.
 #![allow(unsafe_code)]
 
+use std::array::from_fn;
 use std::ops::Range;
 
 use super::activation::Activate;
@@ -23,6 +24,8 @@ use crate::{Activation, KernelError};
 const BLOCK: usize = 256;
 /// Rows of `x` that are in the cache together, `BLOCK` columns of each.
 const ROWS_IN_CACHE: usize = 192;
+/// Rows that are worth cutting a call between threads by rows, for each of them.
+const ROWS_PER_THREAD: usize = 32;
 /// Panels whose blocks are in the cache together.
 const PANELS_IN_CACHE: usize = 32;
 /// With few rows, prefetch this many bytes ahead in each panel.
@@ -81,15 +84,19 @@ pub(crate) fn linear(
 
 fn floats(pool: &Pool, isa: Dispatch, job: Linear<'_>, panels: &Panels) -> Result<(), KernelError> {
     let count = job.output.outputs.div_ceil(LANES);
-    let per_chunk = panels_per_chunk(count, pool.threads(), job.rows);
-    with_panels!(panels, data => pool.run(count.div_ceil(per_chunk), &|_, chunk| {
-        let first = chunk * per_chunk;
+    let row_blocks = row_blocks(job.rows, pool.threads());
+    let per_chunk = panels_per_chunk(count * row_blocks, pool.threads(), job.rows);
+    let chunks = count.div_ceil(per_chunk);
+    with_panels!(panels, data => pool.run(row_blocks * chunks, &|_, chunk| {
+        let first = chunk % chunks * per_chunk;
         let panels = first..count.min(first + per_chunk);
-        isa.run(Chunk { job: &job, w: data, panels: panels.clone() });
+        let (row, rows) = tile::row_group(job.rows, row_blocks, chunk / chunks);
+        let rows = row..row + rows;
+        isa.run(Chunk { job: &job, w: data, rows: rows.clone(), panels: panels.clone() });
         if let Some(act) = job.act {
             // While the results are in the cache.
             let outputs = panels.start * LANES..job.output.outputs.min(panels.end * LANES);
-            activate(isa, job.output, 0..job.rows, outputs, act);
+            activate(isa, job.output, rows, outputs, act);
         }
     }))
 }
@@ -104,16 +111,24 @@ fn activate(isa: Dispatch, output: &Output<'_>, rows: Range<usize>, outputs: Ran
     }
 }
 
+/// Into how many blocks to cut many rows, each of which fits the cache. If possible every thread has as many, so that it has
+/// much the same rows in the ops before and after.
+fn row_blocks(rows: usize, threads: usize) -> usize {
+    let blocks = tile::group_count(rows, ROWS_IN_CACHE);
+    if rows < threads * ROWS_PER_THREAD { blocks } else { blocks.next_multiple_of(threads) }
+}
+
 /// Enough chunks to keep all threads busy to the end, yet whole tiles in each.
 pub(crate) fn panels_per_chunk(panels: usize, threads: usize, rows: usize) -> usize {
     let most = if rows <= 4 { 64 } else { PANELS_IN_CACHE };
     (panels / (threads * 8) / 4 * 4).clamp(4, most)
 }
 
-/// The part of a call that one thread takes: all rows, some panels.
+/// The part of a call that one thread takes: some rows, some panels.
 struct Chunk<'a, W> {
     job: &'a Linear<'a>,
     w: &'a [W],
+    rows: Range<usize>,
     panels: Range<usize>,
 }
 
@@ -141,8 +156,7 @@ impl<W: Element> Chunk<'_, W> {
                 if four {
                     let ahead = |p| self.weights(panel + p, col).wrapping_byte_add(AHEAD);
                     let zero = [[s.splat(0.0); 4]; R];
-                    let sums =
-                        self.dot(s, zero, (0, panel), self.block(col), std::array::from_fn::<_, 4, _>(ahead));
+                    let sums = self.dot(s, zero, (0, panel), self.block(col), from_fn::<_, 4, _>(ahead));
                     self.finish(s, sums, (0, panel), col);
                 } else {
                     let sums = self.dot(s, [[s.splat(0.0)]; R], (0, panel), self.block(col), []);
@@ -157,47 +171,43 @@ impl<W: Element> Chunk<'_, W> {
     #[inline(always)]
     fn blocked<S: Simd>(&self, s: S) {
         for col in (0..self.job.cols).step_by(BLOCK) {
-            for first_row in (0..self.job.rows).step_by(ROWS_IN_CACHE) {
-                let rows = first_row..self.job.rows.min(first_row + ROWS_IN_CACHE);
-                let mut panel = self.panels.start;
-                while panel < self.panels.end {
-                    let four = S::WIDE && self.panels.end - panel >= 4;
-                    let after = panel + if four { 4 } else { 1 };
-                    let next =
-                        if after < self.panels.end { (after, col) } else { (self.panels.start, col + BLOCK) };
-                    self.rows(s, rows.clone(), (panel, four), col, next);
-                    panel = after;
-                }
+            let mut panel = self.panels.start;
+            while panel < self.panels.end {
+                let four = S::WIDE && self.panels.end - panel >= 4;
+                let after = panel + if four { 4 } else { 1 };
+                let next = if after < self.panels.end {
+                    (after, col)
+                } else if col + BLOCK < self.job.cols {
+                    (self.panels.start, col + BLOCK)
+                } else {
+                    // What this thread is likely to have next.
+                    (after % self.job.output.outputs.div_ceil(LANES), 0)
+                };
+                self.rows(s, (panel, four), col, next);
+                panel = after;
             }
         }
     }
 
-    /// One block of columns of one panel, or four, for `rows`. Meanwhile the block at `next` is fetched: a panel of it
-    /// in each of the first groups of rows, or all of them in the only chance there is.
+    /// One block of columns of one panel, or four, for all rows. Meanwhile the block at `next` is fetched: a panel of it
+    /// with each of the first groups of rows, or more where there are fewer groups.
     #[inline(always)]
-    fn rows<S: Simd>(
-        &self,
-        s: S,
-        rows: Range<usize>,
-        (panel, four): (usize, bool),
-        col: usize,
-        next: (usize, usize),
-    ) {
-        let groups = tile::row_groups(rows.len(), tile::MAX_ROWS);
-        let panels = if four { 4 } else { 1 };
-        let hurry = groups.len() < panels;
+    fn rows<S: Simd>(&self, s: S, (panel, four): (usize, bool), col: usize, next: (usize, usize)) {
+        let groups = tile::row_groups(self.rows.len(), tile::MAX_ROWS);
+        let count = groups.len();
         let next = |p: usize| self.weights(next.0 + p, next.1);
-        for (group, (row, count)) in groups.enumerate() {
-            let at = (rows.start + row, panel);
-            // The rows before these have fetched it already; the block itself is in the cache.
-            let fetched = rows.start > 0 || group >= panels;
-            let next_one = if fetched { self.weights(panel, col) } else { next(group) };
-            if !four {
-                with_rows!(count, R => self.tile::<S, R, 1, 1>(s, at, col, [next_one]));
-            } else if hurry && rows.start == 0 && group == 0 {
-                with_rows!(count, R => self.tile::<S, R, 4, 4>(s, at, col, std::array::from_fn(next)));
-            } else {
-                with_rows!(count, R => self.tile::<S, R, 4, 1>(s, at, col, [next_one]));
+        for (group, (row, rows)) in groups.enumerate() {
+            let at = (self.rows.start + row, panel);
+            // What this group has to fetch, or else the block itself, which is in the cache.
+            let fetch = |panels: usize, p: usize| {
+                let p = group * panels + p;
+                if p < if four { 4 } else { 1 } { next(p) } else { self.weights(panel, col) }
+            };
+            match count {
+                _ if !four => with_rows!(rows, R => self.tile::<S, R, 1, 1>(s, at, col, [fetch(1, 0)])),
+                1 => with_rows!(rows, R => self.tile::<S, R, 4, 4>(s, at, col, from_fn(next))),
+                2 | 3 => with_rows!(rows, R => self.tile::<S, R, 4, 2>(s, at, col, from_fn(|p| fetch(2, p)))),
+                _ => with_rows!(rows, R => self.tile::<S, R, 4, 1>(s, at, col, [fetch(1, 0)])),
             }
         }
     }
@@ -211,6 +221,7 @@ impl<W: Element> Chunk<'_, W> {
         col: usize,
         next: [*const W; N],
     ) {
+        self.job.output.expect::<S, R, P>(s, at);
         let sums = self.dot(s, [[s.splat(0.0); P]; R], at, self.block(col), next);
         self.finish(s, sums, at, col);
     }
@@ -241,8 +252,8 @@ impl<W: Element> Chunk<'_, W> {
         // SAFETY: `linear` checked that `x` has `rows * cols` elements, and `w` has whole panels; all callers stay
         // within the rows, the chunk's panels and the columns, and start at even columns.
         unsafe {
-            let a = std::array::from_fn(|r| job.x.as_ptr().add((row + r) * job.cols + cols.start));
-            let b = std::array::from_fn(|p| self.weights(panel + p, cols.start));
+            let a = from_fn(|r| job.x.as_ptr().add((row + r) * job.cols + cols.start));
+            let b = from_fn(|p| self.weights(panel + p, cols.start));
             accumulate::<S, W, R, P, N>(s, sums, (a, b), cols.len(), next)
         }
     }

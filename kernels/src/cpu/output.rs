@@ -24,6 +24,17 @@ pub(crate) struct Turn {
 }
 
 impl Output<'_> {
+    /// Brings near what [`Output::add_tile`] will write. Else stores that miss the cache queue up behind each other at the
+    /// end of each tile.
+    #[inline(always)]
+    pub(crate) fn expect<S: Simd, const R: usize, const P: usize>(&self, s: S, (row, panel): (usize, usize)) {
+        for r in 0..R {
+            for p in 0..P {
+                s.prefetch(self.out.at((row + r) * self.width + self.first + (panel + p) * LANES));
+            }
+        }
+    }
+
     /// [`Output::add`] for `R` rows from `row` on and the first `count` of `P` panels from `panel` on.
     ///
     /// # Safety

@@ -1,4 +1,6 @@
-//! The worker pool: one job at a time, cut into chunks that whoever is free takes next.
+//! The worker pool: one job at a time, cut into chunks. Each participant has a share of them, chunks that follow each other,
+//! and takes from the others' shares when its own has run out. So jobs that go over the same rows one after another find
+//! them in the cache of the core that wrote them.
 //!
 //! Which thread computes a chunk never changes its result, so nothing here has to be deterministic. A worker that is
 //! still asleep when the chunks run out is not waited for. Idle workers spin for a moment, then sleep.
@@ -33,11 +35,13 @@ pub(crate) struct Pool {
 const OPEN: u64 = 1 << 31;
 const ACTIVE: u64 = OPEN - 1;
 const EPOCH_SHIFT: u32 = 32;
+const EPOCHS: u64 = u32::MAX as u64;
 
 struct Shared {
     state: AtomicU64,
     job: UnsafeCell<Option<Job>>,
-    next: AtomicUsize,
+    /// One for each participant.
+    shares: Box<[Share]>,
     panicked: AtomicBool,
     stop: AtomicBool,
     /// Threads asleep, or about to be, on either condition below.
@@ -49,10 +53,16 @@ struct Shared {
     done: Condvar,
 }
 
+/// What has been taken of a participant's share: the number of the job in the upper half, that of chunks (or more, once there
+/// are none left) in the lower. Whoever comes first in a job sets it; each has cache lines of its own.
+#[repr(align(128))]
+struct Share(AtomicU64);
+
 #[derive(Clone, Copy)]
 struct Job {
     work: *const Work<'static>,
     chunks: usize,
+    epoch: u64,
 }
 
 // SAFETY: `job` is written only by the thread that holds `Pool::turn`, and only while no job is open and no worker is
@@ -68,7 +78,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            shares: (0..threads.max(1)).map(|_| Share(AtomicU64::new(0))).collect(),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
@@ -95,22 +105,20 @@ impl Pool {
     pub(crate) fn run(&self, chunks: usize, work: &Work<'_>) -> Result<(), KernelError> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes; this function returns after the last use of the pointer.
-        let work = unsafe { std::mem::transmute::<*const Work<'_>, *const Work<'static>>(work) };
-        let job = Job { work, chunks };
-        shared.next.store(0, Ordering::Relaxed);
-        let shared_out = chunks > 1 && !self.workers.is_empty();
-        if shared_out {
+        if chunks > 1 && !self.workers.is_empty() {
+            // SAFETY: only the lifetime changes; this function returns after the last use of the pointer.
+            let work = unsafe { std::mem::transmute::<*const Work<'_>, *const Work<'static>>(work) };
+            let epoch = (shared.state.load(Ordering::Relaxed) >> EPOCH_SHIFT).wrapping_add(1) & EPOCHS;
+            let job = Job { work, chunks, epoch };
             // SAFETY: the previous job was closed and left by all, and `turn` keeps other callers out.
             unsafe { *shared.job.get() = Some(job) };
-            let epoch = (shared.state.load(Ordering::Relaxed) >> EPOCH_SHIFT).wrapping_add(1);
             shared.state.store(epoch << EPOCH_SHIFT | OPEN, Ordering::SeqCst);
             shared.wake(&shared.work);
-        }
-        shared.take_chunks(job, 0);
-        if shared_out {
+            shared.take_chunks(job, 0);
             shared.state.fetch_and(!OPEN, Ordering::SeqCst);
             shared.sleep_until(&shared.done, || shared.state.load(Ordering::SeqCst) & ACTIVE == 0);
+        } else {
+            shared.guarded(|| (0..chunks).for_each(|chunk| work(0, chunk)));
         }
         let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         drop(turn);
@@ -195,18 +203,36 @@ impl Shared {
         }
     }
 
+    /// Runs chunks until none is left: of this participant's share first, then of those after it.
     fn take_chunks(&self, job: Job, participant: usize) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-                if chunk >= job.chunks {
-                    return;
+        let shares = self.shares.len();
+        self.guarded(|| {
+            for owner in (participant..shares).chain(0..participant) {
+                while let Some(chunk) = self.take(job, owner) {
+                    // SAFETY: `Pool::run` does not return, so the closure lives, while a participant is in the job.
+                    unsafe { (*job.work)(participant, chunk) };
                 }
-                // SAFETY: `Pool::run` does not return, so the closure lives, while a participant is in the job.
-                unsafe { (*job.work)(participant, chunk) };
             }
-        }));
-        if outcome.is_err() {
+        });
+    }
+
+    /// The next chunk of a participant's share.
+    fn take(&self, job: Job, owner: usize) -> Option<usize> {
+        let share = &self.shares.get(owner)?.0;
+        let bound = |participant: usize| participant * job.chunks / self.shares.len();
+        // Nobody is in an older job any more, so either this one has begun to take from the share or it begins now.
+        let seen = share.load(Ordering::Relaxed);
+        let first = job.epoch << EPOCH_SHIFT | 1;
+        let begun = seen >> EPOCH_SHIFT == job.epoch
+            || share.compare_exchange(seen, first, Ordering::Relaxed, Ordering::Relaxed).is_err();
+        let taken = if begun { share.fetch_add(1, Ordering::Relaxed) & EPOCHS } else { 0 };
+        let chunk = bound(owner) + taken as usize;
+        (chunk < bound(owner + 1)).then_some(chunk)
+    }
+
+    /// Notes a panic, which must not end a worker.
+    fn guarded(&self, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
             self.panicked.store(true, Ordering::Relaxed);
         }
     }
@@ -269,6 +295,11 @@ impl<'a, T> Shards<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 
+    /// Where an element lies, or would lie.
+    pub(crate) fn at(&self, index: usize) -> *const T {
+        self.start.wrapping_add(index)
+    }
+
     /// # Safety
     /// `index` is below `self.len`, and nobody else accesses that element.
     pub(crate) unsafe fn write(&self, index: usize, value: T) {
@@ -296,6 +327,22 @@ mod tests {
                 .unwrap();
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
             }
+        }
+    }
+
+    /// Each participant begins with its own share; the chunk that it waits in keeps it from the others'.
+    #[test]
+    fn shares_stay_with_their_participants() {
+        let pool = Pool::new(3);
+        for _ in 0..20 {
+            let all_began = std::sync::Barrier::new(3);
+            pool.run(6, &|participant, chunk| {
+                if chunk % 2 == 0 {
+                    all_began.wait();
+                    assert_eq!(participant, chunk / 2);
+                }
+            })
+            .unwrap();
         }
     }
 

@@ -4,15 +4,15 @@
 //! whole of a result's reduction order, so how rows and panels are grouped into tiles cannot change a bit of it.
 #![allow(unsafe_code)]
 
+use std::hint::black_box;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::isa::Simd;
 use super::panel::{Element, LANES};
 
-/// Most rows in a tile. With four panels their sums take 20 of 32 vector registers (a panel of NEON, or of AVX2, is several
-/// registers, but there it is one panel). With six the compiler spills sums in the innermost loop, and products take up
-/// to twice the time.
-pub(crate) const MAX_ROWS: usize = 5;
+/// Most rows in a tile. With four panels their sums take 24 of 32 vector registers (a panel of NEON, or of AVX2, is several
+/// registers, but there it is one panel); a column of each panel and one element of a row take five more.
+pub(crate) const MAX_ROWS: usize = 6;
 
 /// `acc[r][p] += a[r][..len] · b[p][..len]` for sixteen rows of each panel. Meanwhile as many columns from each of
 /// `next` on are brought nearer; those are addresses of any kind.
@@ -29,6 +29,9 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: us
     len: usize,
     next: [*const W; N],
 ) -> [[S::V; P]; R] {
+    // Else the compiler, which sees that nobody writes to `a`, loads both columns' elements first, and has no registers left
+    // for the sums; they are spilled in the innermost loop.
+    let a = a.map(black_box);
     let load = |p: usize, pair: usize, which: usize| {
         // SAFETY: `pair` is below `len / 2` rounded up; the caller vouches for that many columns.
         W::load(s, unsafe { &*b[p].cast::<[[W; LANES]; 2]>().add(pair) }, which)
@@ -44,7 +47,7 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const P: us
             }
         }
         for which in 0..2 {
-            // Else the compiler loads the second column with the first, and has no registers left for the sums.
+            // As above.
             compiler_fence(Ordering::AcqRel);
             let mut columns = [s.splat(0.0); P];
             for p in 0..P {
@@ -92,7 +95,7 @@ pub(crate) fn row_group(rows: usize, groups: usize, g: usize) -> (usize, usize) 
 /// Evaluates an expression with the number of rows as a constant, `$R`; it is one of those listed, or up to [`MAX_ROWS`].
 macro_rules! with_rows {
     ($rows:expr, $R:ident => $body:expr) => {
-        with_rows!($rows, $R in 1, 2, 3, 4; 5 => $body)
+        with_rows!($rows, $R in 1, 2, 3, 4, 5; 6 => $body)
     };
     ($rows:expr, $R:ident in $($n:literal),*; $last:literal => $body:expr) => {
         match $rows {

@@ -282,19 +282,28 @@ fn every_quantization_is_asked_for_or_refused() {
     }
 }
 
-/// The table of `docs/quantization.md` has a row for each value, and no others.
-#[test]
-fn the_documents_table_has_every_quantization() {
+/// What the first column of a table in `docs/quantization.md` names, sorted: that of the table whose header begins so.
+fn documented(header: &str) -> Vec<String> {
     let text = include_str!("../../../docs/quantization.md");
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    let mut listed: Vec<String> = rows.map(str::to_owned).collect();
-    let mut values: Vec<String> = Quantization::value_variants()
-        .iter()
-        .map(|value| value.to_possible_value().unwrap().get_name().to_owned())
-        .collect();
-    listed.sort();
-    values.sort();
-    assert_eq!(listed, values);
+    let rows = text.lines().skip_while(|line| !line.starts_with(header)).skip(1).take_while(|line| line.starts_with('|'));
+    let first = rows.filter_map(|row| row.split('|').nth(1));
+    let mut named: Vec<String> = first.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+    named.sort();
+    named
+}
+
+fn names<T: ValueEnum>() -> Vec<String> {
+    let mut names: Vec<String> =
+        T::value_variants().iter().map(|value| value.to_possible_value().unwrap().get_name().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The tables of `docs/quantization.md` have each value of their flags, and no others.
+#[test]
+fn the_documents_tables_have_every_value() {
+    assert_eq!(documented("| value | checkpoint |"), names::<Quantization>());
+    assert_eq!(documented("| value of `--kv-cache-dtype` |"), names::<KvCacheDtype>());
 }
 
 #[test]

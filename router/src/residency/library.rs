@@ -203,7 +203,7 @@ fn own_config(config: &RouterConfig, card: &Card, load: &LoadSettings) -> Router
     let engine = EngineSettings {
         device: if on_cpu { DeviceSetting::Cpu } else { own.device },
         // Said of the GPU that the others are on.
-        kv_cache_dtype: own.kv_cache_dtype.filter(|_| !on_cpu),
+        kv_cache_dtype: own.kv_cache_dtype.filter(|asked| !on_cpu || !asked.takes_gpu()),
         max_batch_size: at_once
             .map(|count| own.max_batch_size.map_or(count, |most| most.min(count)))
             .or(own.max_batch_size),

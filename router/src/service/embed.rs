@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokenizers::utils::truncation::{
     TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
@@ -204,21 +205,27 @@ impl Service {
         request: EmbedRequest,
     ) -> Result<Vec<EmbedInput>, ServiceError> {
         let rules = Arc::new(Rules::new(embedding, &request, self.validator.clone())?);
-        let mut inputs = Vec::with_capacity(request.texts.len());
-        let mut texts = request.texts;
-        while !texts.is_empty() {
-            let rest = texts.split_off(texts.len().min(TEXTS_PER_JOB));
-            let part = std::mem::replace(&mut texts, rest);
-            let (tokenizer, rules, first) = (self.vocabulary.tokenizer.clone(), rules.clone(), inputs.len());
-            let tokenize = move || {
-                let each = part.into_iter().enumerate();
-                each.map(|(at, text)| rules.tokenize(&tokenizer, first + at, text))
-                    .collect::<Result<Vec<_>, _>>()
-            };
-            inputs.extend(self.on_worker(tokenize).await?);
-        }
-        Ok(inputs)
+        let parts = in_parts(request.texts).into_iter().enumerate().map(|(number, part)| {
+            let (tokenizer, rules) = (self.vocabulary.tokenizer.clone(), rules.clone());
+            self.on_worker(move || {
+                let each = (number * TEXTS_PER_JOB..).zip(part);
+                each.map(|(at, text)| rules.tokenize(&tokenizer, at, text)).collect::<Result<Vec<_>, _>>()
+            })
+        });
+        // No more at a time than are worked on, so that a request of many texts leaves room for others between its parts.
+        let parts: Vec<_> = stream::iter(parts).buffered(self.workers.threads()).try_collect().await?;
+        Ok(parts.into_iter().flatten().collect())
     }
+}
+
+/// Texts in the same order, [`TEXTS_PER_JOB`] together.
+fn in_parts(mut texts: Vec<TextInput>) -> Vec<Vec<TextInput>> {
+    let mut parts = Vec::with_capacity(texts.len().div_ceil(TEXTS_PER_JOB));
+    while !texts.is_empty() {
+        let rest = texts.split_off(texts.len().min(TEXTS_PER_JOB));
+        parts.push(std::mem::replace(&mut texts, rest));
+    }
+    parts
 }
 
 /// The vectors, unless they take longer than a request may.

@@ -14,6 +14,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// A fixed number of threads. They end when the pool is dropped.
 pub(crate) struct WorkerPool {
     jobs: flume::Sender<Job>,
+    threads: usize,
 }
 
 /// The job did not run to its end: it panicked, or the pool is gone.
@@ -33,7 +34,8 @@ impl WorkerPool {
     /// As for [`WorkerPool::new`].
     pub fn with_niceness(name: &str, workers: usize, steps: i32) -> std::io::Result<Self> {
         let (jobs, inbox) = flume::bounded::<Job>(QUEUE);
-        for number in 0..workers.max(1) {
+        let threads = workers.max(1);
+        for number in 0..threads {
             let inbox = inbox.clone();
             let thread = std::thread::Builder::new().name(format!("{name}-{number}")).stack_size(STACK_BYTES);
             thread.spawn(move || {
@@ -45,7 +47,12 @@ impl WorkerPool {
                 }
             })?;
         }
-        Ok(Self { jobs })
+        Ok(Self { jobs, threads })
+    }
+
+    /// How many jobs run at a time.
+    pub fn threads(&self) -> usize {
+        self.threads
     }
 
     /// Runs `work` on a thread of the pool. A job whose caller is gone before it starts is skipped.

@@ -21,6 +21,8 @@ use crate::cpu::tile::{self, MAX_ROWS, accumulate, with_rows};
 use crate::{BidirectionalParams, KernelError, PackedLimits};
 
 const OP: &str = "attend";
+/// Tokens whose keys and values are brought near before they are needed.
+const AHEAD: usize = 8;
 
 /// One thread's panels and scores.
 #[derive(Default)]
@@ -120,17 +122,17 @@ struct Head<'a> {
 impl Kernel for Head<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        self.pack();
+        self.pack(s);
         for (row, count) in tile::row_groups(self.tokens.len(), MAX_ROWS) {
             with_rows!(count, R => self.rows::<S, R>(s, row));
         }
     }
 }
 
-impl Head<'_> {
+impl<'a> Head<'a> {
     /// The query (0), key (1) or value (2) of the sequence's `i`-th token.
     #[inline(always)]
-    fn part(&self, which: usize, i: usize) -> &[f32] {
+    fn part(&self, which: usize, i: usize) -> &'a [f32] {
         let Attention { qkv, heads, head_dim, .. } = *self.job;
         let row = (self.tokens.start + i) * 3 * heads * head_dim;
         &qkv[row + (which * heads + self.head) * head_dim..][..head_dim]
@@ -138,20 +140,25 @@ impl Head<'_> {
 
     /// Brings keys and values into panels. What lies beyond the sequence's end is old, and numbers all the same.
     #[inline(always)]
-    fn pack(&mut self) {
+    fn pack<S: Simd>(&mut self, s: S) {
         let (len, head_dim) = (self.tokens.len(), self.job.head_dim);
         let (key_panel, value_panel) = (panel_len(head_dim), panel_len(len));
         for i in 0..len {
-            let (panel, lane) = (i / LANES * key_panel, i % LANES);
-            for dim in 0..head_dim {
-                self.scratch.keys[panel + dim * LANES + lane] = self.part(1, i)[dim];
+            let (key, value) = (self.part(1, i), self.part(2, i));
+            // Tokens are too far apart for the processor to see what comes next.
+            for part in [key, value] {
+                let ahead = part.as_ptr().wrapping_add(AHEAD * 3 * self.job.heads * head_dim);
+                (0..head_dim).step_by(LANES).for_each(|dim| s.prefetch(ahead.wrapping_add(dim)));
             }
-            for part in 0..head_dim.div_ceil(LANES) {
-                let from = &self.part(2, i)[part * LANES..head_dim.min((part + 1) * LANES)];
-                let at = part * value_panel + i * LANES;
-                let mut lanes = [0.0; LANES];
-                lanes[..from.len()].copy_from_slice(from);
-                self.scratch.values[at..][..LANES].copy_from_slice(&lanes);
+            let EncoderScratch { keys, values, .. } = &mut *self.scratch;
+            let keys = &mut keys[i / LANES * key_panel..][..key_panel];
+            for (column, &key) in keys.as_chunks_mut::<LANES>().0.iter_mut().zip(key) {
+                column[i % LANES] = key;
+            }
+            for (part, value) in value.chunks(LANES).enumerate() {
+                if let Some(to) = values[part * value_panel + i * LANES..].first_chunk_mut() {
+                    s.store(load_part(s, value), to);
+                }
             }
         }
         if len % 2 == 1 {

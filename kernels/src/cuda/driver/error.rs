@@ -72,3 +72,30 @@ impl From<DeviceError> for KernelError {
         Self::Device { device: "cuda", message: error.to_string() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_is_too_old_is_told_with_both_versions_and_what_to_do() {
+        let (driver, needed) = (Version::from_number(12080), Version::new(13, 0));
+        assert_eq!(
+            DeviceError::DriverTooOld { driver, needed }.to_string(),
+            "the driver supports CUDA 12.8, the kernels in this binary need 13.0, and no NVRTC 12 was found to compile \
+             them anew (libnvrtc.so.12): update the driver, or install NVRTC"
+        );
+        assert_eq!(
+            DeviceError::NoCompiler { driver }.to_string(),
+            "this binary was built without nvcc, and no NVRTC 12 was found to compile its kernels (libnvrtc.so.12); the \
+             driver supports CUDA 12.8"
+        );
+    }
+
+    #[test]
+    fn what_is_older_than_ampere_is_refused_by_name() {
+        let error = DeviceError::TooOld { name: "Tesla T4".to_owned(), capability: (7, 5) };
+        let said = "Tesla T4 has compute capability 7.5; 8.0 (Ampere) is the least that is supported";
+        assert_eq!(error.to_string(), said);
+    }
+}
