@@ -285,16 +285,23 @@ fn every_quantization_is_asked_for_or_refused() {
 /// What the first column of a table in `docs/quantization.md` names, sorted: that of the table whose header begins so.
 fn documented(header: &str) -> Vec<String> {
     let text = include_str!("../../../docs/quantization.md");
-    let rows = text.lines().skip_while(|line| !line.starts_with(header)).skip(1).take_while(|line| line.starts_with('|'));
+    let rows = text
+        .lines()
+        .skip_while(|line| !line.starts_with(header))
+        .skip(1)
+        .take_while(|line| line.starts_with('|'));
     let first = rows.filter_map(|row| row.split('|').nth(1));
-    let mut named: Vec<String> = first.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+    let mut named: Vec<String> =
+        first.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
     named.sort();
     named
 }
 
 fn names<T: ValueEnum>() -> Vec<String> {
-    let mut names: Vec<String> =
-        T::value_variants().iter().map(|value| value.to_possible_value().unwrap().get_name().to_owned()).collect();
+    let mut names: Vec<String> = T::value_variants()
+        .iter()
+        .map(|value| value.to_possible_value().unwrap().get_name().to_owned())
+        .collect();
     names.sort();
     names
 }
