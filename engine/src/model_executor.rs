@@ -122,8 +122,6 @@ pub(crate) fn decoder_config(
 /// Hands each step to the device in `launch`; on the CPU that is all, on others `collect` waits for it.
 pub(crate) struct ModelExecutor<B: Backend> {
     pub decoder: Decoder<B>,
-    /// Of the step under way.
-    scores: Vec<f32>,
     /// When the last step had ended, and how long the device waited for the one after it.
     ended: Option<Instant>,
     waited: Duration,
@@ -131,7 +129,7 @@ pub(crate) struct ModelExecutor<B: Backend> {
 
 impl<B: Backend> ModelExecutor<B> {
     pub fn new(decoder: Decoder<B>) -> Self {
-        Self { decoder, scores: Vec::new(), ended: None, waited: Duration::ZERO }
+        Self { decoder, ended: None, waited: Duration::ZERO }
     }
 }
 
@@ -178,14 +176,13 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         }
         self.decoder.draw(&samples)?;
         let scores: Vec<(u32, u32)> = batch.scores.iter().map(|score| (score.row, score.target)).collect();
-        self.scores.clear();
-        self.decoder.score(&scores, &mut self.scores)
+        self.decoder.score(&scores)
     }
 
     fn collect(&mut self, out: &mut StepResult) -> Result<(), ExecutorError> {
         out.sampled.clear();
-        self.decoder.drawn(&mut out.sampled)?;
-        std::mem::swap(&mut out.scores, &mut self.scores);
+        out.scores.clear();
+        self.decoder.collect(&mut out.sampled, &mut out.scores)?;
         self.ended = Some(Instant::now());
         Ok(())
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use weirgate_kernels::SampleParams;
 
-use crate::cuda_model::MAX_LOGIT_ROWS;
 use crate::decoder::LEAST_SPARED;
 use crate::{Batch, LoadOptions, Sample, Score};
 
@@ -63,7 +62,7 @@ impl Draw {
     }
 }
 
-/// As many tokens as a step may have, of as many sequences, a token drawn for each, and some scored.
+/// As many tokens as a step may have, of as many sequences, a token drawn for each, and all scored.
 fn prompts(options: &LoadOptions, draw: &Draw) -> Batch {
     let tokens = options.max_step_tokens;
     let seqs = options.max_seqs.clamp(1, tokens.max(1));
@@ -71,8 +70,7 @@ fn prompts(options: &LoadOptions, draw: &Draw) -> Batch {
     for seq in 0..seqs {
         push_prompt(&mut batch, tokens / seqs + usize::from(seq < tokens % seqs), options.block_size, draw);
     }
-    let rows = 0..tokens.min(MAX_LOGIT_ROWS) as u32;
-    batch.scores.extend(rows.map(|row| Score { row, target: 0 }));
+    batch.scores.extend((0..tokens as u32).map(|row| Score { row, target: 0 }));
     batch
 }
 

@@ -52,7 +52,7 @@ template <class F> DEVICE float dot(const Unit& unit, const int (&x)[8], const i
         int products = 0, sum = F::GROUPS == 1 ? sums[0] + sums[1] : sums[group];
         UNROLL
         for (u32 quad = group * 8 / F::GROUPS; quad < (group + 1) * 8 / F::GROUPS; ++quad) {
-            products = __dp4a(static_cast<int>(unit.quads[quad]), x[quad], products);
+            products = dot4(static_cast<int>(unit.quads[quad]), x[quad], products);
         }
         result = fmaf(unit.scales[group], static_cast<float>(products - F::BIAS * sum), result);
         if constexpr (F::MIN) result = fmaf(-unit.mins[group], static_cast<float>(sum), result);

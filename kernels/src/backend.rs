@@ -136,10 +136,10 @@ pub trait Backend: Send + 'static {
     /// Room for the inputs of a step of up to `tokens` tokens, `seqs` sequences and `blocks` block-table entries.
     fn step_buffers(&self, tokens: usize, seqs: usize, blocks: usize) -> Result<Self::Step>;
 
-    /// No adapter's additions yet to a matrix of `rows` rows and `cols` columns.
-    fn low_ranks(&self, rows: usize, cols: usize) -> Result<Self::LowRanks>;
+    /// No adapter's additions yet to a matrix of `rows` rows and `cols` columns, in steps of up to `tokens` tokens.
+    fn low_ranks(&self, rows: usize, cols: usize, tokens: usize) -> Result<Self::LowRanks>;
     /// Replaces what the adapter in slot `slot` adds by `parts`, which are in the order of their rows and share none; no
-    /// parts: nothing. What fails changes nothing.
+    /// parts: nothing. Takes all memory that steps need for it. What fails changes nothing.
     fn set_low_rank(
         &mut self,
         changes: &mut Self::LowRanks,
@@ -270,12 +270,15 @@ pub trait Backend: Send + 'static {
     /// `x = cap * tanh(x / cap)` over `len` elements.
     fn softcap(&mut self, x: &mut Self::Buf, cap: f32, len: usize) -> Result<()>;
 
-    /// Draws one token per row from `logits` `[rows.len(), vocab]`, which it may overwrite; [`Backend::drawn`] has them.
+    /// Draws one token per row from `logits` `[rows.len(), vocab]`, which it may overwrite; [`Backend::collect`] has them.
     /// The device may still be at it when this returns, and the logits may be used for something else all the same.
     fn draw(&mut self, logits: &mut Self::Buf, vocab: usize, rows: &[SampleRow<'_>]) -> Result<()>;
-    /// Waits for what was drawn since the last call and appends it to `out`, in order.
-    fn drawn(&mut self, out: &mut Vec<Sampled>) -> Result<()>;
-    /// Both: draws, and appends to `out`.
+    /// Has the log-probability of `targets[r]` under the plain softmax of row `r` taken; [`Backend::collect`] has them, and as
+    /// to waiting and the logits it is as with [`Backend::draw`].
+    fn score(&mut self, logits: &Self::Buf, vocab: usize, targets: &[u32]) -> Result<()>;
+    /// Waits, once, for all that was drawn and scored since the last call, and appends it, in order.
+    fn collect(&mut self, drawn: &mut Vec<Sampled>, scores: &mut Vec<f32>) -> Result<()>;
+    /// Draws, and appends what was drawn to `out`; what was scored before is dropped.
     fn sample(
         &mut self,
         logits: &mut Self::Buf,
@@ -284,10 +287,8 @@ pub trait Backend: Send + 'static {
         out: &mut Vec<Sampled>,
     ) -> Result<()> {
         self.draw(logits, vocab, rows)?;
-        self.drawn(out)
+        self.collect(out, &mut Vec::new())
     }
-    /// Log-probability of `targets[r]` under the plain softmax of row `r`. Appends to `out`.
-    fn score(&mut self, logits: &Self::Buf, vocab: usize, targets: &[u32], out: &mut Vec<f32>) -> Result<()>;
     /// Copies the first `out.len()` elements back to the host.
     fn download(&self, buf: &Self::Buf, out: &mut [f32]) -> Result<()>;
 }

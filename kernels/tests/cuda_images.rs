@@ -178,18 +178,21 @@ fn every_file_compiles_at_run_time_too() {
     if no_nvcc() {
         return;
     }
-    let cache = tempfile::tempdir().unwrap();
-    let settings = CompileSettings {
-        libraries: vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cuda/lib")],
-        cache: Some(cache.path().to_owned()),
-        own_gemm: true,
-    };
-    // One chip's code differs from the others' by its instructions, which nvcc has compiled for all; this one has most.
-    let compile = || driver::compile_kernels(Version::new(13, 0), "sm_90a", &settings).unwrap();
-    let first = compile();
-    assert!(!first.is_empty() && first.iter().all(|file| file.bytes > 0 && !file.cached), "{first:?}");
-    let again: Vec<_> = first.into_iter().map(|file| Compiled { cached: true, ..file }).collect();
-    assert_eq!(compile(), again);
+    // The toolkit's, and the least of drivers that are older than the toolkit.
+    for (version, folder) in [(Version::new(13, 0), "lib"), (Version::new(12, 4), "nvrtc-12/lib")] {
+        let cache = tempfile::tempdir().unwrap();
+        let settings = CompileSettings {
+            libraries: vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cuda").join(folder)],
+            cache: Some(cache.path().to_owned()),
+            own_gemm: true,
+        };
+        // One chip's code differs from the others' by its instructions, which nvcc has compiled for all; this one has most.
+        let compile = || driver::compile_kernels(version, "sm_90a", &settings).unwrap();
+        let first = compile();
+        assert!(!first.is_empty() && first.iter().all(|file| file.bytes > 0 && !file.cached), "{first:?}");
+        let again: Vec<_> = first.into_iter().map(|file| Compiled { cached: true, ..file }).collect();
+        assert_eq!(compile(), again);
+    }
 }
 
 #[test]

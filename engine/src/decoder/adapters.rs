@@ -24,9 +24,10 @@ pub(super) struct AdaptedLayer<B: Backend> {
 }
 
 impl<B: Backend> Adapters<B> {
-    pub fn new(backend: &B, spec: &ModelSpec) -> Result<Self, KernelError> {
+    /// For steps of up to `tokens` tokens.
+    pub fn new(backend: &B, spec: &ModelSpec, tokens: usize) -> Result<Self, KernelError> {
         let layers =
-            spec.layers.iter().map(|_| AdaptedLayer::new(backend, spec)).collect::<Result<_, _>>()?;
+            spec.layers.iter().map(|_| AdaptedLayer::new(backend, spec, tokens)).collect::<Result<_, _>>()?;
         Ok(Self { slots: Vec::new(), layers, step: Vec::new() })
     }
 
@@ -90,14 +91,14 @@ impl<B: Backend> Adapters<B> {
 }
 
 impl<B: Backend> AdaptedLayer<B> {
-    fn new(backend: &B, spec: &ModelSpec) -> Result<Self, KernelError> {
+    fn new(backend: &B, spec: &ModelSpec, tokens: usize) -> Result<Self, KernelError> {
         let (hidden, width) = (spec.hidden_size, spec.intermediate_size);
         let queries = spec.heads * spec.head_dim;
         Ok(Self {
-            qkv: backend.low_ranks(queries + 2 * spec.kv_heads * spec.head_dim, hidden)?,
-            output: backend.low_ranks(hidden, queries)?,
-            gate_up: backend.low_ranks(2 * width, hidden)?,
-            down: backend.low_ranks(hidden, width)?,
+            qkv: backend.low_ranks(queries + 2 * spec.kv_heads * spec.head_dim, hidden, tokens)?,
+            output: backend.low_ranks(hidden, queries, tokens)?,
+            gate_up: backend.low_ranks(2 * width, hidden, tokens)?,
+            down: backend.low_ranks(hidden, width, tokens)?,
         })
     }
 

@@ -126,7 +126,7 @@ impl<B: Backend> Decoder<B> {
         let (seqs, entries) = (config.max_seqs + padding, table_entries + padding);
         let step = backend.step_buffers(config.max_step_tokens, seqs, entries)?;
         let buffers = Buffers::new(&backend, spec, &config)?;
-        let adapters = Adapters::new(&backend, spec)?;
+        let adapters = Adapters::new(&backend, spec, config.max_step_tokens)?;
         let ropes = spec.ropes.iter().map(RotaryTable::new).collect();
         Ok(Self {
             backend,
@@ -311,7 +311,7 @@ impl<B: Backend> Decoder<B> {
         Ok(batch.tokens())
     }
 
-    /// Has one token drawn for each of `samples` (`(batch row, what to draw)`); [`Decoder::drawn`] has them.
+    /// Has one token drawn for each of `samples` (`(batch row, what to draw)`); [`Decoder::collect`] has them.
     pub fn draw(&mut self, samples: &[(u32, SampleRow<'_>)]) -> Result<(), ExecutorError> {
         for tile in samples.chunks(self.config.max_logit_rows) {
             let rows: Vec<u32> = tile.iter().map(|(row, _)| *row).collect();
@@ -322,19 +322,19 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
-    /// Waits for the tokens drawn since the last call, and appends them to `out`.
-    pub fn drawn(&mut self, out: &mut Vec<Sampled>) -> Result<(), ExecutorError> {
-        Ok(self.backend.drawn(out)?)
-    }
-
-    /// Log-probability of each `(batch row, target)`, appending to `out`.
-    pub fn score(&mut self, scores: &[(u32, u32)], out: &mut Vec<f32>) -> Result<(), ExecutorError> {
+    /// Has the log-probability of each `(batch row, target)` taken; [`Decoder::collect`] has them.
+    pub fn score(&mut self, scores: &[(u32, u32)]) -> Result<(), ExecutorError> {
         for tile in scores.chunks(self.config.max_logit_rows) {
             let (rows, targets): (Vec<u32>, Vec<u32>) = tile.iter().copied().unzip();
             self.fill_logits(&rows)?;
-            self.backend.score(&self.buffers.logits, self.spec.vocab_size, &targets, out)?;
+            self.backend.score(&self.buffers.logits, self.spec.vocab_size, &targets)?;
         }
         Ok(())
+    }
+
+    /// Waits, once, for the tokens drawn and the log-probabilities taken since the last call, and appends them.
+    pub fn collect(&mut self, drawn: &mut Vec<Sampled>, scores: &mut Vec<f32>) -> Result<(), ExecutorError> {
+        Ok(self.backend.collect(drawn, scores)?)
     }
 
     /// The logits after `rows` of the last batch, `[rows.len(), vocab]`, appended to `out`.

@@ -116,16 +116,15 @@ fn serving_allocates_nothing() {
     assert!(after.replays > before.replays + 5, "{before:?} {after:?}");
 }
 
-/// Tokens come back at a step's end, all in one piece.
+/// Tokens, and log-probabilities of prompts, come back at a step's end, all in one piece.
 #[test]
 fn a_step_waits_once() {
     let model = Model::tiny("llama");
     let (executor, watch) = serving(&model, 60);
     let before = watch.counts().waits;
-    let mut requests = demanding(model.spec.vocab_size);
-    // Log-probabilities of prompts are read as they are computed.
-    requests.iter_mut().for_each(|request| request.logprobs.prompt = false);
-    let (_, steps) = run(executor, &model, &requests);
+    // So the engine plans while the device computes.
+    assert!(executor.is_asynchronous());
+    let (_, steps) = run(executor, &model, &demanding(model.spec.vocab_size));
     assert_eq!(watch.counts().waits - before, steps);
 }
 

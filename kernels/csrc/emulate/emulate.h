@@ -234,7 +234,7 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned picks) {
     }
     return result;
 }
-inline int __dp4a(int a, int b, int c) {
+inline int dot4(int a, int b, int c) {
     for (int i = 0; i < 4; ++i) c += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
     return c;
 }

@@ -71,8 +71,9 @@ pub struct CpuBackend {
     encoder_scratch: Vec<Mutex<EncoderScratch>>,
     /// One per participant of the pool.
     sample_scratch: Vec<Mutex<SampleScratch>>,
-    /// What was drawn and not asked for yet.
+    /// What was drawn and scored, and not asked for yet.
     drawn: Vec<Sampled>,
+    scores: Vec<f32>,
 }
 
 /// One scratch for each participant of a pool, like those that another pool's participants have.
@@ -102,7 +103,7 @@ impl CpuBackend {
         let activations = Activations::default();
         let lowered = Lowered::default();
         let isa = Dispatch::new(isa);
-        let drawn = Vec::new();
+        let (drawn, scores) = (Vec::new(), Vec::new());
         let commits_cache = true;
         Self {
             pool,
@@ -114,6 +115,7 @@ impl CpuBackend {
             encoder_scratch,
             sample_scratch,
             drawn,
+            scores,
         }
     }
 
@@ -175,7 +177,7 @@ impl Backend for CpuBackend {
         Step::new(tokens, seqs, blocks)
     }
 
-    fn low_ranks(&self, rows: usize, cols: usize) -> Result<LowRanks> {
+    fn low_ranks(&self, rows: usize, cols: usize, _tokens: usize) -> Result<LowRanks> {
         Ok(LowRanks::new(rows, cols))
     }
 
@@ -308,13 +310,14 @@ impl Backend for CpuBackend {
         })
     }
 
-    fn drawn(&mut self, out: &mut Vec<Sampled>) -> Result<()> {
-        out.append(&mut self.drawn);
-        Ok(())
+    fn score(&mut self, logits: &CpuBuf, vocab: usize, targets: &[u32]) -> Result<()> {
+        score::score(&self.pool, self.isa, logits, vocab, targets, &mut self.scores)
     }
 
-    fn score(&mut self, logits: &CpuBuf, vocab: usize, targets: &[u32], out: &mut Vec<f32>) -> Result<()> {
-        score::score(&self.pool, self.isa, logits, vocab, targets, out)
+    fn collect(&mut self, drawn: &mut Vec<Sampled>, scores: &mut Vec<f32>) -> Result<()> {
+        drawn.append(&mut self.drawn);
+        scores.append(&mut self.scores);
+        Ok(())
     }
 
     fn download(&self, buf: &CpuBuf, out: &mut [f32]) -> Result<()> {

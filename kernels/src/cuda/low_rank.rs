@@ -35,6 +35,8 @@ kernel_args!(LowRankArgs {
 pub struct CudaLowRanks<G: Gpu> {
     rows: usize,
     cols: usize,
+    /// Most in a step.
+    tokens: usize,
     slots: Vec<Option<Change<G>>>,
     /// The slots as the kernels take them.
     table: Option<G::Memory>,
@@ -51,12 +53,22 @@ struct Change<G: Gpu> {
 }
 
 impl<G: Gpu> CudaLowRanks<G> {
-    pub(super) fn new(rows: usize, cols: usize) -> Self {
-        Self { rows, cols, slots: Vec::new(), table: None }
+    pub(super) fn new(rows: usize, cols: usize, tokens: usize) -> Self {
+        Self { rows, cols, tokens, slots: Vec::new(), table: None }
     }
 
-    pub(super) fn set(&mut self, gpu: &G, slot: usize, parts: &[LowRankView<'_>]) -> Result<()> {
+    pub(super) fn set(
+        &mut self,
+        (gpu, scratch): (&G, &mut Scratch<G>),
+        slot: usize,
+        parts: &[LowRankView<'_>],
+    ) -> Result<()> {
         let change = if parts.is_empty() { None } else { Some(self.change(gpu, parts)?) };
+        let ranks = change.as_ref().map_or(0, |change| change.ranks);
+        if ranks > 0 {
+            // Now, where a lack of memory is an answer; in a step it would be the end of all requests.
+            lowered(gpu, scratch, self.tokens, ranks)?;
+        }
         let slots = self.slots.len().max(slot.saturating_add(1));
         let table = gpu.allocate("adapters", product(&[slots, 4 * SLOT_WORDS]))?;
         let row = |index: usize| {
@@ -109,6 +121,16 @@ impl<G: Gpu> CudaLowRanks<G> {
     }
 }
 
+/// Memory for the activations of `tokens` tokens in all `ranks` of an adapter.
+fn lowered<'a, G: Gpu>(
+    gpu: &G,
+    scratch: &'a mut Scratch<G>,
+    tokens: usize,
+    ranks: usize,
+) -> Result<&'a G::Memory> {
+    scratch.fit(gpu, "adapters' products", product(&[tokens, ranks, 4]))
+}
+
 /// The two words of an address.
 fn halves(address: u64) -> [u32; 2] {
     [address as u32, (address >> 32) as u32]
@@ -145,13 +167,14 @@ pub(super) fn add<G: Gpu>(
     step: &CudaStep<G>,
 ) -> Result<()> {
     let tokens = step.tokens;
+    check_room(OP, "tokens", tokens, changes.tokens)?;
     check_room(OP, "elements of x", product(&[tokens, changes.cols]), x.len())?;
     check_room(OP, "elements of out", product(&[tokens, changes.rows]), out.len())?;
     let width = changes.slots.iter().flatten().map(|change| change.ranks).max().unwrap_or(0);
     let (Some(table), true) = (&changes.table, tokens * width > 0 && step.has_adapters()) else {
         return Ok(());
     };
-    let lowered = scratch.fit(gpu, "adapters' products", product(&[tokens, width, 4]))?;
+    let lowered = lowered(gpu, scratch, tokens, width)?;
     let args = LowRankArgs {
         out: out.address(),
         x: x.address(),

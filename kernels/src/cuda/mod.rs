@@ -51,6 +51,7 @@ use crate::{
 use graphs::Graphs;
 use memory::{Bytes, Scratch};
 use sample::SampleScratch;
+use score::ScoreScratch;
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -60,8 +61,7 @@ pub struct CudaBackend<G: Gpu> {
     deterministic: bool,
     /// Which rows to gather.
     indices: Scratch<G>,
-    /// Targets and scores.
-    scores: Scratch<G>,
+    scores: ScoreScratch<G>,
     /// Activations as the product at hand wants them.
     planes: Scratch<G>,
     /// Weights of many rows' product, unpacked piece by piece.
@@ -83,7 +83,7 @@ impl<G: Gpu> CudaBackend<G> {
             gpu,
             deterministic: false,
             indices: Scratch::default(),
-            scores: Scratch::default(),
+            scores: ScoreScratch::default(),
             planes: Scratch::default(),
             unpacked: Scratch::default(),
             partial: Scratch::default(),
@@ -162,8 +162,8 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         CudaStep::new(&self.gpu, tokens, seqs, blocks)
     }
 
-    fn low_ranks(&self, rows: usize, cols: usize) -> Result<CudaLowRanks<G>> {
-        Ok(CudaLowRanks::new(rows, cols))
+    fn low_ranks(&self, rows: usize, cols: usize, tokens: usize) -> Result<CudaLowRanks<G>> {
+        Ok(CudaLowRanks::new(rows, cols, tokens))
     }
 
     fn set_low_rank(
@@ -172,7 +172,7 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         slot: usize,
         parts: &[LowRankView<'_>],
     ) -> Result<()> {
-        changes.set(&self.gpu, slot, parts)
+        changes.set((&self.gpu, &mut self.lowered), slot, parts)
     }
 
     fn add_low_rank(
@@ -325,18 +325,17 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         sample::draw((&self.gpu, &mut self.sampling), logits, vocab, rows)
     }
 
-    fn drawn(&mut self, out: &mut Vec<Sampled>) -> Result<()> {
-        self.sampling.drawn(&self.gpu, out)
+    fn score(&mut self, logits: &CudaBuf<G>, vocab: usize, targets: &[u32]) -> Result<()> {
+        score::score((&self.gpu, &mut self.scores), logits, vocab, targets)
     }
 
-    fn score(
-        &mut self,
-        logits: &CudaBuf<G>,
-        vocab: usize,
-        targets: &[u32],
-        out: &mut Vec<f32>,
-    ) -> Result<()> {
-        score::score((&self.gpu, &mut self.scores), logits, vocab, targets, out)
+    fn collect(&mut self, drawn: &mut Vec<Sampled>, scores: &mut Vec<f32>) -> Result<()> {
+        let (mut draws, mut scored) = (self.sampling.take(), self.scores.take());
+        let mut pieces: Vec<_> = draws.pieces().chain(scored.pieces()).collect();
+        self.gpu.collect(&mut pieces)?;
+        draws.append_to(drawn);
+        scored.append_to(scores);
+        Ok(())
     }
 
     fn download(&self, buf: &CudaBuf<G>, out: &mut [f32]) -> Result<()> {

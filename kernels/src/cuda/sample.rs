@@ -325,16 +325,25 @@ impl<G: Gpu> SampleScratch<G> {
         })
     }
 
-    /// Waits for all draws since the last call and appends what came of them to `out`.
-    pub(super) fn drawn(&mut self, gpu: &G, out: &mut Vec<Sampled>) -> Result<()> {
+    /// All draws since the last call.
+    pub(super) fn take(&mut self) -> Draws<'_, G> {
         let pending = std::mem::take(&mut self.pending);
-        let outcomes = self.outcomes.get_mut(..pending).unwrap_or_default();
-        let pieces = outcomes.iter_mut().filter_map(|outcome| {
-            let Outcome { memory, words, .. } = outcome;
-            Some((memory.get()?, words.bytes_mut()))
-        });
-        gpu.collect(&mut pieces.collect::<Vec<_>>())?;
-        for Outcome { words, tops, .. } in outcomes {
+        Draws(self.outcomes.get_mut(..pending).unwrap_or_default())
+    }
+}
+
+/// Draws that were asked for.
+pub(super) struct Draws<'a, G: Gpu>(&'a mut [Outcome<G>]);
+
+impl<G: Gpu> Draws<'_, G> {
+    /// What to copy from the device, and where to.
+    pub(super) fn pieces(&mut self) -> impl Iterator<Item = (&G::Memory, &mut [u8])> {
+        self.0.iter_mut().filter_map(|Outcome { memory, words, .. }| Some((memory.get()?, words.bytes_mut())))
+    }
+
+    /// Appends what was copied.
+    pub(super) fn append_to(self, out: &mut Vec<Sampled>) {
+        for Outcome { words, tops, .. } in self.0 {
             let (drawn, top) = words.split_at(DRAWN_WORDS * tops.len());
             let top = top.as_chunks::<TOP_WORDS>().0;
             for (&[token, logprob, count, _], &start) in drawn.as_chunks::<DRAWN_WORDS>().0.iter().zip(&*tops)
@@ -347,7 +356,6 @@ impl<G: Gpu> SampleScratch<G> {
                 });
             }
         }
-        Ok(())
     }
 }
 

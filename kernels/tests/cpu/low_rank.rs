@@ -47,7 +47,7 @@ impl Case {
     }
 
     fn changes(&self, device: &mut CpuBackend) -> LowRanks {
-        let mut changes = device.low_ranks(self.rows, self.cols).unwrap();
+        let mut changes = device.low_ranks(self.rows, self.cols, 64).unwrap();
         for (slot, parts) in self.adapters.iter().enumerate() {
             let bytes: Vec<_> =
                 parts.iter().map(|part| (encode(part.dtype, &part.a), encode(part.dtype, &part.b))).collect();

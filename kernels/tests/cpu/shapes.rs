@@ -193,8 +193,8 @@ fn row_ops() {
     refused("norm_heads", device.norm_heads(&mut out, &four, &four, heads, 1e-5, 1));
     refused("norm_heads", device.norm_heads(&mut out, &four, &seven, heads, 1e-5, 0));
     refused("download", device.download(&eight, &mut [0.0; 9]));
-    refused("score", device.score(&eight, 4, &[0, 4], &mut Vec::new()));
-    refused("score", device.score(&seven, 4, &[0, 1], &mut Vec::new()));
+    refused("score", device.score(&eight, 4, &[0, 4]));
+    refused("score", device.score(&seven, 4, &[0, 1]));
     let params = SampleParams::default();
     let row = SampleRow {
         params: &params,
@@ -231,7 +231,7 @@ fn overflowing_sizes() {
     refused("norm_heads", device.norm_heads(&mut out, &four, &four, HeadCounts { q: HUGE, kv: 0 }, 1e-5, 1));
     refused("norm_heads", device.norm_heads(&mut out, &four, &four, HeadCounts { q: 0, kv: HUGE }, 1e-5, 1));
     refused("gather_rows", device.gather_rows(&mut out, &x, &[0, 0, 0, 0], HUGE));
-    refused("score", device.score(&x, HUGE, &[0, 0, 0, 0], &mut Vec::new()));
+    refused("score", device.score(&x, HUGE, &[0, 0, 0, 0]));
     let params = SampleParams::default();
     let row = SampleRow {
         params: &params,
@@ -270,7 +270,7 @@ fn adapters() {
         a: WeightView { dtype: DType::F32.into(), rows: rank, cols: 4, bytes: &bytes[..16 * rank] },
         b: WeightView { dtype: DType::F32.into(), rows, cols: rank, bytes: &bytes[..4 * rank * rows] },
     };
-    let mut changes = device.low_ranks(6, 4).unwrap();
+    let mut changes = device.low_ranks(6, 4, 8).unwrap();
     let mut set =
         |parts: &[LowRankView<'_>]| refused("set_low_rank", device.set_low_rank(&mut changes, 0, parts));
     set(&[part(0, 2, 7)]);
@@ -284,7 +284,7 @@ fn adapters() {
     let narrow = WeightView { dtype: DType::F32.into(), rows: 1, cols: 3, bytes: &bytes[..12] };
     set(&[LowRankView { a: narrow, ..part(0, 1, 3) }]);
     let blocks = WeightView { dtype: BlockType::Q8_0.into(), rows: 1, cols: 32, bytes: &bytes[..34] };
-    let mut wide = device.low_ranks(6, 32).unwrap();
+    let mut wide = device.low_ranks(6, 32, 8).unwrap();
     refused("set_low_rank", device.set_low_rank(&mut wide, 0, &[LowRankView { a: blocks, ..part(0, 1, 3) }]));
 
     device.set_low_rank(&mut changes, 0, &[part(0, 1, 3), part(3, 1, 3)]).unwrap();

@@ -164,7 +164,8 @@ fn score() {
     for mut device in devices(3) {
         let logits = buffer(&device, &logits);
         let mut out = vec![9.0];
-        device.score(&logits, vocab, &targets, &mut out).unwrap();
+        device.score(&logits, vocab, &targets).unwrap();
+        device.collect(&mut Vec::new(), &mut out).unwrap();
         assert_eq!(out.remove(0), 9.0);
         assert_close(&out, &want, 4e-6, "score");
     }

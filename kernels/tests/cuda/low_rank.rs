@@ -1,7 +1,8 @@
+use weirgate_kernels::cuda::{CudaBackend, Watched};
 use weirgate_kernels::{Backend, DType, KernelError, LowRankView, NO_ADAPTER, StepInputs, WeightView};
 
 use crate::common::{DTYPES, Rng, buffer, encode, rounded, values};
-use crate::device;
+use crate::{device, gpu};
 
 const ROWS: usize = 300;
 const COLS: usize = 77;
@@ -72,7 +73,7 @@ fn every_token_gets_what_its_adapter_adds() {
             Adapter::new(dtype, &[(20, 7, 1, -1.5)], 2),
         ];
         let mut device = device();
-        let mut changes = device.low_ranks(ROWS, COLS).unwrap();
+        let mut changes = device.low_ranks(ROWS, COLS, 8).unwrap();
         adapters[1].set(&mut device, &mut changes, 0).unwrap();
         // Slot 0 is given to another, slot 1 stays empty.
         adapters[0].set(&mut device, &mut changes, 0).unwrap();
@@ -121,9 +122,40 @@ fn every_token_gets_what_its_adapter_adds() {
 #[test]
 fn parts_that_do_not_fit_are_refused_and_change_nothing() {
     let mut device = device();
-    let mut changes = device.low_ranks(ROWS, COLS).unwrap();
+    let mut changes = device.low_ranks(ROWS, COLS, 8).unwrap();
     for shapes in [[(250, 51, 4, 1.0), (301, 0, 1, 1.0)], [(0, 10, 4, 1.0), (9, 10, 4, 1.0)]] {
         let refused = Adapter::new(DType::F32, &shapes, 4).set(&mut device, &mut changes, 0);
         assert!(matches!(refused, Err(KernelError::Shape { op: "set_low_rank", .. })), "{refused:?}");
     }
+}
+
+/// An adapter whose steps have enough memory is one that was loaded: no step takes any.
+#[test]
+fn what_steps_need_is_there_before_them() {
+    let (gpu, watch) = Watched::new(gpu());
+    let mut device = CudaBackend::new(gpu);
+    let mut changes = device.low_ranks(ROWS, COLS, 8).unwrap();
+    Adapter::new(DType::F32, &[(0, 100, 8, 2.0)], 1).set(&mut device, &mut changes, 0).unwrap();
+    let (x, mut out) = (device.buffer(8 * COLS).unwrap(), device.buffer(8 * ROWS).unwrap());
+    let mut step = device.step_buffers(9, 1, 9).unwrap();
+    let all: [u32; 9] = std::array::from_fn(|i| i as u32);
+    let mut add = |tokens: usize| {
+        let inputs = StepInputs {
+            ids: &all[..tokens],
+            positions: &all[..tokens],
+            slots: &all[..tokens],
+            cu_q: &[0, tokens as u32],
+            kv_len: &[tokens as u32],
+            block_tables: &all,
+            block_offsets: &[0, 9],
+            rope: &[],
+            adapters: &[0],
+        };
+        device.upload(&mut step, &inputs).unwrap();
+        let before = watch.counts().allocations;
+        let added = device.add_low_rank(&mut out, &x, &changes, &step);
+        (watch.counts().allocations - before, added)
+    };
+    assert!(matches!(add(8), (0, Ok(()))));
+    assert!(matches!(add(9), (0, Err(KernelError::Shape { op: "add_low_rank", what: "tokens", .. }))));
 }

@@ -268,12 +268,20 @@ impl Unpacked {
     #[inline(always)]
     pub(crate) fn fill<D: Dot, T: Format>(&mut self, d: D, chunk: &[u8], units: usize) {
         self.fill_scales::<D, T>(d, chunk, units);
-        let unpacked = self.codes.as_chunks_mut::<8>().0;
-        for (unit, out) in codes::<T>(chunk, units).chunks_exact(unit_len::<T>()).zip(unpacked) {
-            let quads = d.arrange(quads::<D, T>(d, unit));
-            for q in 0..8 {
-                d.store(quads[q], &mut out[q]);
-            }
+        let packed = codes::<T>(chunk, units).as_chunks().0;
+        for unit in 0..units {
+            self.fill_unit::<D, T>(d, packed, unit);
+        }
+    }
+
+    /// Unpacks the codes of one unit; `packed` has those of the chunk.
+    #[inline(always)]
+    pub(crate) fn fill_unit<D: Dot, T: Format>(&mut self, d: D, packed: &[[u8; 64]], unit: usize) {
+        let packed = packed[unit * T::BITS..][..T::BITS].as_flattened();
+        for (quad, out) in
+            d.arrange(quads::<D, T>(d, packed)).into_iter().zip(&mut self.codes[8 * unit..][..8])
+        {
+            d.store(quad, out);
         }
     }
 

@@ -193,11 +193,7 @@ impl<T: Format> Part<'_, T> {
         // Where there is one panel, it is multiplied in the others' places, too.
         let chunks: [_; P] = std::array::from_fn(|p| self.chunk(panel + p.min(count - 1), col));
         for (unpacked, chunk) in unpacked.iter_mut().zip(chunks) {
-            if in_registers::<D, T>() {
-                unpacked.fill_scales::<D, T>(d, chunk, units);
-            } else {
-                unpacked.fill::<D, T>(d, chunk, units);
-            }
+            unpacked.fill_scales::<D, T>(d, chunk, units);
         }
         let mut fetch = self.fetch::<P>(next, tiles.len() * units);
         if tiles.start > 0 {
@@ -205,11 +201,13 @@ impl<T: Format> Part<'_, T> {
             fetch.lines = 0;
         }
         let packed = chunks.map(|chunk| codes::<T>(chunk, units).as_chunks().0);
-        let product = Product::<T, P> { weights: unpacked, packed, units, format: PhantomData };
+        let mut product =
+            Product::<T, P> { weights: unpacked, packed, units, unpack: true, format: PhantomData };
         for tile in tiles {
             let (row, height) = self.x.tile(tile);
             with_rows!(height, R in 1, 2, 3, 4, 5; 6 => {
                 let sums = product.take(d, &self.x.chunk::<R>(tile, col), &mut fetch);
+                product.unpack = false;
                 // SAFETY: the rows exist; the panels exist and are this part's alone.
                 unsafe { self.output.add_tile(d.float(), (row, panel, count), sums, self.turn(col)) };
             });
@@ -265,27 +263,37 @@ fn dot_chunk<D: Dot, T: Format, const R: usize>(
 
 /// A chunk of `P` panels, to be multiplied with tiles, all sums in registers.
 struct Product<'a, T, const P: usize> {
-    weights: &'a [Unpacked; P],
+    weights: &'a mut [Unpacked; P],
     /// The codes as they are in memory.
     packed: [&'a [[u8; 64]]; P],
     units: usize,
+    /// Whether nothing is unpacked yet: the first tile does that, unit by unit, while it multiplies. All at once, before it,
+    /// the multipliers would stand idle.
+    unpack: bool,
     format: PhantomData<T>,
 }
 
 impl<T: Format, const P: usize> Product<'_, T, P> {
     #[inline(always)]
     fn take<D: Dot, const R: usize>(
-        &self,
+        &mut self,
         d: D,
         x: &TileChunk<'_, R>,
         fetch: &mut Fetch<P>,
     ) -> [[<D::F as Simd>::V; P]; R] {
         let mut sums = [[d.float().splat(0.0); P]; R];
         let per_unit = UNIT / T::GROUP;
-        for group in 0..self.units * per_unit {
+        for unit in 0..self.units {
             fetch.some(d.float());
-            let products = self.products::<D, R>(d, x, group);
-            self.scale(d, &mut sums, products, x, (group, group / per_unit));
+            if self.unpack && matches!(Codes::of::<D, T>(), Codes::Unpacked) {
+                for (unpacked, packed) in self.weights.iter_mut().zip(self.packed) {
+                    unpacked.fill_unit::<D, T>(d, packed, unit);
+                }
+            }
+            for group in unit * per_unit..(unit + 1) * per_unit {
+                let products = self.products::<D, R>(d, x, group);
+                self.scale(d, &mut sums, products, x, (group, unit));
+            }
         }
         sums
     }
@@ -303,15 +311,18 @@ impl<T: Format, const P: usize> Product<'_, T, P> {
                 products[r] = [d.splat_i32(starts[r]); P];
             }
         }
-        if in_registers::<D, T>() {
-            let packed = self.packed.map(|codes| &codes[group * 4..][..4]);
-            return nibbles(d, products, packed, &x.codes[group * quads..][..quads], T::RANGE);
-        }
+        let codes = match Codes::of::<D, T>() {
+            Codes::Nibbles => {
+                let packed = self.packed.map(|codes| &codes[group * 4..][..4]);
+                return nibbles(d, products, packed, &x.codes[group * quads..][..quads], T::RANGE);
+            }
+            Codes::AsStored => self.packed,
+            Codes::Unpacked => self.weights.each_ref().map(|unpacked| &unpacked.codes[..]),
+        };
         let first = group * quads;
         // SAFETY: a tile's chunk has as many quads as the weights' chunk, at most `8 * UNITS`.
         let (codes, x) = unsafe {
-            let codes =
-                std::array::from_fn(|p| self.weights[p].codes.get_unchecked(first..).get_unchecked(..quads));
+            let codes = codes.map(|codes| codes.get_unchecked(first..).get_unchecked(..quads));
             (codes, x.codes.get_unchecked(first..).get_unchecked(..quads))
         };
         d.dot_group(products, codes, x, T::RANGE)
@@ -347,10 +358,25 @@ impl<T: Format, const P: usize> Product<'_, T, P> {
     }
 }
 
-/// Whether codes are unpacked anew for each tile, in registers, instead of once for all of them, to memory: that takes twice
-/// as long to write as they take to be unpacked.
-const fn in_registers<D: Dot, T: Format>() -> bool {
-    D::F::WIDE && D::COLUMNS == 4 && plain_nibbles::<T>()
+/// Where tiles find their codes.
+enum Codes {
+    /// In memory, as they lie there.
+    AsStored,
+    /// There too, but two in a byte: they are unpacked anew for each tile, in registers, which takes half as long as to write
+    /// them.
+    Nibbles,
+    /// In [`Unpacked`].
+    Unpacked,
+}
+
+impl Codes {
+    const fn of<D: Dot, T: Format>() -> Self {
+        match (D::F::WIDE, D::COLUMNS) {
+            (true, 4) if plain_nibbles::<T>() => Self::Nibbles,
+            (_, 4) if T::BITS == 8 && D::SHIFT == 0 => Self::AsStored,
+            _ => Self::Unpacked,
+        }
+    }
 }
 
 /// [`Dot::dot_group`] with the nibbles of a unit.

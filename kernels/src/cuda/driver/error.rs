@@ -52,6 +52,11 @@ pub enum DeviceError {
          driver supports CUDA {driver}", .driver.major, .driver.major
     )]
     NoCompiler { driver: Version },
+    #[error(
+        "NVRTC {found} cannot compile the kernels of this binary, {needed} is the least that can: install a newer one, or \
+         update the driver"
+    )]
+    CompilerTooOld { found: Version, needed: Version },
     #[error("{file} does not compile with NVRTC {version} for {target}: {log}")]
     Compile { file: String, version: Version, target: String, log: String },
     #[error("the kernels have no function {0}")]
@@ -89,6 +94,12 @@ mod tests {
             DeviceError::NoCompiler { driver }.to_string(),
             "this binary was built without nvcc, and no NVRTC 12 was found to compile its kernels (libnvrtc.so.12); the \
              driver supports CUDA 12.8"
+        );
+        assert_eq!(
+            DeviceError::CompilerTooOld { found: Version::new(12, 2), needed: Version::new(12, 4) }
+                .to_string(),
+            "NVRTC 12.2 cannot compile the kernels of this binary, 12.4 is the least that can: install a newer one, or \
+             update the driver"
         );
     }
 

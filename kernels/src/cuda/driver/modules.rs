@@ -197,7 +197,7 @@ fn compile_all(
     settings: &CompileSettings,
 ) -> Result<(Vec<Module>, KernelOrigin), DeviceError> {
     let driver = device.driver;
-    let nvrtc = Nvrtc::open(driver.major, &settings.libraries).ok_or_else(|| absent(driver))?;
+    let nvrtc = compiler(driver, &settings.libraries)?;
     let target = target(device.capability);
     let cache = settings.cache.as_deref().map(Cache::new);
     let codes = Compiler { nvrtc: &nvrtc, target: &target, driver, cache }.compile_all()?;
@@ -205,6 +205,17 @@ fn compile_all(
     let origin = KernelOrigin::Compiled { nvrtc: nvrtc.version(), cached, files: codes.len() };
     let modules = codes.iter().map(|code| load(context, &code.bytes).map_err(call("cuModuleLoadData")));
     Ok((modules.collect::<Result<_, _>>()?, origin))
+}
+
+/// The least that knows every instruction in the kernels: it came with the FP8 products of compute capability 8.9.
+const LEAST_NVRTC: Version = Version::new(12, 4);
+
+fn compiler(driver: Version, folders: &[PathBuf]) -> Result<Nvrtc, DeviceError> {
+    let nvrtc = Nvrtc::open(driver.major, folders).ok_or_else(|| absent(driver))?;
+    match nvrtc.version() {
+        found if found < LEAST_NVRTC => Err(DeviceError::CompilerTooOld { found, needed: LEAST_NVRTC }),
+        _ => Ok(nvrtc),
+    }
 }
 
 /// There is nothing that could compile.
@@ -289,7 +300,7 @@ pub fn compile_kernels(
     target: &str,
     settings: &CompileSettings,
 ) -> Result<Vec<Compiled>, DeviceError> {
-    let nvrtc = Nvrtc::open(driver.major, &settings.libraries).ok_or_else(|| absent(driver))?;
+    let nvrtc = compiler(driver, &settings.libraries)?;
     let cache = settings.cache.as_deref().map(Cache::new);
     let codes = Compiler { nvrtc: &nvrtc, target, driver, cache }.compile_all()?;
     let summary = |code: Code| Compiled { name: code.name, bytes: code.bytes.len(), cached: code.cached };
