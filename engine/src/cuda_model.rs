@@ -224,7 +224,7 @@ fn take(executor: &mut impl Executor, step: &Batch) -> Result<(), LoadError> {
     executor.launch(step).and_then(|()| executor.collect(&mut result)).map_err(load_error)
 }
 
-fn load_error(error: ExecutorError) -> LoadError {
+pub(crate) fn load_error(error: ExecutorError) -> LoadError {
     match error {
         ExecutorError::Kernel(error) => LoadError::Kernel(error),
         ExecutorError::Batch(message) => LoadError::WarmUp(message),

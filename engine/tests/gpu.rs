@@ -4,6 +4,8 @@
 
 #[path = "cuda/adapters.rs"]
 mod adapters;
+#[path = "cuda/embedders.rs"]
+mod embedders;
 #[path = "cuda/faults.rs"]
 mod faults;
 #[path = "cuda/gguf.rs"]

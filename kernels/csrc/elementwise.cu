@@ -50,6 +50,13 @@ struct GeluTanh {
     }
 };
 
+struct Relu {
+    static DEVICE float of(float x) { return fmaxf(x, 0.0f); }
+};
+struct Tanh {
+    static DEVICE float of(float x) { return tanhf(x); }
+};
+
 // out = act(gate) * up
 template <class Act> DEVICE void gated(const GatedArgs& args) {
     const u64 len = args.rows * args.width;
@@ -62,3 +69,19 @@ template <class Act> DEVICE void gated(const GatedArgs& args) {
 KERNEL(gated_silu, 256, GatedArgs) { gated<Silu>(args); }
 KERNEL(gated_gelu, 256, GatedArgs) { gated<Gelu>(args); }
 KERNEL(gated_gelu_tanh, 256, GatedArgs) { gated<GeluTanh>(args); }
+
+struct ActivateArgs {
+    float* x;
+    u64 len;
+};
+
+// x = act(x)
+template <class Act> DEVICE void activate(const ActivateArgs& args) {
+    for (u64 i = first_element(); i < args.len; i += stride()) args.x[i] = Act::of(args.x[i]);
+}
+
+KERNEL(activate_silu, 256, ActivateArgs) { activate<Silu>(args); }
+KERNEL(activate_gelu, 256, ActivateArgs) { activate<Gelu>(args); }
+KERNEL(activate_gelu_tanh, 256, ActivateArgs) { activate<GeluTanh>(args); }
+KERNEL(activate_relu, 256, ActivateArgs) { activate<Relu>(args); }
+KERNEL(activate_tanh, 256, ActivateArgs) { activate<Tanh>(args); }

@@ -19,17 +19,22 @@ struct RopeArgs {
 // Infinite where x is that or next to it, or not a number.
 DEVICE float magnitude(float x) { return fabsf(x) < 1.0e38f ? fabsf(x) : -NEG_INFINITY; }
 
+// Rotates a head of `token` by its `half` angles: element i with element i + half.
+DEVICE void rotate_head(float* x, const float* cosines, const float* sines, u32 token, u32 half) {
+    const float* cosine = cosines + static_cast<size_t>(token) * half;
+    const float* sine = sines + static_cast<size_t>(token) * half;
+    for (u32 i = threadIdx.x; i < half; i += 64) {
+        const float a = x[i], b = x[i + half];
+        x[i] = a * cosine[i] - b * sine[i];
+        x[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
 template <class T> DEVICE void rope_and_store(const RopeArgs& args) {
     const u32 token = blockIdx.x, head = blockIdx.y, rotated = args.heads + args.kv_heads;
     float* x = args.qkv + (static_cast<size_t>(token) * (rotated + args.kv_heads) + head) * args.head_dim;
     if (head < rotated) {
-        const float* cosine = args.cosine + static_cast<size_t>(token) * args.half;
-        const float* sine = args.sine + static_cast<size_t>(token) * args.half;
-        for (u32 i = threadIdx.x; i < args.half; i += 64) {
-            const float a = x[i], b = x[i + args.half];
-            x[i] = a * cosine[i] - b * sine[i];
-            x[i + args.half] = b * cosine[i] + a * sine[i];
-        }
+        rotate_head(x, args.cosine, args.sine, token, args.half);
         if (head < args.heads) return;
         __syncthreads();
     }
@@ -58,3 +63,16 @@ KERNEL(rope_and_store_f16, 64, RopeArgs) { rope_and_store<f16>(args); }
 KERNEL(rope_and_store_bf16, 64, RopeArgs) { rope_and_store<bf16>(args); }
 KERNEL(rope_and_store_e4m3, 64, RopeArgs) { rope_and_store<E4M3>(args); }
 KERNEL(rope_and_store_e5m2, 64, RopeArgs) { rope_and_store<E5M2>(args); }
+
+struct RotateArgs {
+    float* qkv;           // [tokens, 3 * heads * head_dim], in place
+    const float* cosine;  // [tokens, half]
+    const float* sine;
+    u32 heads, head_dim, half;
+};
+
+// One block for each token and each of its query and key heads.
+KERNEL(rotate, 64, RotateArgs) {
+    float* token = args.qkv + static_cast<size_t>(blockIdx.x) * 3 * args.heads * args.head_dim;
+    rotate_head(token + blockIdx.y * args.head_dim, args.cosine, args.sine, blockIdx.x, args.half);
+}

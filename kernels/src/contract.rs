@@ -1,6 +1,6 @@
 //! The shape contracts of the ops, as far as they are the same on every device.
 
-use crate::{HeadCounts, KernelError, StepInputs};
+use crate::{HeadCounts, KernelError, PackedInputs, PackedLimits, StepInputs};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -67,6 +67,29 @@ pub(crate) fn check_inputs(op: &'static str, inputs: &StepInputs<'_>) -> Result<
         check(op, "sines", sin.len(), cos.len())?;
         let per_token = cos.len() / tokens.max(1);
         check(op, "cosines", cos.len(), per_token * tokens)?;
+    }
+    Ok(())
+}
+
+/// The shape contract of [`PackedInputs`], in a step within `limits`.
+pub(crate) fn check_packed(op: &'static str, inputs: &PackedInputs<'_>, limits: &PackedLimits) -> Result<()> {
+    let tokens = inputs.ids.len();
+    check_room(op, "tokens", tokens, limits.tokens)?;
+    check(op, "positions", inputs.positions.len(), tokens)?;
+    check(op, "types", inputs.types.len(), tokens)?;
+    let seqs = inputs.cu.len().checked_sub(1).ok_or(shape_error(op, "cu", 0, 1))?;
+    check_room(op, "sequences", seqs, limits.seqs)?;
+    check(op, "first of cu", inputs.cu[0] as usize, 0)?;
+    check(op, "last of cu", inputs.cu[seqs] as usize, tokens)?;
+    for pair in inputs.cu.windows(2) {
+        if pair[1] <= pair[0] {
+            return Err(shape_error(op, "next of cu", pair[1] as usize, pair[0] as usize + 1));
+        }
+        check_room(op, "tokens of a sequence", (pair[1] - pair[0]) as usize, limits.seq_len)?;
+    }
+    for &(cos, sin) in inputs.rope {
+        check(op, "sines", sin.len(), cos.len())?;
+        check(op, "cosines", cos.len(), cos.len() / tokens.max(1) * tokens)?;
     }
     Ok(())
 }

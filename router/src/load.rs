@@ -16,7 +16,7 @@ use weirgate_models::{
 use weirgate_text::{TokenizerSettings, eos_tokens, read_tokenizer};
 use weirgate_types::TokenId;
 
-use crate::config::{ModelLocation, Quantize, RopeOverride, RouterConfig};
+use crate::config::{EngineSettings, ModelLocation, Quantize, RopeOverride, RouterConfig};
 use crate::device;
 use crate::error::RouterError;
 use crate::memory::{self, Place};
@@ -125,7 +125,8 @@ pub(crate) fn load_files(
     let one_shard = |what| if num_shard == 1 { Ok(()) } else { Err(RouterError::Shards { num_shard, what }) };
     if let Some(kind) = embedder::kind(files)? {
         one_shard("a model of embeddings")?;
-        return embedder::load(config, files, &kind, pace);
+        let device = device::choose(&config.engine)?;
+        return embedder::load(config, files, &kind, (pace, &device));
     }
     let mut spec = read_spec(files)?;
     match config.engine.rope_scaling {
@@ -225,13 +226,7 @@ fn on_gpu(
         kv_dtype: Some(kv_dtype),
         commit_cache: true,
     };
-    let cache = engine.kernel_cache.clone();
-    let cuda = CudaOptions {
-        compile: CompileSettings { libraries: Vec::new(), cache, own_gemm: engine.own_gemm },
-        deterministic: engine.deterministic,
-        graphs: engine.cuda_graphs.clone(),
-    };
-    let mut model = load_cuda(spec, tensors, &options, devices, &cuda)?;
+    let mut model = load_cuda(spec, tensors, &options, devices, &cuda_options(engine))?;
     tracing::info!("{}", model.description());
     // All have as many blocks, so the device with the least free memory counts for each.
     let count = devices.len();
@@ -242,6 +237,15 @@ fn on_gpu(
     let sizing = Sizing::resolve(&config.limits, engine, measured)?;
     tracing::info!("{}", sizing.table(kv_dtype.name()));
     Ok((model.with_cache(sizing.blocks, sizing.max_total_tokens)?, sizing))
+}
+
+fn cuda_options(engine: &EngineSettings) -> CudaOptions {
+    let cache = engine.kernel_cache.clone();
+    CudaOptions {
+        compile: CompileSettings { libraries: Vec::new(), cache, own_gemm: engine.own_gemm },
+        deterministic: engine.deterministic,
+        graphs: engine.cuda_graphs.clone(),
+    }
 }
 
 /// How many of `count` shards have the same keys and values, where there are fewer heads of them than shards.

@@ -11,13 +11,16 @@ mod weights;
 use weirgate_models::{EncoderSpec, ModelSpec, Pooling, TensorSource};
 use weirgate_types::TokenId;
 
-use crate::ExecutorError;
+use crate::cuda_model::load_error;
 use crate::decoder::LoadError;
+use crate::{CudaOptions, ExecutorError};
 use decoder::DecoderEmbedder;
 use encoder::Encoder;
 pub use thread::{EmbedConfig, EmbedFailure, EmbedHandle, EmbedTicket, spawn_embedder};
-use weirgate_kernels::PoolingKind;
 use weirgate_kernels::cpu::CpuBackend;
+use weirgate_kernels::cuda::CudaBackend;
+use weirgate_kernels::cuda::driver::{CudaDevice, NvidiaGpu};
+use weirgate_kernels::{Backend, EncoderBackend, PoolingKind};
 
 /// One text, or a pair of texts for a cross-encoder.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -60,10 +63,10 @@ pub trait Embedder: Send {
     fn embed(&mut self, texts: &[EmbedInput], out: &mut Vec<f32>) -> Result<(), ExecutorError>;
 }
 
-/// How an embedder is brought onto the CPU.
+/// How an embedder is brought onto a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmbedOptions {
-    /// Worker threads, at least 1.
+    /// Worker threads of the CPU, at least 1.
     pub threads: usize,
     /// Tokens of all texts of a step; raised to `max_tokens`.
     pub max_step_tokens: usize,
@@ -82,7 +85,7 @@ pub fn load_cpu_encoder(
     tensors: &dyn TensorSource,
     options: &EmbedOptions,
 ) -> Result<Box<dyn Embedder>, LoadError> {
-    Ok(Box::new(Encoder::new(CpuBackend::new(options.threads), spec, tensors, options)?))
+    load_encoder(CpuBackend::new(options.threads), spec, tensors, options)
 }
 
 /// Loads a decoder, whose last hidden states are pooled, onto the CPU.
@@ -94,7 +97,77 @@ pub fn load_cpu_decoder_embedder(
     tensors: &dyn TensorSource,
     options: &EmbedOptions,
 ) -> Result<Box<dyn Embedder>, LoadError> {
-    Ok(Box::new(DecoderEmbedder::new(CpuBackend::new(options.threads), spec, tensors, options)?))
+    load_decoder_embedder(CpuBackend::new(options.threads), spec, tensors, options)
+}
+
+/// Loads an encoder onto any device; `options.threads` is the caller's affair.
+///
+/// # Errors
+/// As for [`load_cpu_encoder`].
+pub fn load_encoder<B: EncoderBackend + 'static>(
+    backend: B,
+    spec: &EncoderSpec,
+    tensors: &dyn TensorSource,
+    options: &EmbedOptions,
+) -> Result<Box<dyn Embedder>, LoadError> {
+    Ok(Box::new(Encoder::new(backend, spec, tensors, options)?))
+}
+
+/// The same of a decoder, whose last hidden states are pooled.
+///
+/// # Errors
+/// As for [`load_cpu_encoder`].
+pub fn load_decoder_embedder<B: Backend + 'static>(
+    backend: B,
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    options: &EmbedOptions,
+) -> Result<Box<dyn Embedder>, LoadError> {
+    Ok(Box::new(DecoderEmbedder::new(backend, spec, tensors, options)?))
+}
+
+/// Loads an encoder onto a GPU and takes the largest steps there can be, so that serving does not run out of memory.
+///
+/// # Errors
+/// As for [`load_cpu_encoder`], and when the device is not as it must be.
+pub fn load_cuda_encoder(
+    spec: &EncoderSpec,
+    tensors: &dyn TensorSource,
+    options: &EmbedOptions,
+    device: &CudaDevice,
+    cuda: &CudaOptions,
+) -> Result<Box<dyn Embedder>, LoadError> {
+    warmed_up(load_encoder(cuda_backend(device, cuda)?, spec, tensors, options)?)
+}
+
+/// The same of a decoder, whose last hidden states are pooled.
+///
+/// # Errors
+/// As for [`load_cuda_encoder`].
+pub fn load_cuda_decoder_embedder(
+    spec: &ModelSpec,
+    tensors: &dyn TensorSource,
+    options: &EmbedOptions,
+    device: &CudaDevice,
+    cuda: &CudaOptions,
+) -> Result<Box<dyn Embedder>, LoadError> {
+    warmed_up(load_decoder_embedder(cuda_backend(device, cuda)?, spec, tensors, options)?)
+}
+
+fn cuda_backend(device: &CudaDevice, cuda: &CudaOptions) -> Result<CudaBackend<NvidiaGpu>, LoadError> {
+    let gpu = NvidiaGpu::new(device, &cuda.compile)?;
+    Ok(if cuda.deterministic { CudaBackend::deterministic(gpu) } else { CudaBackend::new(gpu) })
+}
+
+/// After steps of the longest texts and of the most.
+fn warmed_up(mut embedder: Box<dyn Embedder>) -> Result<Box<dyn Embedder>, LoadError> {
+    let EmbedLimits { max_tokens, max_step_tokens, max_seqs, .. } = embedder.limits();
+    for len in [max_tokens, 1] {
+        let text = EmbedInput { tokens: vec![0; len], types: Vec::new() };
+        let texts = vec![text; (max_step_tokens / len.max(1)).clamp(1, max_seqs)];
+        embedder.embed(&texts, &mut Vec::new()).map_err(load_error)?;
+    }
+    Ok(embedder)
 }
 
 fn pooling_kind(pooling: Pooling) -> PoolingKind {

@@ -11,6 +11,7 @@ type Result<T> = std::result::Result<T, KernelError>;
 
 kernel_args!(AddArgs { acc: u64, x: u64, len: u64 });
 kernel_args!(SoftcapArgs { x: u64, len: u64, cap: f32 });
+kernel_args!(ActivateArgs { x: u64, len: u64 });
 kernel_args!(GatedArgs { out: u64, gate_up: u64, rows: u64, width: u32 });
 
 /// Enough threads for `len` elements, but no more blocks than keep the GPU busy.
@@ -39,6 +40,24 @@ pub(super) fn softcap<G: Gpu>(gpu: &G, x: &mut CudaBuf<G>, cap: f32, len: usize)
     let args = SoftcapArgs { x: x.address(), len: len as u64, cap };
     // SAFETY: `len` elements, checked above.
     unsafe { gpu.launch(Kernel::Softcap, spread(gpu, Kernel::Softcap, len), &args) }
+}
+
+/// `x = act(x)`, element by element.
+pub(super) fn activate<G: Gpu>(gpu: &G, x: &mut CudaBuf<G>, act: Activation, len: usize) -> Result<()> {
+    check_room("activate", "elements of x", len, x.len())?;
+    if len == 0 {
+        return Ok(());
+    }
+    let kernel = match act {
+        Activation::Silu => Kernel::ActivateSilu,
+        Activation::Gelu => Kernel::ActivateGelu,
+        Activation::GeluTanh => Kernel::ActivateGeluTanh,
+        Activation::Relu => Kernel::ActivateRelu,
+        Activation::Tanh => Kernel::ActivateTanh,
+    };
+    let args = ActivateArgs { x: x.address(), len: len as u64 };
+    // SAFETY: `len` elements, checked above.
+    unsafe { gpu.launch(kernel, spread(gpu, kernel, len), &args) }
 }
 
 pub(super) fn gated<G: Gpu>(

@@ -62,6 +62,20 @@ kernels! {
     GatedSilu = "gated_silu", 256;
     GatedGelu = "gated_gelu", 256;
     GatedGeluTanh = "gated_gelu_tanh", 256;
+    ActivateSilu = "activate_silu", 256;
+    ActivateGelu = "activate_gelu", 256;
+    ActivateGeluTanh = "activate_gelu_tanh", 256;
+    ActivateRelu = "activate_relu", 256;
+    ActivateTanh = "activate_tanh", 256;
+    // encoder.cu
+    LayerNorm = "layer_norm", 256;
+    EmbedPacked = "embed_packed", 256;
+    AttendPackedBy64 = "attend_packed_64", 128;
+    AttendPackedBy128 = "attend_packed_128", 128;
+    PoolMean = "pool_mean", 256;
+    PoolFirst = "pool_first", 256;
+    PoolLast = "pool_last", 256;
+    PoolMax = "pool_max", 256;
     // rows.cu
     GatherRows = "gather_rows", 256;
     EmbedF32 = "embed_f32", 256;
@@ -69,6 +83,7 @@ kernels! {
     EmbedBF16 = "embed_bf16", 256;
     CopyBlock = "copy_block", 256;
     // rope.cu
+    Rotate = "rotate", 64;
     RopeAndStoreF32 = "rope_and_store_f32", 64;
     RopeAndStoreF16 = "rope_and_store_f16", 64;
     RopeAndStoreBF16 = "rope_and_store_bf16", 64;

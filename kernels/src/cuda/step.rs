@@ -2,6 +2,7 @@
 
 use super::gpu::{Gpu, GpuMemory};
 use super::memory::Bytes;
+use super::rotary::{Rotaries, RotaryView};
 use crate::contract::{check_inputs, check_room, shape_error};
 use crate::{KernelError, KvShape, NO_ADAPTER, StepInputs};
 
@@ -13,7 +14,7 @@ const OP: &str = "upload";
 pub struct CudaStep<G: Gpu> {
     memory: G::Memory,
     capacity: Capacity,
-    ropes: Vec<Rotary<G>>,
+    ropes: Rotaries<G>,
     /// What the host needs to check and to size launches.
     pub(super) tokens: usize,
     pub(super) seqs: usize,
@@ -95,20 +96,6 @@ impl Capacity {
     }
 }
 
-/// Cosines and sines `[T, half]` of one rotary table.
-struct Rotary<G: Gpu> {
-    cosine: G::Memory,
-    sine: G::Memory,
-    half: usize,
-}
-
-/// Where a rotary table lies.
-pub(super) struct RotaryView {
-    pub(super) cosine: u64,
-    pub(super) sine: u64,
-    pub(super) half: usize,
-}
-
 impl<G: Gpu> CudaStep<G> {
     pub(super) fn new(gpu: &G, tokens: usize, seqs: usize, blocks: usize) -> Result<Self> {
         let capacity = Capacity { tokens, seqs, blocks };
@@ -116,7 +103,7 @@ impl<G: Gpu> CudaStep<G> {
         Ok(Self {
             memory,
             capacity,
-            ropes: Vec::new(),
+            ropes: Rotaries::new(tokens),
             tokens: 0,
             seqs: 0,
             longest: 0,
@@ -159,7 +146,7 @@ impl<G: Gpu> CudaStep<G> {
             gpu.upload(&self.memory, self.capacity.offset(part), values.bytes())?;
         }
         self.upload_tiles(gpu)?;
-        self.upload_ropes(gpu, inputs)
+        self.ropes.upload(gpu, self.tokens, inputs.rope)
     }
 
     /// Which tokens are few in their sequence, and how the others fall into tiles.
@@ -223,35 +210,12 @@ impl<G: Gpu> CudaStep<G> {
         }
     }
 
-    /// The tables' widths are known only now: the first upload takes memory for full steps.
-    fn upload_ropes(&mut self, gpu: &G, inputs: &StepInputs<'_>) -> Result<()> {
-        self.ropes.truncate(inputs.rope.len());
-        for (index, &(cosine, sine)) in inputs.rope.iter().enumerate() {
-            let half = cosine.len() / inputs.ids.len().max(1);
-            if self.ropes.get(index).is_none_or(|rotary| rotary.half != half) {
-                let bytes = self.capacity.tokens.saturating_mul(half).saturating_mul(4);
-                let table = || gpu.allocate("rotary tables", bytes);
-                let rotary = Rotary { cosine: table()?, sine: table()?, half };
-                match self.ropes.get_mut(index) {
-                    Some(place) => *place = rotary,
-                    None => self.ropes.push(rotary),
-                }
-            }
-            if let Some(rotary) = self.ropes.get(index) {
-                gpu.upload(&rotary.cosine, 0, cosine.bytes())?;
-                gpu.upload(&rotary.sine, 0, sine.bytes())?;
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn address(&self, part: Part) -> u64 {
         self.memory.address() + self.capacity.offset(part) as u64
     }
 
     pub(super) fn rope(&self, op: &'static str, index: usize) -> Result<RotaryView> {
-        let rotary = self.ropes.get(index).ok_or(shape_error(op, "rotary table", index, self.ropes.len()))?;
-        Ok(RotaryView { cosine: rotary.cosine.address(), sine: rotary.sine.address(), half: rotary.half })
+        self.ropes.view(op, index)
     }
 
     /// Every token id is below `vocab`.

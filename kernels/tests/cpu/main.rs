@@ -7,6 +7,7 @@ mod attention;
 #[path = "../shared/common.rs"]
 mod common;
 mod devices;
+#[path = "../shared/encoder.rs"]
 mod encoder;
 mod linear;
 mod low_rank;

@@ -11,6 +11,8 @@ mod coverage;
 #[path = "../shared/dequantized.rs"]
 mod dequantized;
 mod emulation;
+#[path = "../shared/encoder.rs"]
+mod encoder;
 #[path = "../sampling/random.rs"]
 mod generators;
 mod graphs;
@@ -40,6 +42,17 @@ type TestGpu = Emulator;
 fn gpu() -> TestGpu {
     coverage::watch();
     Emulator::new().unwrap()
+}
+
+/// What the tests of encoders run on.
+mod devices {
+    pub type Device = weirgate_kernels::cuda::CudaBackend<crate::TestGpu>;
+    /// How far products may be off.
+    pub const TOLERANCE: f64 = 2e-5;
+
+    pub fn devices(_threads: usize) -> impl Iterator<Item = Device> {
+        std::iter::once(crate::device())
+    }
 }
 
 fn device() -> CudaBackend<TestGpu> {

@@ -12,6 +12,8 @@ mod blocks;
 mod common;
 #[path = "../shared/dequantized.rs"]
 mod dequantized;
+#[path = "../shared/encoder.rs"]
+mod encoder;
 #[path = "../sampling/random.rs"]
 mod generators;
 #[path = "../cuda/linear.rs"]
@@ -51,6 +53,17 @@ fn gpu() -> TestGpu {
 fn open() -> NvidiaGpu {
     let Device::Cuda(found) = Device::choose(DeviceChoice::Cuda(0)).unwrap() else { panic!("no GPU") };
     NvidiaGpu::new(&found, &CompileSettings::of_environment()).unwrap()
+}
+
+/// What the tests of encoders run on.
+mod devices {
+    pub type Device = weirgate_kernels::cuda::CudaBackend<crate::TestGpu>;
+    /// How far products may be off.
+    pub const TOLERANCE: f64 = 2e-5;
+
+    pub fn devices(_threads: usize) -> impl Iterator<Item = Device> {
+        std::iter::once(crate::device())
+    }
 }
 
 fn device() -> CudaBackend<TestGpu> {

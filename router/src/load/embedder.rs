@@ -1,13 +1,16 @@
 //! Loading what makes vectors of texts: encoders, cross-encoders, and decoders that were trained to, or that are to beside
-//! going on from texts. All of it is computed on the CPU.
+//! going on from texts; these alone are computed on the CPU, wherever the texts are.
 
 use std::sync::Arc;
 
-use weirgate_engine::{EmbedOptions, Embedder, load_cpu_decoder_embedder, load_cpu_encoder};
+use weirgate_engine::{
+    Device, EmbedOptions, Embedder, load_cpu_decoder_embedder, load_cpu_encoder, load_cuda_decoder_embedder,
+    load_cuda_encoder,
+};
 use weirgate_models::{ModelFiles, Pooling, SentenceConfig, is_encoder, read_encoder, read_headless};
 use weirgate_text::TextError;
 
-use super::{Loaded, LoadedEngine, Pace, read_text_model};
+use super::{Loaded, LoadedEngine, Pace, cuda_options, read_text_model};
 use crate::config::RouterConfig;
 use crate::error::RouterError;
 use crate::memory::Place;
@@ -17,6 +20,7 @@ use crate::sizing::{DeviceKind, Sizing};
 
 /// Tokens in a step: enough for the products to run at full speed, and a short query waits for no more than that.
 const STEP_TOKENS: usize = 512;
+const CUDA_STEP_TOKENS: usize = 8192;
 /// Texts in a step.
 const STEP_TEXTS: usize = 128;
 /// The longest text of a decoder that says nothing of it: longer ones take a CPU minutes.
@@ -44,8 +48,12 @@ pub(super) fn load(
     config: &RouterConfig,
     files: &ModelFiles,
     kind: &Kind,
-    pace: Pace,
+    (pace, device): (Pace, &Device),
 ) -> Result<Loaded, RouterError> {
+    let (place, name) = match device {
+        Device::Cpu { .. } => (Place::Host, "the CPU".to_owned()),
+        Device::Cuda(found) => (Place::Gpu, format!("{} (cuda:{})", found.name, found.ordinal)),
+    };
     let text = read_text_model(files, config)?;
     let sentence = SentenceConfig::read(files)?;
     let tensors = pace.open(files)?;
@@ -56,8 +64,12 @@ pub(super) fn load(
     let (embedder, card, scores): (Box<dyn Embedder>, Card, Option<Scores>) = match kind {
         Kind::Encoder => {
             let spec = read_encoder(files, tensors.as_ref())?;
-            let options =
-                options(config, pace, pooling.unwrap_or(Pooling::Mean), allowed.min(spec.max_tokens));
+            let options = options(
+                config,
+                (pace, place),
+                pooling.unwrap_or(Pooling::Mean),
+                allowed.min(spec.max_tokens),
+            );
             let scores = match &spec.classifier {
                 Some(classifier) if classifier.labels == 1 => Some(Scores { sigmoid: classifier.sigmoid }),
                 Some(classifier) => {
@@ -68,23 +80,44 @@ pub(super) fn load(
                 None => None,
             };
             let card = Card::of_encoder(files, &spec, tensors.as_ref());
-            (load_cpu_encoder(&spec, tensors.as_ref(), &options)?, card, scores)
+            let embedder = match device {
+                Device::Cpu { .. } => load_cpu_encoder(&spec, tensors.as_ref(), &options)?,
+                Device::Cuda(device) => load_cuda_encoder(
+                    &spec,
+                    tensors.as_ref(),
+                    &options,
+                    device,
+                    &cuda_options(&config.engine),
+                )?,
+            };
+            (embedder, card, scores)
         }
         Kind::Decoder => {
             let spec = read_headless(files, tensors.as_ref())?;
             let most = allowed.min(spec.max_positions).min(DECODER_TOKENS);
-            let options = options(config, pace, pooling.unwrap_or(Pooling::Last), most);
+            let options = options(config, (pace, place), pooling.unwrap_or(Pooling::Last), most);
             let card = Card::describe(files, &spec, tensors.as_ref());
-            (load_cpu_decoder_embedder(&spec, tensors.as_ref(), &options)?, card, None)
+            let tensors = tensors.as_ref();
+            let embedder = match device {
+                Device::Cpu { .. } => load_cpu_decoder_embedder(&spec, tensors, &options)?,
+                Device::Cuda(device) => load_cuda_decoder_embedder(
+                    &spec,
+                    tensors,
+                    &options,
+                    device,
+                    &cuda_options(&config.engine),
+                )?,
+            };
+            (embedder, card, None)
         }
     };
     let card = Card { capabilities: vec!["embedding"], ..card };
-    let sizing = sizing(config, embedder.as_ref());
+    let sizing = sizing(config, embedder.as_ref(), place);
     tracing::info!(
         max_input_tokens = sizing.max_input_tokens,
         step_tokens = sizing.max_step_tokens,
         threads = sizing.threads,
-        "an embedder, on the CPU"
+        "an embedder, on {name}"
     );
     let (prompts, default_prompt) = match sentence {
         Some(sentence) => (sentence.prompts, sentence.default_prompt),
@@ -92,7 +125,7 @@ pub(super) fn load(
     };
     let profile = EmbedProfile { prompts, default_prompt, scores };
     let engine = LoadedEngine::Embedder { embedder, profile };
-    Ok(Loaded { text, engine, sizing, place: Place::Host, pool_bytes: 0, card })
+    Ok(Loaded { text, engine, sizing, place, pool_bytes: 0, card })
 }
 
 /// A decoder's vectors beside its texts. Without a pooling of its own, that of a text is its last token's, as llama.cpp's
@@ -104,7 +137,8 @@ pub(crate) fn beside(config: Arc<RouterConfig>, files: ModelFiles) -> Beside {
         ServiceError::from(Failure::Engine)
     };
     Beside::new(move || {
-        let loaded = load(&config, &files, &Kind::Decoder, Pace::Quiet).map_err(&failed)?;
+        let device = Device::Cpu { reason: None };
+        let loaded = load(&config, &files, &Kind::Decoder, (Pace::Quiet, &device)).map_err(&failed)?;
         match loaded.engine {
             LoadedEngine::Embedder { embedder, profile } => {
                 Ok(Unstarted { embedder, profile, threads: loaded.sizing.threads })
@@ -119,17 +153,23 @@ fn threads(config: &RouterConfig) -> usize {
     config.engine.threads.unwrap_or_else(processors).max(1)
 }
 
-fn options(config: &RouterConfig, pace: Pace, pooling: Pooling, max_tokens: usize) -> EmbedOptions {
+fn options(
+    config: &RouterConfig,
+    (pace, place): (Pace, Place),
+    pooling: Pooling,
+    max_tokens: usize,
+) -> EmbedOptions {
+    let step_tokens = if place == Place::Gpu { CUDA_STEP_TOKENS } else { STEP_TOKENS };
     EmbedOptions {
         threads: if pace == Pace::Full { threads(config) } else { 1 },
-        max_step_tokens: config.engine.max_batch_prefill_tokens.unwrap_or(STEP_TOKENS).max(1),
+        max_step_tokens: config.engine.max_batch_prefill_tokens.unwrap_or(step_tokens).max(1),
         max_seqs: config.engine.max_batch_size.unwrap_or(STEP_TEXTS).max(1),
         max_tokens,
         pooling,
     }
 }
 
-fn sizing(config: &RouterConfig, embedder: &dyn Embedder) -> Sizing {
+fn sizing(config: &RouterConfig, embedder: &dyn Embedder, place: Place) -> Sizing {
     let limits = embedder.limits();
     Sizing {
         max_input_tokens: limits.max_tokens,
@@ -139,6 +179,6 @@ fn sizing(config: &RouterConfig, embedder: &dyn Embedder) -> Sizing {
         max_step_tokens: limits.max_step_tokens,
         max_seqs: limits.max_seqs,
         threads: threads(config),
-        device: DeviceKind::Cpu,
+        device: if place == Place::Gpu { DeviceKind::Cuda } else { DeviceKind::Cpu },
     }
 }

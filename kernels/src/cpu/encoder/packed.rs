@@ -1,6 +1,6 @@
 //! One step's texts, checked once and kept in memory that was allocated before serving.
 
-use crate::contract::{check, check_room, shape_error};
+use crate::contract::check_packed;
 use crate::cpu::step::Rotary;
 use crate::{KernelError, PackedInputs, PackedLimits};
 
@@ -41,24 +41,7 @@ impl Packed {
     }
 
     pub(crate) fn fill(&mut self, inputs: &PackedInputs<'_>) -> Result<(), KernelError> {
-        let tokens = inputs.ids.len();
-        check_room(OP, "tokens", tokens, self.limits.tokens)?;
-        check(OP, "positions", inputs.positions.len(), tokens)?;
-        check(OP, "types", inputs.types.len(), tokens)?;
-        let seqs = inputs.cu.len().checked_sub(1).ok_or(shape_error(OP, "cu", 0, 1))?;
-        check_room(OP, "sequences", seqs, self.limits.seqs)?;
-        check(OP, "first of cu", inputs.cu[0] as usize, 0)?;
-        check(OP, "last of cu", inputs.cu[seqs] as usize, tokens)?;
-        for pair in inputs.cu.windows(2) {
-            if pair[1] <= pair[0] {
-                return Err(shape_error(OP, "next of cu", pair[1] as usize, pair[0] as usize + 1));
-            }
-            check_room(OP, "tokens of a sequence", (pair[1] - pair[0]) as usize, self.limits.seq_len)?;
-        }
-        for &(cos, sin) in inputs.rope {
-            check(OP, "sines", sin.len(), cos.len())?;
-            check(OP, "cosines", cos.len(), cos.len() / tokens.max(1) * tokens)?;
-        }
+        check_packed(OP, inputs, &self.limits)?;
         refill(&mut self.ids, inputs.ids);
         refill(&mut self.positions, inputs.positions);
         refill(&mut self.types, inputs.types);

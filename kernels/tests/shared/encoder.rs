@@ -1,18 +1,17 @@
-//! What encoders need, against plain f64 loops.
+//! What encoders need, on every device, against plain f64 loops.
 
-use weirgate_kernels::cpu::{CpuBackend, Packed};
 use weirgate_kernels::{
     Activation, Backend, BidirectionalParams, EmbeddingTables, EncoderBackend, LayerNorm, PackedInputs,
     PackedLimits, PoolingKind, RelativeBias,
 };
 
 use crate::common::{DTYPES, Rng, assert_close, bits, buffer, matrix, rounded, values};
-use crate::devices::devices;
+use crate::devices::{Device, TOLERANCE, devices};
 use crate::references::act;
 
 /// Sequences of odd lengths: shorter than a tile, of one more than a panel, of several panels.
 const LENGTHS: [usize; 7] = [1, 2, 5, 17, 16, 63, 130];
-const LIMITS: PackedLimits = PackedLimits { tokens: 300, seqs: 8, seq_len: 140, head_dim: 48 };
+const LIMITS: PackedLimits = PackedLimits { tokens: 300, seqs: 8, seq_len: 140, head_dim: 100 };
 
 fn ends(lengths: &[usize]) -> Vec<u32> {
     lengths.iter().fold(vec![0], |mut cu, len| {
@@ -22,7 +21,7 @@ fn ends(lengths: &[usize]) -> Vec<u32> {
 }
 
 /// Sequences of these lengths, for ops that read nothing else of a step.
-fn packed(device: &mut CpuBackend, lengths: &[usize]) -> Packed {
+fn packed(device: &mut Device, lengths: &[usize]) -> <Device as EncoderBackend>::Packed {
     let cu = ends(lengths);
     let zeros = vec![0; cu[lengths.len()] as usize];
     let mut packed = device.packed(LIMITS).unwrap();
@@ -109,9 +108,9 @@ fn linear_with_an_activation() {
     for (rows, inputs, outputs) in [(1, 40, 70), (3, 300, 33), (50, 17, 129)] {
         let mut rng = Rng::new(rows as u64);
         let (x, w, bias) = (rng.values(rows * inputs), rng.values(inputs * outputs), rng.values(outputs));
-        for (dtype, activation) in
-            DTYPES.into_iter().zip([Activation::Tanh, Activation::Relu, Activation::Silu])
-        {
+        let (tanh, relu, silu) = (Activation::Tanh, Activation::Relu, Activation::Silu);
+        let activations = [tanh, relu, silu, Activation::Gelu, Activation::GeluTanh];
+        for (activation, dtype) in activations.into_iter().zip(DTYPES.into_iter().cycle()) {
             let want: Vec<f64> = (0..rows * outputs)
                 .map(|i| {
                     let (r, o) = (i / outputs, i % outputs);
@@ -125,7 +124,7 @@ fn linear_with_an_activation() {
                 let (x, bias) = (buffer(&device, &x), buffer(&device, &bias));
                 let mut out = device.buffer(rows * outputs).unwrap();
                 device.linear_act(&mut out, &x, &weights, Some(&bias), activation, rows).unwrap();
-                assert_close(&values(&device, &out, rows * outputs), &want, 2e-5, "linear_act");
+                assert_close(&values(&device, &out, rows * outputs), &want, TOLERANCE, "linear_act");
             }
         }
     }
@@ -171,7 +170,7 @@ fn attention(case: &Case, qkv: &[f32], table: &[f32]) -> Vec<f64> {
     out
 }
 
-fn run(device: &mut CpuBackend, case: &Case, lengths: &[usize], qkv: &[f32], table: &[f32]) -> Vec<f32> {
+fn run(device: &mut Device, case: &Case, lengths: &[usize], qkv: &[f32], table: &[f32]) -> Vec<f32> {
     let Case { heads, head_dim, window, bias } = *case;
     let packed = packed(device, lengths);
     let (qkv, table) = (buffer(device, qkv), buffer(device, table));
@@ -192,6 +191,7 @@ fn attention_over_packed_sequences() {
         (2, 17, Some(5), true),
         (1, 16, Some(64), false),
         (2, 1, Some(20), false),
+        (1, 100, Some(33), true),
     ] {
         let case = Case { heads, head_dim, window, bias };
         let mut rng = Rng::new(head_dim as u64);
@@ -285,7 +285,7 @@ fn pooling() {
 
 #[test]
 fn steps_that_break_the_contract_are_refused() {
-    let mut device = CpuBackend::new(1);
+    let mut device = devices(1).next().unwrap();
     let mut packed = device.packed(LIMITS).unwrap();
     let zeros = vec![0; 400];
     let mut pack = |tokens: usize, cu: &[u32]| {
