@@ -37,9 +37,8 @@ pub use constraint::{MaskAnswer, MaskJob};
 pub use cuda_model::{CudaModel, CudaOptions, load_cuda};
 pub use decoder::{Decoder, DecoderConfig, LoadError};
 pub use embed::{
-    EmbedConfig, EmbedFailure, EmbedHandle, EmbedInput, EmbedLimits, EmbedOptions, EmbedTicket, Embedder,
-    load_cpu_decoder_embedder, load_cpu_encoder, load_cuda_decoder_embedder, load_cuda_encoder,
-    load_decoder_embedder, load_encoder, spawn_embedder,
+    EmbedConfig, EmbedFailure, EmbedHandle, EmbedInput, EmbedLimits, EmbedModel, EmbedOptions, EmbedTicket,
+    Embedder, load_cpu_embedder, load_cuda_embedder, load_embedder, spawn_embedder,
 };
 pub use engine::{EngineConfig, spawn};
 pub use executor::{Executor, ExecutorError, ExecutorLimits, StepResult};

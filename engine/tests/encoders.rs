@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weirgate_engine::{
-    EmbedConfig, EmbedFailure, EmbedInput, EmbedLimits, EmbedOptions, Embedder, ExecutorError,
-    load_cpu_decoder_embedder, load_cpu_encoder, spawn_embedder,
+    EmbedConfig, EmbedFailure, EmbedInput, EmbedLimits, EmbedModel, EmbedOptions, Embedder, ExecutorError,
+    load_cpu_embedder, spawn_embedder,
 };
 use weirgate_models::{
     DType, EncoderSpec, ModelError, ModelFiles, Pooling, TensorSource, TensorView, read_encoder,
@@ -73,7 +73,8 @@ fn every_family_gives_transformers_vectors_and_scores() {
             [("mean", Pooling::Mean), ("cls", Pooling::Cls), ("last", Pooling::Last), ("max", Pooling::Max)];
         for (name, pooling) in poolings {
             let name = if ranks { "score" } else { name };
-            let mut embedder = load_cpu_encoder(&spec, &encoder, &options(pooling)).unwrap();
+            let mut embedder =
+                load_cpu_embedder(EmbedModel::Encoder(&spec), &encoder, &options(pooling)).unwrap();
             let together = embed(embedder.as_mut(), &texts);
             for (index, vector) in together.iter().enumerate() {
                 let error = error(vector, &goldens[&encoder.name][index][name]);
@@ -165,7 +166,8 @@ fn nomic_is_the_same_under_all_its_names_and_keys() {
     ];
     for (case, files, tensors) in cases {
         let spec = read_encoder(files, tensors).unwrap();
-        let mut embedder = load_cpu_encoder(&spec, tensors, &options(Pooling::Mean)).unwrap();
+        let mut embedder =
+            load_cpu_embedder(EmbedModel::Encoder(&spec), tensors, &options(Pooling::Mean)).unwrap();
         let vectors = embed(embedder.as_mut(), &texts(&encoder, spec.vocab_size, false));
         for (index, vector) in vectors.iter().enumerate() {
             let error = error(vector, &goldens["nomic"][index]["mean"]);
@@ -182,7 +184,7 @@ fn threads_that_come_later_change_nothing() {
         let texts = texts(&encoder, spec.vocab_size, spec.classifier.is_some());
         let load = || {
             let options = EmbedOptions { threads: 1, ..options(Pooling::Mean) };
-            load_cpu_encoder(&spec, &encoder, &options).unwrap()
+            load_cpu_embedder(EmbedModel::Encoder(&spec), &encoder, &options).unwrap()
         };
         let expected = embed(load().as_mut(), &texts);
         let mut embedder = load();
@@ -226,7 +228,8 @@ fn a_decoder_pools_its_last_hidden_states() {
     };
     let texts = [prompt(0, 1), prompt(1, 33), prompt(2, 17)];
     let run = |pooling, texts: &[EmbedInput]| {
-        let mut embedder = load_cpu_decoder_embedder(&spec, &checkpoint, &options(pooling)).unwrap();
+        let mut embedder =
+            load_cpu_embedder(EmbedModel::Decoder(&spec), &checkpoint, &options(pooling)).unwrap();
         embed(embedder.as_mut(), texts)
     };
     // A causal model's states do not depend on what follows, so those of all prefixes are those of all tokens.

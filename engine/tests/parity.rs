@@ -8,7 +8,9 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use weirgate_engine::{Batch, Decoder, DecoderConfig, EmbedInput, EmbedOptions, load_cpu_decoder_embedder};
+use weirgate_engine::{
+    Batch, Decoder, DecoderConfig, EmbedInput, EmbedModel, EmbedOptions, load_cpu_embedder,
+};
 use weirgate_kernels::DType;
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_models::{
@@ -294,7 +296,7 @@ fn pooled_states_are_those_that_the_head_reads() {
             max_tokens: LOGITS_TOKENS,
             pooling: Pooling::Last,
         };
-        let mut embedder = load_cpu_decoder_embedder(&spec, &checkpoint, &options).unwrap();
+        let mut embedder = load_cpu_embedder(EmbedModel::Decoder(&spec), &checkpoint, &options).unwrap();
         let prompt = definition.prompt(LOGITS_PROMPT, LOGITS_TOKENS, spec.vocab_size);
         let mut state = Vec::new();
         embedder.embed(&[EmbedInput { tokens: prompt, types: Vec::new() }], &mut state).unwrap();

@@ -20,7 +20,7 @@ pub use thread::{EmbedConfig, EmbedFailure, EmbedHandle, EmbedTicket, spawn_embe
 use weirgate_kernels::cpu::CpuBackend;
 use weirgate_kernels::cuda::CudaBackend;
 use weirgate_kernels::cuda::driver::{CudaDevice, NvidiaGpu};
-use weirgate_kernels::{Backend, EncoderBackend, PoolingKind};
+use weirgate_kernels::{EncoderBackend, PoolingKind};
 
 /// One text, or a pair of texts for a cross-encoder.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -76,87 +76,56 @@ pub struct EmbedOptions {
     pub pooling: Pooling,
 }
 
-/// Loads an encoder onto the CPU.
+/// What makes vectors of texts.
+#[derive(Debug, Clone, Copy)]
+pub enum EmbedModel<'a> {
+    Encoder(&'a EncoderSpec),
+    /// Its last hidden states are pooled.
+    Decoder(&'a ModelSpec),
+}
+
+/// Loads an embedder onto the CPU.
 ///
 /// # Errors
 /// When tensors are missing or of another shape than the configuration implies, or memory runs out.
-pub fn load_cpu_encoder(
-    spec: &EncoderSpec,
+pub fn load_cpu_embedder(
+    model: EmbedModel<'_>,
     tensors: &dyn TensorSource,
     options: &EmbedOptions,
 ) -> Result<Box<dyn Embedder>, LoadError> {
-    load_encoder(CpuBackend::new(options.threads), spec, tensors, options)
+    load_embedder(CpuBackend::new(options.threads), model, tensors, options)
 }
 
-/// Loads a decoder, whose last hidden states are pooled, onto the CPU.
+/// Loads an embedder onto a GPU and takes the largest steps there can be, so that serving does not run out of memory.
 ///
 /// # Errors
-/// As for [`load_cpu_encoder`].
-pub fn load_cpu_decoder_embedder(
-    spec: &ModelSpec,
-    tensors: &dyn TensorSource,
-    options: &EmbedOptions,
-) -> Result<Box<dyn Embedder>, LoadError> {
-    load_decoder_embedder(CpuBackend::new(options.threads), spec, tensors, options)
-}
-
-/// Loads an encoder onto any device; `options.threads` is the caller's affair.
-///
-/// # Errors
-/// As for [`load_cpu_encoder`].
-pub fn load_encoder<B: EncoderBackend + 'static>(
-    backend: B,
-    spec: &EncoderSpec,
-    tensors: &dyn TensorSource,
-    options: &EmbedOptions,
-) -> Result<Box<dyn Embedder>, LoadError> {
-    Ok(Box::new(Encoder::new(backend, spec, tensors, options)?))
-}
-
-/// The same of a decoder, whose last hidden states are pooled.
-///
-/// # Errors
-/// As for [`load_cpu_encoder`].
-pub fn load_decoder_embedder<B: Backend + 'static>(
-    backend: B,
-    spec: &ModelSpec,
-    tensors: &dyn TensorSource,
-    options: &EmbedOptions,
-) -> Result<Box<dyn Embedder>, LoadError> {
-    Ok(Box::new(DecoderEmbedder::new(backend, spec, tensors, options)?))
-}
-
-/// Loads an encoder onto a GPU and takes the largest steps there can be, so that serving does not run out of memory.
-///
-/// # Errors
-/// As for [`load_cpu_encoder`], and when the device is not as it must be.
-pub fn load_cuda_encoder(
-    spec: &EncoderSpec,
+/// As for [`load_cpu_embedder`], and when the device is not as it must be.
+pub fn load_cuda_embedder(
+    model: EmbedModel<'_>,
     tensors: &dyn TensorSource,
     options: &EmbedOptions,
     device: &CudaDevice,
     cuda: &CudaOptions,
 ) -> Result<Box<dyn Embedder>, LoadError> {
-    warmed_up(load_encoder(cuda_backend(device, cuda)?, spec, tensors, options)?)
-}
-
-/// The same of a decoder, whose last hidden states are pooled.
-///
-/// # Errors
-/// As for [`load_cuda_encoder`].
-pub fn load_cuda_decoder_embedder(
-    spec: &ModelSpec,
-    tensors: &dyn TensorSource,
-    options: &EmbedOptions,
-    device: &CudaDevice,
-    cuda: &CudaOptions,
-) -> Result<Box<dyn Embedder>, LoadError> {
-    warmed_up(load_decoder_embedder(cuda_backend(device, cuda)?, spec, tensors, options)?)
-}
-
-fn cuda_backend(device: &CudaDevice, cuda: &CudaOptions) -> Result<CudaBackend<NvidiaGpu>, LoadError> {
     let gpu = NvidiaGpu::new(device, &cuda.compile)?;
-    Ok(if cuda.deterministic { CudaBackend::deterministic(gpu) } else { CudaBackend::new(gpu) })
+    let backend = if cuda.deterministic { CudaBackend::deterministic(gpu) } else { CudaBackend::new(gpu) };
+    warmed_up(load_embedder(backend, model, tensors, options)?)
+}
+
+/// Loads an embedder onto any device; `options.threads` is the caller's affair.
+///
+/// # Errors
+/// As for [`load_cpu_embedder`].
+pub fn load_embedder<B: EncoderBackend + 'static>(
+    backend: B,
+    model: EmbedModel<'_>,
+    tensors: &dyn TensorSource,
+    options: &EmbedOptions,
+) -> Result<Box<dyn Embedder>, LoadError> {
+    Ok(match model {
+        EmbedModel::Encoder(spec) => Box::new(Encoder::new(backend, spec, tensors, options)?),
+        EmbedModel::Decoder(spec) => Box::new(DecoderEmbedder::new(backend, spec, tensors, options)?),
+    })
 }
 
 /// After steps of the longest texts and of the most.

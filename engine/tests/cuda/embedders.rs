@@ -1,9 +1,6 @@
 //! Vectors and scores of texts: those of the CPU device.
 
-use weirgate_engine::{
-    EmbedInput, EmbedOptions, Embedder, load_cpu_decoder_embedder, load_cpu_encoder, load_decoder_embedder,
-    load_encoder,
-};
+use weirgate_engine::{EmbedInput, EmbedModel, EmbedOptions, Embedder, load_cpu_embedder, load_embedder};
 use weirgate_kernels::cuda::CudaBackend;
 use weirgate_models::{Pooling, read_headless};
 use weirgate_testkit::{Definition, RandomCheckpoint, RandomEncoder};
@@ -51,9 +48,11 @@ fn every_family_of_encoders_has_the_cpus_vectors() {
         };
         let texts: Vec<_> = LENGTHS.iter().enumerate().map(text).collect();
         for pooling in POOLINGS {
-            let mut cpu = load_cpu_encoder(&spec, &encoder, &options(pooling)).expect("it loads");
+            let mut cpu =
+                load_cpu_embedder(EmbedModel::Encoder(&spec), &encoder, &options(pooling)).expect("it loads");
             let backend = CudaBackend::deterministic(gpu());
-            let mut cuda = load_encoder(backend, &spec, &encoder, &options(pooling)).expect("it loads");
+            let mut cuda = load_embedder(backend, EmbedModel::Encoder(&spec), &encoder, &options(pooling))
+                .expect("it loads");
             compare(&format!("{} {pooling:?}", encoder.name), cpu.as_mut(), cuda.as_mut(), &texts);
         }
     }
@@ -71,10 +70,11 @@ fn a_decoder_has_the_cpus_vectors() {
     };
     let texts: Vec<_> = LENGTHS.iter().enumerate().map(text).collect();
     for pooling in POOLINGS {
-        let mut cpu = load_cpu_decoder_embedder(&spec, &checkpoint, &options(pooling)).expect("it loads");
+        let mut cpu =
+            load_cpu_embedder(EmbedModel::Decoder(&spec), &checkpoint, &options(pooling)).expect("it loads");
         let backend = CudaBackend::deterministic(gpu());
-        let mut cuda =
-            load_decoder_embedder(backend, &spec, &checkpoint, &options(pooling)).expect("it loads");
+        let mut cuda = load_embedder(backend, EmbedModel::Decoder(&spec), &checkpoint, &options(pooling))
+            .expect("it loads");
         compare(&format!("qwen3 {pooling:?}"), cpu.as_mut(), cuda.as_mut(), &texts);
     }
 }

@@ -10,6 +10,7 @@ mod common;
 mod coverage;
 #[path = "../shared/dequantized.rs"]
 mod dequantized;
+mod devices;
 mod emulation;
 #[path = "../shared/encoder.rs"]
 mod encoder;
@@ -42,18 +43,6 @@ type TestGpu = Emulator;
 fn gpu() -> TestGpu {
     coverage::watch();
     Emulator::new().unwrap()
-}
-
-/// What the tests of encoders run on.
-mod devices {
-    pub type Device = weirgate_kernels::cuda::CudaBackend<crate::TestGpu>;
-    /// How far products may be off: activations are kept as two numbers of 16 bits, off by 2⁻²² of a row's largest at
-    /// most, and are multiplied with weights that are up to 150 together here.
-    pub const TOLERANCE: f64 = 5e-5;
-
-    pub fn devices(_threads: usize) -> impl Iterator<Item = Device> {
-        std::iter::once(crate::device())
-    }
 }
 
 fn device() -> CudaBackend<TestGpu> {

@@ -12,6 +12,8 @@ mod blocks;
 mod common;
 #[path = "../shared/dequantized.rs"]
 mod dequantized;
+#[path = "../cuda/devices.rs"]
+mod devices;
 #[path = "../shared/encoder.rs"]
 mod encoder;
 #[path = "../sampling/random.rs"]
@@ -53,18 +55,6 @@ fn gpu() -> TestGpu {
 fn open() -> NvidiaGpu {
     let Device::Cuda(found) = Device::choose(DeviceChoice::Cuda(0)).unwrap() else { panic!("no GPU") };
     NvidiaGpu::new(&found, &CompileSettings::of_environment()).unwrap()
-}
-
-/// What the tests of encoders run on.
-mod devices {
-    pub type Device = weirgate_kernels::cuda::CudaBackend<crate::TestGpu>;
-    /// How far products may be off: activations are kept as two numbers of 16 bits, off by 2⁻²² of a row's largest at
-    /// most, and are multiplied with weights that are up to 150 together here.
-    pub const TOLERANCE: f64 = 5e-5;
-
-    pub fn devices(_threads: usize) -> impl Iterator<Item = Device> {
-        std::iter::once(crate::device())
-    }
 }
 
 fn device() -> CudaBackend<TestGpu> {

@@ -3,10 +3,7 @@
 
 use std::sync::Arc;
 
-use weirgate_engine::{
-    Device, EmbedOptions, Embedder, load_cpu_decoder_embedder, load_cpu_encoder, load_cuda_decoder_embedder,
-    load_cuda_encoder,
-};
+use weirgate_engine::{Device, EmbedModel, EmbedOptions, Embedder, load_cpu_embedder, load_cuda_embedder};
 use weirgate_models::{ModelFiles, Pooling, SentenceConfig, is_encoder, read_encoder, read_headless};
 use weirgate_text::TextError;
 
@@ -61,15 +58,18 @@ pub(super) fn load(
     let allowed = config.limits.max_input_tokens.or(allowed);
     let allowed = allowed.into_iter().chain(config.limits.max_context).min().unwrap_or(usize::MAX);
     let pooling = sentence.as_ref().map(|sentence| sentence.pooling);
+    let embedder = |model, pooling, most| {
+        let options = options(config, (pace, place), pooling, most);
+        match device {
+            Device::Cpu { .. } => load_cpu_embedder(model, tensors.as_ref(), &options),
+            Device::Cuda(device) => {
+                load_cuda_embedder(model, tensors.as_ref(), &options, device, &cuda_options(&config.engine))
+            }
+        }
+    };
     let (embedder, card, scores): (Box<dyn Embedder>, Card, Option<Scores>) = match kind {
         Kind::Encoder => {
             let spec = read_encoder(files, tensors.as_ref())?;
-            let options = options(
-                config,
-                (pace, place),
-                pooling.unwrap_or(Pooling::Mean),
-                allowed.min(spec.max_tokens),
-            );
             let scores = match &spec.classifier {
                 Some(classifier) if classifier.labels == 1 => Some(Scores { sigmoid: classifier.sigmoid }),
                 Some(classifier) => {
@@ -80,35 +80,14 @@ pub(super) fn load(
                 None => None,
             };
             let card = Card::of_encoder(files, &spec, tensors.as_ref());
-            let embedder = match device {
-                Device::Cpu { .. } => load_cpu_encoder(&spec, tensors.as_ref(), &options)?,
-                Device::Cuda(device) => load_cuda_encoder(
-                    &spec,
-                    tensors.as_ref(),
-                    &options,
-                    device,
-                    &cuda_options(&config.engine),
-                )?,
-            };
-            (embedder, card, scores)
+            let (pooling, most) = (pooling.unwrap_or(Pooling::Mean), allowed.min(spec.max_tokens));
+            (embedder(EmbedModel::Encoder(&spec), pooling, most)?, card, scores)
         }
         Kind::Decoder => {
             let spec = read_headless(files, tensors.as_ref())?;
-            let most = allowed.min(spec.max_positions).min(DECODER_TOKENS);
-            let options = options(config, (pace, place), pooling.unwrap_or(Pooling::Last), most);
             let card = Card::describe(files, &spec, tensors.as_ref());
-            let tensors = tensors.as_ref();
-            let embedder = match device {
-                Device::Cpu { .. } => load_cpu_decoder_embedder(&spec, tensors, &options)?,
-                Device::Cuda(device) => load_cuda_decoder_embedder(
-                    &spec,
-                    tensors,
-                    &options,
-                    device,
-                    &cuda_options(&config.engine),
-                )?,
-            };
-            (embedder, card, None)
+            let most = allowed.min(spec.max_positions).min(DECODER_TOKENS);
+            (embedder(EmbedModel::Decoder(&spec), pooling.unwrap_or(Pooling::Last), most)?, card, None)
         }
     };
     let card = Card { capabilities: vec!["embedding"], ..card };
