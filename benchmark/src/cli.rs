@@ -40,6 +40,9 @@ pub struct LoadArgs {
     /// Closed loop: clients that each wait for their answer; several values make several stages
     #[arg(short, long, value_delimiter = ',', default_values_t = [1, 4, 16])]
     pub concurrency: Vec<usize>,
+    /// Closed loop: begin the clients one after the other, evenly over so many seconds
+    #[arg(long, default_value_t = 0.0, conflicts_with_all = ["rate", "trace"])]
+    pub ramp_up: f64,
     /// Open loop: requests a second, arriving at random (Poisson); several values make several stages
     #[arg(long, value_delimiter = ',', conflicts_with = "concurrency")]
     pub rate: Vec<f64>,

@@ -215,10 +215,11 @@ fn stages(args: &LoadArgs, entries: Option<&[Entry]>) -> Result<Vec<Stage>> {
         args.rate.iter().map(open).collect()
     } else {
         ensure!(args.concurrency.iter().all(|clients| *clients > 0), "--concurrency is at least 1");
+        let ramp_up = Duration::try_from_secs_f64(args.ramp_up).context("--ramp-up")?;
         let closed = |clients: &usize| {
             let default = args.duration.is_none().then_some(clients * REQUESTS_PER_CLIENT);
             let label = if *clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
-            stage(label, Pace::Closed { concurrency: *clients }, args.requests.or(default))
+            stage(label, Pace::Closed { concurrency: *clients, ramp_up }, args.requests.or(default))
         };
         args.concurrency.iter().map(closed).collect()
     };

@@ -56,9 +56,9 @@ fn decodes_come_first_and_a_long_prompt_advances_by_chunks() {
 }
 
 #[test]
-fn prompts_beside_decodes_take_a_small_part_of_the_budget() {
+fn prompts_beside_decodes_take_a_part_of_the_budget() {
     let limits = ExecutorLimits { max_step_tokens: 30, ..limits(64, 4) };
-    let config = SchedulerConfig { mixed_step_tokens: 5, ..config(limits, Rotary::Fixed) };
+    let config = SchedulerConfig { mixed_step_tokens: 9, ..config(limits, Rotary::Fixed) };
     let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
     rig.submit(request(0, &prompt(40, 0), 20));
     rig.step();
@@ -66,35 +66,33 @@ fn prompts_beside_decodes_take_a_small_part_of_the_budget() {
     rig.step();
     rig.submit(request(1, &prompt(12, 1), 20));
     rig.step();
-    assert_eq!(chunks(&rig), [(40, 1), (0, 4)]);
+    assert_eq!(chunks(&rig), [(40, 1), (0, 8)], "nine in all");
     rig.step();
-    assert_eq!(chunks(&rig), [(41, 1), (4, 4)]);
-    rig.step();
-    assert_eq!(chunks(&rig), [(42, 1), (8, 4)]);
+    assert_eq!(chunks(&rig), [(41, 1), (8, 4)]);
     rig.submit(request(2, &prompt(2, 2), 20));
     rig.step();
     rig.submit(request(3, &prompt(20, 3), 20));
     rig.step();
-    assert_eq!(chunks(&rig)[3], (0, 2), "five in all");
+    assert_eq!(chunks(&rig)[3], (0, 12), "four for each that decodes");
     for id in 4..9 {
         rig.submit(request(id, &prompt(20, id as u32), 20));
     }
     rig.step();
-    assert_eq!(chunks(&rig)[3], (2, 3), "half a token for each of those that do not decode");
+    assert_eq!(chunks(&rig)[3..], [(12, 8), (0, 12)], "four for each of the five that could run");
 }
 
 #[test]
 fn a_prompt_beside_many_decodes_does_not_starve() {
-    let limits = ExecutorLimits { max_step_tokens: 30, ..limits(64, 4) };
+    let limits = ExecutorLimits { max_step_tokens: 60, ..limits(64, 4) };
     let config = SchedulerConfig { mixed_step_tokens: 5, ..config(limits, Rotary::Fixed) };
     let mut rig = Rig::with(limits, Rotary::Fixed, Scheduler::new(config));
     for id in 0..7 {
         rig.submit(request(id, &prompt(2, id as u32), 20));
     }
     rig.step();
-    rig.submit(request(7, &prompt(20, 7), 20));
+    rig.submit(request(7, &prompt(40, 7), 20));
     rig.step();
-    assert_eq!(chunks(&rig)[7], (0, 4), "half as many tokens as decode");
+    assert_eq!(chunks(&rig)[7], (0, 28), "four times as many tokens as decode");
 }
 
 /// Steps of 16 tokens, of `mixed` where somebody decodes.
@@ -104,10 +102,10 @@ fn bursting(blocks: usize, mixed: usize, bursts: BurstRule) -> Rig {
     Rig::with(limits, Rotary::Fixed, Scheduler::new(config))
 }
 
-/// Who decodes waits while the prompts are computed but for their last tokens; then all draw together.
+/// Who has just begun waits while the prompts are computed but for their last tokens; then all draw together.
 #[test]
 fn many_prompts_come_before_what_decodes_and_draw_together() {
-    let mut rig = bursting(64, 5, BurstRule { ratio: 1.5, patience: 4, max_steps: 8 });
+    let mut rig = bursting(64, 5, BurstRule { ratio: 1.5, young: 2, max_steps: 8 });
     for id in 0..2 {
         rig.submit(request(id, &prompt(2, id as u32), 30));
     }
@@ -117,31 +115,41 @@ fn many_prompts_come_before_what_decodes_and_draw_together() {
         rig.submit(request(id, &prompt(10, id as u32), 30));
     }
     rig.step();
-    assert_eq!(chunks(&rig), [(2, 1), (2, 1), (0, 3)], "two prompts for two that decode are few");
-    rig.submit(request(4, &prompt(10, 4), 30));
+    assert_eq!(chunks(&rig), [(2, 1), (2, 1), (0, 8)], "two prompts for two that decode are few");
+    rig.submit(request(4, &prompt(20, 4), 30));
     rig.step();
-    assert_eq!(chunks(&rig), [(3, 6), (0, 9), (0, 1)]);
+    assert_eq!(chunks(&rig), [(8, 1), (0, 9), (0, 6)]);
     rig.step();
-    assert_eq!(chunks(&rig), [(1, 8)]);
+    assert_eq!(chunks(&rig), [(6, 13)]);
     rig.step();
-    assert_eq!(chunks(&rig), [(3, 1), (3, 1), (9, 1), (9, 1), (9, 1)]);
-    // One more is few, but does not wait for ever.
-    rig.submit(request(5, &prompt(20, 5), 30));
-    for step in 0..3 {
-        rig.step();
-        assert_eq!(chunks(&rig).len(), 6, "step {step}");
+    assert_eq!(chunks(&rig), [(3, 1), (3, 1), (9, 1), (9, 1), (19, 1)]);
+}
+
+/// However many prompts come: they are computed beside it.
+#[test]
+fn who_has_decoded_for_longer_never_waits() {
+    let mut rig = bursting(64, 5, BurstRule { ratio: 0.0, young: 2, max_steps: 8 });
+    rig.submit(request(0, &prompt(2, 0), 30));
+    rig.step();
+    rig.step();
+    rig.submit(request(1, &prompt(20, 1), 30));
+    rig.step();
+    assert_eq!(chunks(&rig), [(0, 16)], "it has drawn two tokens");
+    rig.step();
+    assert_eq!(chunks(&rig), [(3, 1), (16, 4)]);
+    for id in 2..6 {
+        rig.submit(request(id, &prompt(30, id as u32), 30));
     }
-    rig.step();
-    assert_eq!(chunks(&rig), [(9, 10)], "one prompt, one step");
-    rig.step();
-    assert_eq!(chunks(&rig).len(), 6);
-    assert_eq!(chunks(&rig)[5], (19, 1));
+    for _ in 0..12 {
+        rig.step();
+        assert_eq!(chunks(&rig)[0].1, 1);
+    }
 }
 
 /// One stream began before the others came; it is one token ahead of them and no more.
 #[test]
 fn who_just_began_waits_for_the_others_at_once() {
-    let mut rig = bursting(64, 5, BurstRule { ratio: 0.3, patience: 20, max_steps: 8 });
+    let mut rig = bursting(64, 5, BurstRule { ratio: 0.3, young: 1, max_steps: 8 });
     rig.submit(request(0, &prompt(8, 0), 30));
     rig.step();
     for id in 1..3 {
@@ -155,21 +163,21 @@ fn who_just_began_waits_for_the_others_at_once() {
 
 #[test]
 fn a_prompt_that_fits_beside_what_decodes_goes_with_it() {
-    let mut rig = bursting(64, 5, BurstRule { ratio: 0.0, patience: 1, max_steps: 8 });
+    let mut rig = bursting(64, 5, BurstRule { ratio: 0.0, young: 9, max_steps: 8 });
     rig.submit(request(0, &prompt(2, 0), 30));
     rig.step();
     rig.step();
     rig.submit(request(1, &prompt(4, 1), 30));
     rig.step();
     assert_eq!(chunks(&rig), [(3, 1), (0, 4)]);
-    rig.submit(request(2, &prompt(4, 2), 30));
+    rig.submit(request(2, &prompt(9, 2), 30));
     rig.step();
-    assert_eq!(chunks(&rig), [(0, 3)], "one token too long");
+    assert_eq!(chunks(&rig), [(0, 8)], "one token too long");
 }
 
 #[test]
 fn nobody_more_urgent_waits_for_prompts() {
-    let mut rig = bursting(64, usize::MAX, BurstRule { ratio: 0.0, patience: 1, max_steps: 8 });
+    let mut rig = bursting(64, usize::MAX, BurstRule { ratio: 0.0, young: 9, max_steps: 8 });
     rig.submit(GenerateRequest { priority: -1, ..request(0, &prompt(2, 0), 30) });
     rig.step();
     rig.step();
@@ -186,7 +194,7 @@ fn nobody_more_urgent_waits_for_prompts() {
 /// A prompt for which there are no blocks holds up nobody.
 #[test]
 fn a_burst_that_cannot_be_is_none() {
-    let mut rig = bursting(4, 5, BurstRule { ratio: 0.0, patience: 1, max_steps: 8 });
+    let mut rig = bursting(4, 5, BurstRule { ratio: 0.0, young: 9, max_steps: 8 });
     rig.submit(request(0, &prompt(10, 0), 6));
     rig.step();
     rig.submit(request(1, &prompt(8, 1), 2));

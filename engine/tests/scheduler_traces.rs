@@ -110,7 +110,7 @@ fn random_trace(seed: u64) -> Trace {
     let bursts = match rng.chance(50) {
         true => BurstRule {
             ratio: rng.range(0, 6) as f32 / 4.0,
-            patience: rng.range(0, 6),
+            young: rng.range(0, 8),
             max_steps: rng.range(1, 4),
         },
         false => BurstRule::NONE,

@@ -101,7 +101,7 @@ pub struct LowArgs {
     #[arg(long, env)]
     pub max_total_tokens: Option<usize>,
 
-    /// So many waiting prompts for each sequence that decodes are computed before it goes on, on the CPU. Fewer are computed beside it.
+    /// So many waiting prompts for each sequence that has just begun to decode are computed before it goes on, on the CPU. Fewer are computed beside it.
     #[arg(long, env, default_value_t = 0.3)]
     pub waiting_served_ratio: f32,
 
@@ -113,7 +113,7 @@ pub struct LowArgs {
     #[arg(long, env)]
     pub max_batch_total_tokens: Option<usize>,
 
-    /// Tokens that those that decode get at least before one waiting prompt is computed first, on the CPU; 0: prompts are always computed beside them.
+    /// 0: prompts are always computed beside what decodes, never before it. Other values change nothing, as prompts need not wait.
     #[arg(long, env, default_value_t = 20)]
     pub max_waiting_tokens: usize,
 

@@ -21,11 +21,12 @@ const CUDA_STEP_TOKENS: usize = 4096;
 const CUDA_MIXED_STEP_TOKENS: usize = 512;
 /// A step's default token budget on the CPU: beyond it prefill gains nothing and running sequences wait longer.
 const STEP_TOKENS: usize = 256;
-/// Tokens of a step that decodes a few sequences on the CPU. There each token costs: of 24, sixteen streams of 128 tokens
-/// in and 64 out have an eighth more throughput, but gaps between tokens that are half as long again.
-const MIXED_STEP_TOKENS: usize = 12;
+/// Tokens of a step that decodes a few sequences on the CPU, where each token costs.
+const MIXED_STEP_TOKENS: usize = 16;
 /// Most steps of prompts alone for which those that decode wait: some 2,000 tokens.
 const BURST_STEPS: usize = 8;
+/// Tokens that a sequence has drawn at most where it waits for them: requests that come together come within a step.
+const BURST_YOUNG: usize = 2;
 /// Default for sequences in one step.
 const MAX_SEQS: usize = 256;
 
@@ -71,10 +72,9 @@ impl DeviceKind {
 
     /// When prompts come before what decodes. On a GPU they gain nothing by it: steps that mix them are large enough.
     pub fn bursts(self, engine: &EngineSettings) -> BurstRule {
-        let patience = engine.max_waiting_tokens;
         match self {
-            Self::Cpu if patience > 0 => {
-                BurstRule { ratio: engine.waiting_served_ratio, patience, max_steps: BURST_STEPS }
+            Self::Cpu if engine.max_waiting_tokens > 0 => {
+                BurstRule { ratio: engine.waiting_served_ratio, young: BURST_YOUNG, max_steps: BURST_STEPS }
             }
             _ => BurstRule::NONE,
         }
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn prompts_come_first_on_a_cpu_unless_that_is_switched_off() {
         let rule = DeviceKind::Cpu.bursts(&engine());
-        assert_eq!(rule, BurstRule { ratio: 0.3, patience: 20, max_steps: 8 });
+        assert_eq!(rule, BurstRule { ratio: 0.3, young: 2, max_steps: 8 });
         assert_eq!(DeviceKind::Cuda.bursts(&engine()), BurstRule::NONE);
         let off = EngineSettings { max_waiting_tokens: 0, ..engine() };
         assert_eq!(DeviceKind::Cpu.bursts(&off), BurstRule::NONE);

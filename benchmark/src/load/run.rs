@@ -21,8 +21,9 @@ const WARM_UP: u64 = 1 << 32;
 /// When the next request is sent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Pace {
-    /// So many clients, each sending its next request when the last one has ended.
-    Closed { concurrency: usize },
+    /// So many clients, each sending its next request when the last one has ended. They begin one after the other, spread
+    /// evenly over `ramp_up`.
+    Closed { concurrency: usize, ramp_up: Duration },
     /// At these times, whatever has become of the requests before.
     Open { times: Vec<Duration> },
 }
@@ -51,12 +52,14 @@ pub async fn run_stage(
     let epoch = Instant::now();
     let (sender, mut finished) = mpsc::unbounded_channel();
     let feeder = match &stage.pace {
-        Pace::Closed { concurrency } => {
+        Pace::Closed { concurrency, ramp_up } => {
             let next = Arc::new(AtomicUsize::new(0));
-            for _ in 0..*concurrency {
+            for client_index in 0..*concurrency {
+                let begin = epoch + ramp_up.mul_f64(client_index as f64 / *concurrency as f64);
                 let (client, workload, sender) = (client.clone(), workload.clone(), sender.clone());
                 let (stage, next, reporter) = (stage.clone(), next.clone(), reporter.clone());
                 tokio::spawn(async move {
+                    tokio::time::sleep_until(begin).await;
                     while let Some(index) = stage.next(&next, epoch, &reporter) {
                         let spec = workload.request(stage.index as u64, index);
                         let record = client.run(&spec, epoch, Duration::ZERO).await;

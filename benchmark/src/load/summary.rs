@@ -143,7 +143,7 @@ mod tests {
     fn figures_add_up() {
         let stage = Stage {
             label: "2 clients".into(),
-            pace: Pace::Closed { concurrency: 2 },
+            pace: Pace::Closed { concurrency: 2, ramp_up: std::time::Duration::ZERO },
             requests: Some(3),
             duration: None,
             warm_up: 0,

@@ -1,13 +1,14 @@
-//! Bursts: steps of prompts alone, for which whoever decodes waits.
+//! Bursts: steps of prompts alone, for which whoever has just begun waits.
 //!
-//! A prompt's tokens beside many that decode are computed a few at a time, in small steps, and small steps make poor use
-//! of a processor for which every token costs. Where many prompts wait they had better come first: streams that have
-//! begun pause once, all others begin far sooner, and then everybody decodes together. TGI's `waiting_served_ratio` and
-//! `max_waiting_tokens` say when.
+//! Requests that come together are not computed together: the first of them decodes before the last one's prompt is
+//! computed, ends before it, too, and its client's next prompt then holds up all others. So where many prompts wait beside
+//! few sequences that have drawn a token or two, these pause once, all others begin sooner, and then everybody decodes
+//! in step. TGI's `waiting_served_ratio` says how many. Whoever has been decoding for longer never waits for a burst:
+//! prompts are computed beside it.
 //!
 //! In a burst no prompt's last token is computed: who would draw a token there would only wait for the others.
 
-use crate::sequence::SeqStatus;
+use crate::sequence::{SeqStatus, Sequence};
 
 use super::Scheduler;
 
@@ -16,14 +17,14 @@ use super::Scheduler;
 pub struct BurstRule {
     /// Waiting prompts for each sequence that decodes which make a burst.
     pub ratio: f32,
-    /// So many steps after the last burst, one waiting prompt makes another.
-    pub patience: usize,
+    /// Nobody waits who has drawn more tokens than these.
+    pub young: usize,
     /// Most steps of a burst, which has one for each waiting prompt; 0: no bursts.
     pub max_steps: usize,
 }
 
 impl BurstRule {
-    pub const NONE: Self = Self { ratio: 0.0, patience: 0, max_steps: 0 };
+    pub const NONE: Self = Self { ratio: 0.0, young: 0, max_steps: 0 };
 }
 
 /// Where the scheduler is between bursts.
@@ -32,26 +33,25 @@ pub(super) struct Bursts {
     rule: BurstRule,
     /// Steps left of this burst.
     left: usize,
-    /// Steps since the last one. Those of prompts alone count: streams that just began had better wait at once, so that
-    /// all decode in step, and end in step. One that ends before the others holds them up with its client's next prompt.
-    since: usize,
+    /// Whether the step before was one of a burst: there is another step between two of them.
+    took: bool,
 }
 
 impl Bursts {
     pub fn new(rule: BurstRule) -> Self {
-        Self { rule, left: 0, since: 0 }
+        Self { rule, left: 0, took: false }
     }
 
     /// A step of a burst was planned.
     pub fn took(&mut self) {
         self.left = self.left.saturating_sub(1);
-        self.since = 0;
+        self.took = true;
     }
 
     /// Another step was planned.
     pub fn passed(&mut self) {
         self.left = 0;
-        self.since = self.since.saturating_add(1);
+        self.took = false;
     }
 }
 
@@ -65,7 +65,12 @@ impl Scheduler {
         let mut decoding = self.running.iter().filter(|sequence| sequence.draws_next());
         // In order of service: the first is the most urgent.
         let Some(first) = decoding.next() else { return false };
-        let held = 1 + decoding.count();
+        let rest = decoding.map(Sequence::generated);
+        let (held, oldest) =
+            rest.fold((1, first.generated()), |(held, oldest), drawn| (held + 1, oldest.max(drawn)));
+        if oldest > rule.young {
+            return false;
+        }
         let queued = self.waiting.values().filter(|sequence| sequence.status == SeqStatus::Waiting);
         let places = self.max_seqs.saturating_sub(self.running.len());
         let running = self.running.iter().filter(|sequence| !sequence.is_ending());
@@ -80,11 +85,8 @@ impl Scheduler {
         if !as_urgent || work <= self.spare_tokens(held) {
             return false;
         }
-        if self.bursts.left == 0 && self.bursts.since > 0 {
-            let many = prompts as f32 >= rule.ratio * held as f32;
-            if many || self.bursts.since >= rule.patience {
-                self.bursts.left = prompts.min(rule.max_steps);
-            }
+        if self.bursts.left == 0 && !self.bursts.took && prompts as f32 >= rule.ratio * held as f32 {
+            self.bursts.left = prompts.min(rule.max_steps);
         }
         self.bursts.left > 0
     }

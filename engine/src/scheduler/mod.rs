@@ -10,7 +10,7 @@
 //! those are few, what a grammar forced behind a drawn token comes along, up to [`FULL_STEP`] tokens in all. What
 //! is left of the token budget goes to the others in order, by chunks. A step that decodes takes no more than
 //! `mixed_step_tokens` in all, or [`mixed_tokens`] where that is more: whoever decodes waits for the whole step. Where
-//! many prompts wait, they come first, in a [`burst`] of steps of their own.
+//! many prompts wait and whoever decodes has just begun, they come first, in a [`burst`] of steps of their own.
 //!
 //! - **Admission** is strictly in order: while the head of the queue cannot be admitted, nobody is. It is admitted
 //!   when a place, a token and the blocks for its present tokens are there. Nothing is reserved for tokens to come.
@@ -98,10 +98,15 @@ impl Default for RopeRule {
     }
 }
 
-/// Tokens of a step where `decodes` sequences decode and `others` run or could, and either are many: the others get half a
-/// token each, so that large loads are computed in larger steps, and half as many as decode, so that no prompt starves.
+/// Prompt tokens of a step for each sequence that decodes, or that does not and could. Twice as many as a stream of 128
+/// tokens in and 64 out needs to keep pace: a prompt is then computed in a few steps. With three, sixteen such streams on
+/// a CPU have gaps that are shorter by a sixth, but wait twice as long for their first tokens.
+const PROMPT_TOKENS: usize = 4;
+
+/// Tokens of a step where `decodes` sequences decode and `others` run or could: large loads are computed in larger steps,
+/// and no prompt starves beside many that decode.
 fn mixed_tokens(decodes: usize, others: usize) -> usize {
-    decodes + others.max(decodes).div_ceil(2)
+    decodes + PROMPT_TOKENS * others.max(decodes)
 }
 
 /// Drafts and the tokens that grammars force fill a step up to this many tokens. A small step takes the time of reading

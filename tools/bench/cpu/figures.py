@@ -28,6 +28,10 @@ CHAT = 2000
 KV_TOKENS = 8192
 STREAMS = 1000
 PACE = 100
+# So many tokens that each stream's first gap, while others begin, and its last, while others end, are well below a
+# hundredth of all.
+PACED_OUTPUT = 512
+BARE_LOOP = Path(__file__).with_name("bare_loop.py")
 BENCHMARK = OUR_BIN / "weirgate-benchmark"
 
 
@@ -129,11 +133,11 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def overhead(server_core: str, client_cores: str, rounds: int) -> dict[str, float]:
-    """Of a model that computes nothing: processor microseconds of the server for each streamed token, and the
-    gaps between the tokens of 1,000 streams when the engine begins a step each `PACE` milliseconds."""
+    """Of a model that computes nothing: processor microseconds of the server for each streamed token, and what
+    `paced_round` finds when the engine begins a step each `PACE` milliseconds."""
     folder = null_model.main()
     room = ("--max-concurrent-requests", 2 * STREAMS, "--max-batch-size", STREAMS)
-    room += ("--max-batch-total-tokens", STREAMS * 512, "--threads", 1, "--fault-echo")
+    room += ("--max-batch-total-tokens", STREAMS * (PACED_OUTPUT + 64), "--threads", 1, "--fault-echo")
     # All prompts fit into a step: streams that begin one after the other are not there at once.
     room += ("--max-batch-prefill-tokens", STREAMS * 64)
     micros = {}
@@ -147,10 +151,20 @@ def overhead(server_core: str, client_cores: str, rounds: int) -> dict[str, floa
                 spent.append((cpu_seconds(server.survivors()) - before) / stage["output_tokens"] * 1e6)
             micros[streams] = median(spent)
     with serving(folder, *room, "--fault-step-milliseconds", PACE, cores=server_core) as server:
-        # So many tokens that each stream's first gap, while others begin, is well below a hundredth of all.
-        gaps = [load(server.url, STREAMS, STREAMS, 256, client_cores)["itl_ms"] for _ in range(rounds)]
+        paced = [paced_round(server, server_core, client_cores) for _ in range(rounds)]
     figures = {f"micros {streams}": value for streams, value in micros.items()}
-    return figures | {q: median(gap[q] for gap in gaps) for q in ("p50", "p99")}
+    return figures | {name: median(found[name] for found in paced) for name in paced[0]}
+
+
+def paced_round(server: Server, server_core: str, client_cores: str) -> dict[str, float]:
+    """Milliseconds: the gaps between the tokens of 1,000 streams, the processor time of the server for a step, and the
+    gaps of a bare loop of that pace and processor time on the same core, right after."""
+    before = cpu_seconds(server.survivors())
+    gaps = load(server.url, STREAMS, STREAMS, PACED_OUTPUT, client_cores)["itl_ms"]
+    work = 1000 * (cpu_seconds(server.survivors()) - before) / PACED_OUTPUT
+    command = ["taskset", "-c", server_core, sys.executable, BARE_LOOP, PACE, work, PACED_OUTPUT]
+    bare = json.loads(subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE).stdout)
+    return {"p50": gaps["p50"], "p99": gaps["p99"], "work": work, "bare p50": bare["p50"], "bare p99": bare["p99"]}
 
 
 def memory_and_start(threads: int, rounds: int) -> dict[str, float]:

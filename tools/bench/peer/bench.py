@@ -1,8 +1,9 @@
 """Weirgate against llama.cpp on this machine: builds the peer, makes the files, measures both in turns.
 
-    .venv/peer/bin/python tools/bench/peer/bench.py [--quick] [--rounds 5] [--models "Llama-3.2-1B Q8_0" …]
+    .venv/peer/bin/python tools/bench/peer/bench.py [--quick] [--servers] [--rounds 5] [--models "Llama-3.2-1B Q8_0" …]
 
-Writes docs/benchmarks/peer-SHAPE.md, one for each shape (--quick: prints only). `make bench-peer` builds our side before.
+Writes docs/benchmarks/peer-SHAPE.md, one for each shape (--quick, --servers: prints only). `make bench-peer` builds our side
+before.
 """
 
 import argparse
@@ -21,13 +22,15 @@ from sides import REQUESTS, SLOTS, Pin, our_engine, our_server, peer_engine, pee
 VOCABULARY = {shape.name: shape.first_special for shape in SHAPES}
 
 
-def one_round(pin: Pin, model: Model, requests: int, ours_first: bool) -> dict[str, dict[str, float]]:
+def one_round(pin: Pin, model: Model, requests: int, ours_first: bool, servers_only: bool) -> dict[str, dict[str, float]]:
     engines = [("llama.cpp", peer_engine), ("weirgate", our_engine)]
     servers = [("llama.cpp", peer_server), ("weirgate", our_server)]
     order = -1 if ours_first else 1
-    figures = {side: run(pin, model.path) for side, run in engines[::order]}
-    for side, found in one_stream(pin, model).items():
-        figures[side] |= found
+    figures = {side: {} for side, _ in engines}
+    if not servers_only:
+        figures = {side: run(pin, model.path) for side, run in engines[::order]}
+        for side, found in one_stream(pin, model).items():
+            figures[side] |= found
     for side, run in servers[::order]:
         figures[side] |= run(pin, model.path, VOCABULARY[model.shape], requests)
     return figures
@@ -36,6 +39,7 @@ def one_round(pin: Pin, model: Model, requests: int, ours_first: bool) -> dict[s
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round, fewer requests, nothing written")
+    parser.add_argument("--servers", action="store_true", help="the rows of the servers, nothing written")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--models", nargs="*", default=[], help='e.g. "Llama-3.2-1B Q8_0"; all where none is given')
     parser.add_argument("--cores", help="as taskset takes them; all where not given")
@@ -53,7 +57,7 @@ def main():
     for number in range(1 if arguments.quick else arguments.rounds):
         for model in chosen:
             requests = 2 * SLOTS if arguments.quick else REQUESTS
-            figures = one_round(pin, model, requests, ours_first=number % 2 == 1)
+            figures = one_round(pin, model, requests, number % 2 == 1, arguments.servers)
             rounds[model.name].append(figures)
             print(f"round {number + 1}, {model.name}: {json.dumps(figures)}", file=sys.stderr, flush=True)
             RUNS.write_text(json.dumps(rounds, indent=1))
@@ -63,7 +67,7 @@ def main():
         files = [model for model in chosen if model.shape == shape]
         text = report(rounds, files, ceilings, pin, load)
         print(text)
-        if not arguments.quick:
+        if not (arguments.quick or arguments.servers):
             (RESULTS / f"peer-{shape.lower()}.md").write_text(text)
 
 

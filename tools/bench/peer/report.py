@@ -8,16 +8,19 @@ from ceilings import Ceilings
 from models import Model
 from one_stream import TURN_OUTPUT, TURNS
 from paths import PEER_BIN, ROOT
-from sides import BATCHES, CONTEXT, OUTPUT, PROMPT, REQUESTS, SLOT, SLOTS, Pin
+from sides import BATCHES, CONTEXT, OUTPUT, PROMPT, RAMP_UP, REQUESTS, SLOT, SLOTS, Pin
 
 # Row, what it is called, and whether more is better.
 ROWS = (
     ("prompt", f"prompt of {PROMPT}, tokens/s", True),
     ("decode 1", "decode, one stream, tokens/s", True),
     *((f"decode {batch}", f"decode, batch {batch}, tokens/s", True) for batch in BATCHES),
-    ("server", f"server, {SLOTS} streams, output tokens/s", True),
+    ("server", f"server, {SLOTS} streams at once, output tokens/s", True),
     ("first token", "the same, p99 first token, ms", False),
     ("between tokens", "the same, p99 between tokens, ms", False),
+    ("server, in turn", f"server, {SLOTS} streams begun in {RAMP_UP} s, output tokens/s", True),
+    ("first token, in turn", "the same, p99 first token, ms", False),
+    ("between tokens, in turn", "the same, p99 between tokens, ms", False),
 )
 # Row → what the ratio is to be for each quantization; a bound from above where less is better.
 REACH = {
@@ -68,7 +71,9 @@ start.
 - decode: `llama-batched-bench -npp {CONTEXT} -ntg {OUTPUT}`, `weirgate-benchmark engine -s {CONTEXT} -d {OUTPUT + 1}`
 - one stream: the same with {TURN_OUTPUT} tokens, in {TURNS} turns a round; the turn whose ratio is the median counts
 - server: `llama-server -np {SLOTS} -cb -c {SLOTS * SLOT}` and `weirgate`, both driven by `weirgate-benchmark load` with
-  {SLOTS} clients, {REQUESTS} requests of {CONTEXT} random token ids in and {OUTPUT} tokens out, streamed
+  {SLOTS} clients, {REQUESTS} requests of {CONTEXT} random token ids in and {OUTPUT} tokens out, streamed; twice: all clients
+  begin at once, so that all streams decode and end together; and they begin one after the other (`--ramp-up {RAMP_UP}`), so
+  that prompts come while others decode
 - ceilings (`kernels/benches/cpu.rs`) at the start and the end: memory read {memory} GB/s, int8 dot
   products from registers {int8} GOP/s. "Of the ceiling" is Weirgate's median against the best of them: int8 for
   prompts, the lower of both for a batch. For one stream it is the median share, over all turns, of the rate that memory
@@ -79,9 +84,12 @@ start.
 def table(runs: Runs, model: Model, ceilings: Ceilings) -> str:
     lines = ["| | Weirgate | llama.cpp | ratio | to reach | of the ceiling |", "|---|---|---|---|---|---|"]
     for row, name, more in ROWS:
+        if row not in runs[0]["weirgate"]:
+            continue
         ours, theirs = ([run[side][row] for run in runs] for side in ("weirgate", "llama.cpp"))
         ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
-        reach = None if row == "decode 1" and model.shape != LARGE else REACH[row][model.quantization]
+        judged_as = row.removesuffix(", in turn")
+        reach = None if row == "decode 1" and model.shape != LARGE else REACH[judged_as][model.quantization]
         most = ceilings.most(row, model)
         share = median(run["weirgate"]["share"] for run in runs) if row == "decode 1" else most and median(ours) / most
         lines.append(

@@ -23,6 +23,8 @@ BATCHES = (8,)
 SLOTS = 16
 # Of a run against a server.
 REQUESTS = 3 * SLOTS
+# Seconds in which the clients of the second load begin, so that prompts come while others decode.
+RAMP_UP = 16
 # Tokens that one slot of the peer's server has room for.
 SLOT = 256
 PATIENCE = 1200
@@ -85,7 +87,7 @@ def peer_server(pin: Pin, model: Path, vocabulary: int, requests: int) -> dict[s
     command = [PEER_BIN / "llama-server", "-m", model, "-t", pin.threads, "-np", SLOTS, "-cb", "-c", SLOTS * SLOT]
     command += ["--host", "127.0.0.1", "--port", port, "--no-ui"]
     with serving(pin, command, port):
-        return load(pin, port, vocabulary, requests)
+        return loads(pin, port, vocabulary, requests)
 
 
 def our_server(pin: Pin, model: Path, vocabulary: int, requests: int) -> dict[str, float]:
@@ -93,7 +95,7 @@ def our_server(pin: Pin, model: Path, vocabulary: int, requests: int) -> dict[st
     command = [OUR_BIN / "weirgate", "--model-id", model, "--threads", pin.threads]
     command += ["--hostname", "127.0.0.1", "--port", port]
     with serving(pin, command, port):
-        return load(pin, port, vocabulary, requests)
+        return loads(pin, port, vocabulary, requests)
 
 
 @contextmanager
@@ -126,10 +128,18 @@ def healthy(port: int) -> bool:
         return False
 
 
-def load(pin: Pin, port: int, vocabulary: int, requests: int) -> dict[str, float]:
+def loads(pin: Pin, port: int, vocabulary: int, requests: int) -> dict[str, float]:
+    """Clients that all begin at once, and clients that begin one after the other."""
+    at_once = load(pin, port, vocabulary, requests, ramp_up=0)
+    return at_once | {f"{row}, in turn": value for row, value in load(pin, port, vocabulary, requests, RAMP_UP).items()}
+
+
+def load(pin: Pin, port: int, vocabulary: int, requests: int, ramp_up: float) -> dict[str, float]:
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [OUR_BIN / "weirgate-benchmark", "load", "--url", f"http://127.0.0.1:{port}", "--api", "completions"]
-        command += ["--concurrency", SLOTS, "--requests", requests, "--warmup", 1, "--token-ids", vocabulary]
+        command += ["--concurrency", SLOTS, "--ramp-up", ramp_up, "--requests", requests, "--warmup", 1]
+        # Prompts of their own, which no prefix cache knows.
+        command += ["--token-ids", vocabulary, "--seed", ramp_up]
         command += ["--prompt-tokens", CONTEXT, "--output-tokens", OUTPUT, "--no-tui", "--json", file.name]
         pin.output(*command)
         stage = json.load(open(file.name))["stages"][0]
