@@ -237,6 +237,8 @@ mod tests {
         let parse = |flags: &str| Cli::try_parse_from(flags.split(' '));
         assert!(parse("x load --rate 1,2").is_ok());
         assert!(parse("x load --rate 1 --concurrency 4").is_err());
+        assert!(parse("x load --concurrency 4 --ramp-up 2").is_ok());
+        assert!(parse("x load --rate 1 --ramp-up 2").is_err());
         assert!(parse("x load --trace t.csv --rate 1").is_err());
         assert!(parse("x load --trace-speed 2").is_err());
     }

@@ -100,7 +100,8 @@ impl Default for RopeRule {
 
 /// Prompt tokens of a step for each sequence that decodes, or that does not and could. Twice as many as a stream of 128
 /// tokens in and 64 out needs to keep pace: a prompt is then computed in a few steps. With three, sixteen such streams on
-/// a CPU have gaps that are shorter by a sixth, but wait twice as long for their first tokens.
+/// a CPU would have gaps that are shorter by a sixth, but wait twice as long for their first tokens (simulated, with the
+/// measured times of steps).
 const PROMPT_TOKENS: usize = 4;
 
 /// Tokens of a step where `decodes` sequences decode and `others` run or could: large loads are computed in larger steps,
