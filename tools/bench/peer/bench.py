@@ -2,8 +2,8 @@
 
     .venv/peer/bin/python tools/bench/peer/bench.py [--quick] [--servers] [--rounds 5] [--models "Llama-3.2-1B Q8_0" …]
 
-Writes docs/benchmarks/peer-SHAPE.md, one for each shape (--quick, --servers: prints only). `make bench-peer` builds our side
-before.
+Writes docs/benchmarks/peer-SHAPE.md, one for each shape, anew after every round, so that a run that is ended early leaves what
+it has found (--quick, --servers: prints only). `make bench-peer` builds our side before.
 """
 
 import argparse
@@ -36,6 +36,13 @@ def one_round(pin: Pin, model: Model, requests: int, ours_first: bool, servers_o
     return figures
 
 
+def reports(rounds: dict[str, list], chosen: list[Model], ceilings: list, pin: Pin, load: float) -> dict[str, str]:
+    """By shape."""
+    shapes = dict.fromkeys(model.shape for model in chosen)
+    files = {shape: [model for model in chosen if model.shape == shape] for shape in shapes}
+    return {shape: report(rounds, files[shape], ceilings, pin, load) for shape in shapes}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round, fewer requests, nothing written")
@@ -54,6 +61,7 @@ def main():
     load = os.getloadavg()[0]
     ceilings = [measure(pin)]
     rounds: dict[str, list] = {model.name: [] for model in chosen}
+    RESULTS.mkdir(parents=True, exist_ok=True)
     for number in range(1 if arguments.quick else arguments.rounds):
         for model in chosen:
             requests = 2 * SLOTS if arguments.quick else REQUESTS
@@ -61,14 +69,12 @@ def main():
             rounds[model.name].append(figures)
             print(f"round {number + 1}, {model.name}: {json.dumps(figures)}", file=sys.stderr, flush=True)
             RUNS.write_text(json.dumps(rounds, indent=1))
-    ceilings.append(measure(pin))
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for shape in dict.fromkeys(model.shape for model in chosen):
-        files = [model for model in chosen if model.shape == shape]
-        text = report(rounds, files, ceilings, pin, load)
-        print(text)
+        ceilings.append(measure(pin))
+        texts = reports(rounds, chosen, ceilings, pin, load)
         if not (arguments.quick or arguments.servers):
-            (RESULTS / f"peer-{shape.lower()}.md").write_text(text)
+            for shape, text in texts.items():
+                (RESULTS / f"peer-{shape.lower()}.md").write_text(text)
+    print(*texts.values(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ start.
   {SLOTS} clients, {REQUESTS} requests of {CONTEXT} random token ids in and {OUTPUT} tokens out, streamed; twice: all clients
   begin at once, so that all streams decode and end together; and they begin one after the other (`--ramp-up {RAMP_UP}`), so
   that prompts come while others decode
-- ceilings (`kernels/benches/cpu.rs`) at the start and the end: memory read {memory} GB/s, int8 dot
+- ceilings (`kernels/benches/cpu.rs`) at the start and after each round: memory read {memory} GB/s, int8 dot
   products from registers {int8} GOP/s. "Of the ceiling" is Weirgate's median against the best of them: int8 for
   prompts, the lower of both for a batch. For one stream it is the median share, over all turns, of the rate that memory
   was read with for a second before and after (all weights once a token; in one or eight streams a thread, whichever is faster).
