@@ -59,10 +59,8 @@ def rows(results: dict[str, dict[str, float]]):
             figure = f"server's processor time per streamed token, null model, {streams} streams"
             yield row(figure, f"{micros:.2f} µs", "≤ 6.7 µs", micros <= 6.7)
         gap, bare = found["p99"] - PACE, found["bare p99"] - PACE
-        added = max(0.0, gap - bare)
-        parts = f"gaps {gap:.1f} ms above the engine's pace of {PACE} ms, those of a bare loop with as much work {bare:.1f} ms"
-        figure = f"{STREAMS} streams at once, null model, server on one core: p99 added to what the machine adds by itself"
-        yield row(figure, f"{added:.1f} ms ({parts})", "< 5 ms", added < 5)
+        figure = f"{STREAMS} streams at once, null model, server on one core: p99 added to the engine's pace of {PACE} ms"
+        yield row(figure, f"{gap:.1f} ms (a bare loop with as much work: {bare:.1f} ms)", "< 5 ms", gap < 5)
     if found := results.get("memory and start"):
         over = (found["resident"] - found["size"] - found["kv"]) / MB
         parts = f"{found['resident'] / MB:.0f} MB; file {found['size'] / MB:.0f}, KV {found['kv'] / MB:.0f}"

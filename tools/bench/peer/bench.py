@@ -12,7 +12,7 @@ import os
 import sys
 
 from build import build
-from ceilings import measure
+from ceilings import Ceilings, measure
 from models import SHAPES, Model, models
 from one_stream import one_stream
 from paths import RESULTS, RUNS
@@ -36,7 +36,9 @@ def one_round(pin: Pin, model: Model, requests: int, ours_first: bool, servers_o
     return figures
 
 
-def reports(rounds: dict[str, list], chosen: list[Model], ceilings: list, pin: Pin, load: float) -> dict[str, str]:
+def reports(
+    rounds: dict[str, list], chosen: list[Model], ceilings: list[Ceilings], pin: Pin, load: float
+) -> dict[str, str]:
     """By shape."""
     shapes = dict.fromkeys(model.shape for model in chosen)
     files = {shape: [model for model in chosen if model.shape == shape] for shape in shapes}
