@@ -150,8 +150,8 @@ pub trait Backend: Send + 'static {
     /// Brings one step's inputs to the device.
     fn upload(&mut self, step: &mut Self::Step, inputs: &StepInputs<'_>) -> Result<()>;
     /// To how many rows the device wants a step padded whose sequences have their tokens at `cu_q` (as in
-    /// [`StepInputs`]), where `adapted` says whether any has an adapter; at least as many as there are.
-    fn padded_rows(&self, cu_q: &[u32], _adapted: bool) -> usize {
+    /// [`StepInputs`]); at least as many as there are.
+    fn padded_rows(&self, cu_q: &[u32]) -> usize {
         cu_q.last().map_or(0, |&rows| rows as usize)
     }
     /// Most rows that [`Backend::padded_rows`] adds to a step.

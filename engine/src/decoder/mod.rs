@@ -283,8 +283,7 @@ impl<B: Backend> Decoder<B> {
 
     /// Brings a step's inputs to the device, padded as it likes; how many rows there are now.
     fn upload(&mut self, batch: &Batch) -> Result<usize, ExecutorError> {
-        let adapted = batch.adapters.iter().any(Option::is_some);
-        let rows = self.backend.padded_rows(&batch.cu_q, adapted);
+        let rows = self.backend.padded_rows(&batch.cu_q);
         let mut batch = batch;
         if rows > batch.tokens() && rows <= self.config.max_step_tokens {
             self.padded.copy_inputs(batch);

@@ -1,8 +1,8 @@
 //! Steps of few tokens, as decoding makes them: launched op by op the first time, recorded as a graph the second, and from
 //! then on done again by one call, since what differs between them lies in device memory (the step's inputs, the cache).
 //!
-//! Steps are alike that have as many tokens and whose attention takes as many splits. So that few graphs do for all, the
-//! caller pads steps to certain sizes ([`Graphs::padded_rows`]), and splits come in powers of two.
+//! Steps are alike that have as many tokens, whose attention takes as many splits, and that have adapters or have none. So that
+//! few graphs do for all, the caller pads steps to certain sizes ([`Graphs::padded_rows`]), and splits come in powers of two.
 
 use std::collections::HashMap;
 
@@ -22,6 +22,8 @@ struct Kind {
     inputs: u64,
     tokens: usize,
     splits: usize,
+    /// Whichever they are: the kernels find each sequence's in memory.
+    adapted: bool,
 }
 
 enum State<G: Gpu> {
@@ -84,10 +86,10 @@ impl<G: Gpu> Graphs<G> {
         Self { sizes, known: HashMap::new(), needs: None, refusal: None }
     }
 
-    pub(super) fn padded_rows(&self, cu_q: &[u32], adapted: bool) -> usize {
+    pub(super) fn padded_rows(&self, cu_q: &[u32]) -> usize {
         let tokens = cu_q.last().map_or(0, |&tokens| tokens as usize);
         let short = |&[from, to]: &[u32; 2]| (to.saturating_sub(from) as usize) < MANY;
-        if tokens == 0 || adapted || !cu_q.array_windows().all(short) {
+        if tokens == 0 || !cu_q.array_windows().all(short) {
             return tokens;
         }
         self.sizes.iter().copied().find(|&size| size >= tokens).unwrap_or(tokens)
@@ -108,6 +110,11 @@ impl<G: Gpu> Graphs<G> {
         self.known.clear();
     }
 
+    /// What adapters there are has changed, and with them what their kernels are launched with.
+    pub(super) fn forget_adapted(&mut self) {
+        self.known.retain(|kind, _| !kind.adapted);
+    }
+
     pub(super) fn refusal(&self) -> Option<&KernelError> {
         self.refusal.as_ref()
     }
@@ -121,11 +128,12 @@ impl<G: Gpu> Graphs<G> {
 
     /// `None`: a step that is not recorded.
     fn kind(&self, step: &CudaStep<G>) -> Option<Kind> {
-        let plain = step.few() == step.tokens && !step.has_adapters();
-        (plain && self.sizes.binary_search(&step.tokens).is_ok()).then(|| Kind {
+        let short = step.few() == step.tokens;
+        (short && self.sizes.binary_search(&step.tokens).is_ok()).then(|| Kind {
             inputs: step.address(Part::Ids),
             tokens: step.tokens,
             splits: split_count(step.longest),
+            adapted: step.has_adapters(),
         })
     }
 

@@ -176,6 +176,7 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         slot: usize,
         parts: &[LowRankView<'_>],
     ) -> Result<()> {
+        self.graphs.forget_adapted();
         changes.set((&self.gpu, &mut self.lowered), slot, parts)
     }
 
@@ -193,8 +194,8 @@ impl<G: Gpu> Backend for CudaBackend<G> {
         step.upload(&self.gpu, inputs)
     }
 
-    fn padded_rows(&self, cu_q: &[u32], adapted: bool) -> usize {
-        self.graphs.padded_rows(cu_q, adapted)
+    fn padded_rows(&self, cu_q: &[u32]) -> usize {
+        self.graphs.padded_rows(cu_q)
     }
 
     fn most_padding(&self) -> usize {

@@ -199,14 +199,13 @@ fn a_refusal_costs_nothing_but_the_graph() {
 fn steps_are_padded_to_the_sizes_that_are_recorded() {
     let device = CudaBackend::new(crate::gpu()).with_graphs(&[8, 2, 0, 4, 4, 12]);
     let ones = |count: u32| (0..=count).collect::<Vec<u32>>();
-    let padded: Vec<usize> = [1, 2, 3, 5, 9, 12, 13].map(|n| device.padded_rows(&ones(n), false)).to_vec();
+    let padded: Vec<usize> = [1, 2, 3, 5, 9, 12, 13].map(|n| device.padded_rows(&ones(n))).to_vec();
     assert_eq!(padded, [2, 2, 4, 8, 12, 12, 13]);
     assert_eq!(device.most_padding(), 3);
-    // Adapters, and stretches of prompts that tensor cores take, are launched as they come.
-    assert_eq!(device.padded_rows(&ones(3), true), 3);
-    assert_eq!(device.padded_rows(&[0, 1, 11], false), 12);
-    assert_eq!(CudaBackend::new(crate::gpu()).with_graphs(&[32]).padded_rows(&[0, 1, 17], false), 17);
-    assert_eq!(CudaBackend::new(crate::gpu()).with_graphs(&[32]).padded_rows(&[0, 1, 16], false), 32);
+    // Stretches of prompts that tensor cores take are launched as they come.
+    assert_eq!(device.padded_rows(&[0, 1, 11]), 12);
+    assert_eq!(CudaBackend::new(crate::gpu()).with_graphs(&[32]).padded_rows(&[0, 1, 17]), 17);
+    assert_eq!(CudaBackend::new(crate::gpu()).with_graphs(&[32]).padded_rows(&[0, 1, 16]), 32);
     let none = CudaBackend::new(crate::gpu());
-    assert_eq!((none.padded_rows(&ones(3), false), none.most_padding()), (3, 0));
+    assert_eq!((none.padded_rows(&ones(3)), none.most_padding()), (3, 0));
 }

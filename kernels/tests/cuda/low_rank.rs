@@ -1,5 +1,7 @@
 use weirgate_kernels::cuda::{CudaBackend, Watched};
-use weirgate_kernels::{Backend, DType, KernelError, LowRankView, NO_ADAPTER, StepInputs, WeightView};
+use weirgate_kernels::{
+    Activation, Backend, DType, KernelError, LowRankView, NO_ADAPTER, StepInputs, WeightView,
+};
 
 use crate::common::{DTYPES, Rng, buffer, encode, rounded, values};
 use crate::{device, gpu};
@@ -158,4 +160,73 @@ fn what_steps_need_is_there_before_them() {
     };
     assert!(matches!(add(8), (0, Ok(()))));
     assert!(matches!(add(9), (0, Err(KernelError::Shape { op: "add_low_rank", what: "tokens", .. }))));
+}
+
+/// What was recorded knows the adapters that there were: nothing of it is left when one comes, though no memory was given back.
+#[test]
+fn steps_are_recorded_anew_when_adapters_change() {
+    let (gpu, watch) = Watched::new(gpu());
+    let mut device = CudaBackend::new(gpu).with_graphs(&[2]);
+    let mut changes = [0; 2].map(|_| device.low_ranks(ROWS, COLS, 2).unwrap());
+    let adapters = [
+        Adapter::new(DType::F32, &[(0, 100, 8, 2.0)], 1),
+        Adapter::new(DType::F32, &[(50, 200, 5, 0.5)], 2),
+        Adapter::new(DType::F32, &[(0, 300, 12, 1.0)], 3),
+    ];
+    let mut step = device.step_buffers(2, 2, 2).unwrap();
+    let mut rng = Rng::new(4);
+    let x = rng.values(2 * COLS);
+    let (mut out, zeros) = (device.buffer(2 * ROWS).unwrap(), device.buffer(4 * ROWS).unwrap());
+    let x_buf = buffer(&device, &x);
+    // Rounds of the same adapters: done, recorded, replayed.
+    let rounds = [([Some(0), None], 0, 0), ([Some(0), None], 1, 1), ([Some(0), None], 1, 2)];
+    let with_another = [([Some(0), Some(1)], 1, 2), ([Some(0), Some(1)], 2, 3), ([Some(0), Some(1)], 2, 4)];
+    let with_others = [([Some(2), Some(1)], 2, 4), ([Some(2), Some(1)], 3, 5), ([None, Some(1)], 3, 5)];
+    let mut there = [None, None];
+    for (round, (wanted, captures, replays)) in
+        rounds.into_iter().chain(with_another).chain(with_others).enumerate()
+    {
+        for ((changes, there), wanted) in changes.iter_mut().zip(&mut there).zip(wanted) {
+            if *there != wanted {
+                match wanted {
+                    Some(index) => adapters[index].set(&mut device, changes, 0).unwrap(),
+                    None => device.set_low_rank(changes, 0, &[]).unwrap(),
+                }
+                *there = wanted;
+            }
+        }
+        let inputs = StepInputs {
+            ids: &[0, 0],
+            positions: &[0, 0],
+            slots: &[0, 1],
+            cu_q: &[0, 1, 2],
+            kv_len: &[1, 1],
+            block_tables: &[0, 1],
+            block_offsets: &[0, 1, 2],
+            rope: &[],
+            // The same graph serves whichever sequence has the adapter.
+            adapters: if round % 2 == 0 { &[0, NO_ADAPTER] } else { &[NO_ADAPTER, 0] },
+        };
+        device.upload(&mut step, &inputs).unwrap();
+        let added = device.repeated::<KernelError>(&step, |device| {
+            device.gated(&mut out, &zeros, Activation::Silu, 2, ROWS)?;
+            device.add_low_rank(&mut out, &x_buf, &changes[0], &step)?;
+            device.add_low_rank(&mut out, &x_buf, &changes[1], &step)
+        });
+        added.unwrap();
+        for (i, got) in values(&device, &out, 2 * ROWS).into_iter().enumerate() {
+            let (token, row) = (i / ROWS, i % ROWS);
+            let all = wanted
+                .iter()
+                .flatten()
+                .map(|&index| adapters[index].addition(&x[token * COLS..][..COLS], row));
+            let want: f64 = if token == round % 2 { all.sum() } else { 0.0 };
+            assert!(
+                (f64::from(got) - want).abs() <= 2e-5,
+                "round {round} token {token} row {row}: {got}, not {want}"
+            );
+        }
+        let counts = watch.counts();
+        assert_eq!((counts.captures, counts.replays), (captures, replays), "round {round}");
+    }
 }
