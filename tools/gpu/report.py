@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import model
 
 NOT_MEASURED = "not measured"
+NO_ROOFLINE = "–"
 
 
 @dataclass(frozen=True)
@@ -12,8 +13,14 @@ class Figure:
     figure: str
     at_least: str
     found: str
+    # What the ceilings of the same run allow: the roofline.
+    at_best: str
     # `None`: not measured, nothing to reach, or a dry run.
     passed: bool | None
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms"
 
 
 def percent(part: float, whole: float) -> str:
@@ -26,41 +33,46 @@ def figures(found: dict, shape: model.Shape, dry: bool) -> list[Figure]:
     copy, matmul = chip.get("copy_bytes_per_s"), chip.get("matmul_flops")
     rows = []
 
-    def add(name: str, floor: str, value: tuple[str, bool | None] | None):
+    def add(name: str, floor: str, value: tuple[str, bool | None] | None, at_best: str | None = None):
         text, passed = value or (NOT_MEASURED, None)
-        rows.append(Figure(name, floor, text, None if dry else passed))
+        rows.append(Figure(name, floor, text, at_best or NO_ROOFLINE, None if dry else passed))
 
     def of(step: str):
         """What a step measured, where there is a ceiling to compare it with."""
         return found[step] if copy and matmul and step in found and not {"error", "skipped"} & set(found[step]) else None
 
-    def weights(bits: float, decode: dict) -> float:
-        """Bytes per second of a decode step."""
-        size = shape.decode_weights() * bits / 8 + decode["context"] * shape.kv_bytes_per_token()
-        return size / decode["step_s"]
+    def read(bits: float, decode: dict) -> float:
+        """Bytes that a decode step reads."""
+        return shape.decode_weights() * bits / 8 + decode["context"] * shape.kv_bytes_per_token()
 
     decode, quantized, prefill, batch, serve = map(of, ["decode", "decode_4bit", "prefill", "batch", "serve"])
     ops, deterministic = of("speed") or {}, of("deterministic")
     add("decode, batch 1, bf16, 1k context", "85 % of copy bandwidth",
-        decode and at_least(0.85, weights(16, decode), copy, f" ({decode['step_s'] * 1e3:.2f} ms)"))
+        decode and at_least(0.85, read(16, decode) / decode["step_s"], copy, f" ({milliseconds(decode['step_s'])})"),
+        decode and milliseconds(read(16, decode) / copy))
     add("decode, batch 1, 4-bit weights", "65 % of copy bandwidth, 2.5 × bf16's tokens/s",
-        quantized and four_bits(quantized, decode, weights(4.5, quantized), copy))
+        quantized and four_bits(quantized, decode, read(4.5, quantized) / quantized["step_s"], copy),
+        quantized and milliseconds(read(4.5, quantized) / copy))
     alone = ops.get("attention_decode")
     add("paged decode attention alone (batch 64, 4k context)", "85 % of copy bandwidth",
-        alone and at_least(0.85, alone["bytes"] / alone["seconds"], copy))
+        alone and at_least(0.85, alone["bytes"] / alone["seconds"], copy, f" ({milliseconds(alone['seconds'])})"),
+        alone and milliseconds(alone["bytes"] / copy))
     alone = ops.get("attention_prefill")
     add("prefill attention alone (8k, causal)", "60 % of the matmul ceiling",
-        alone and at_least(0.60, alone["operations"] / alone["seconds"], matmul))
+        alone and at_least(0.60, alone["operations"] / alone["seconds"], matmul, f" ({milliseconds(alone['seconds'])})"),
+        alone and milliseconds(alone["operations"] / matmul))
     add("whole prefill, 8k prompt", "65 % of the matmul ceiling",
         prefill and at_least(0.65, shape.prefill_operations(prefill["tokens"]) / prefill["seconds"], matmul,
-                             f" ({prefill['seconds']:.3f} s)"))
+                             f" ({milliseconds(prefill['seconds'])})"),
+        prefill and milliseconds(shape.prefill_operations(prefill["tokens"]) / matmul))
     add("host time that the GPU waits for, batch 256", "≤ 3 % of the step",
-        batch and (f"{percent(batch['host_s'], batch['step_s'])} of {batch['step_s'] * 1e3:.2f} ms",
+        batch and (f"{percent(batch['host_s'], batch['step_s'])} of {milliseconds(batch['step_s'])}",
                    batch["host_s"] <= 0.03 * batch["step_s"]))
     add("server, 256 concurrent, 1k in / 512 out, HTTP", "4 × transformers' continuous batching",
         serve and against(found.get("peer", {}), serve))
     add("the same, of what the engine's step times predict", "85 %",
-        serve and batch and at_least(0.85, serve["output_tokens_per_s"], predicted(serve, batch)))
+        serve and batch and at_least(0.85, serve["output_tokens_per_s"], predicted(serve, batch)),
+        serve and batch and f"{predicted(serve, batch):.0f} tokens/s")
     add("start to ready, 16 GB of safetensors in page cache", "≤ 10 s",
         serve and (f"{serve['ready_s']:.1f} s", serve["ready_s"] <= 10))
     add("cost of `--deterministic`, batch 1, 1k prompt", "to be told",
@@ -85,7 +97,7 @@ def cost(deterministic: dict, plain: dict) -> str:
 
 def four_bits(quantized: dict, plain: dict | None, rate: float, copy: float) -> tuple[str, bool | None]:
     share, enough = at_least(0.65, rate, copy)
-    time = f" ({quantized['step_s'] * 1e3:.2f} ms)"
+    time = f" ({milliseconds(quantized['step_s'])})"
     if not plain:
         return f"{share}, bf16 not measured{time}", None if enough else False
     faster = plain["step_s"] / quantized["step_s"]
@@ -121,7 +133,8 @@ def markdown(result: dict) -> str:
     found = result["steps"]
     facts = [(name, value) for name, value in result.items() if name not in ("figures", "steps")]
     words = {True: "yes", False: "NO", None: "–"}
-    figures = [(row["figure"], row["at_least"], row["found"], words[row["passed"]]) for row in result["figures"]]
+    columns = ("figure", "at_least", "found", "at_best")
+    figures = [(*(row[name] for name in columns), words[row["passed"]]) for row in result["figures"]]
     steps = [(name, f"{step['took_s']:.0f} s", outcome(step)) for name, step in found.items()]
     speed = {name: row for name, row in found.get("speed", {}).items() if isinstance(row, dict)}
     ops = [
@@ -132,7 +145,7 @@ def markdown(result: dict) -> str:
     return "\n".join(
         [
             "# On a GPU\n", table(["", ""], facts),
-            "## Figures\n", table(["figure", "at least", "found", "reached"], figures),
+            "## Figures\n", table(["figure", "at least", "found", "at the ceiling", "reached"], figures),
             "## Steps\n", table(["step", "took", "result"], steps),
             "## Ops alone\n", table(["op", "median", "bytes", "operations"], ops),
         ]
