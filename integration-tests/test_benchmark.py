@@ -1,9 +1,11 @@
 """weirgate-benchmark against a real server: its figures are those of the requests it says it made."""
 
+import contextlib
 import json
 import socketserver
 import subprocess
 import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -112,8 +114,6 @@ def test_engine_mode_speaks_the_flags_of_tgi(tmp_path):
         assert report["decode_tokens_per_s"]["p50"] > 0
 
 
-
-
 class OnceOnly(socketserver.StreamRequestHandler):
     """Answers the first request of a connection and closes it at the second, unannounced, as servers may."""
 
@@ -128,8 +128,21 @@ class OnceOnly(socketserver.StreamRequestHandler):
             if answered:
                 return
             answered = True
+            if line.startswith(b"POST"):
+                self.prompted()
             body = b'{"data":[{"id":"m"}]}' if line.startswith(b"GET") else EVENTS
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    def prompted(self):
+        """Called when a prompt has come, before its answer."""
+
+
+class TogetherOnly(OnceOnly):
+    """Answers nobody before every client has sent its first prompt, and notes when each came."""
+
+    def prompted(self):
+        self.server.arrivals.append(time.monotonic())
+        self.server.everybody.wait(timeout=30)
 
 
 EVENTS = b"".join(
@@ -142,12 +155,31 @@ EVENTS = b"".join(
 )
 
 
-def test_a_kept_connection_that_is_closed_costs_no_request(tmp_path):
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), OnceOnly) as server:
+@contextlib.contextmanager
+def listening(handler):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         server.url = f"http://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_kept_connection_that_is_closed_costs_no_request(tmp_path):
+    with listening(OnceOnly) as server:
         flags = ["--api", "completions", "--token-ids", "100", "-c", "2", "-n", "12", "--output-tokens", "1"]
         stage = load(server, tmp_path, *flags)["stages"][0]
-        server.shutdown()
     assert (stage["requests"], stage["succeeded"], stage["errors"]) == (12, 12, {})
+
+
+def test_clients_begin_one_after_the_other(tmp_path):
+    with listening(TogetherOnly) as server:
+        server.arrivals, server.everybody = [], threading.Barrier(4)
+        flags = ["--api", "completions", "--token-ids", "100", "-c", "4", "-n", "4", "--output-tokens", "1"]
+        began = time.monotonic()
+        stage = load(server, tmp_path, *flags, "--warmup", "0", "--ramp-up", "2")["stages"][0]
+    assert (stage["requests"], stage["succeeded"], stage["errors"]) == (4, 4, {})
+    # Clients begin 0, 0.5, 1 and 1.5 s after the stage, which begins after the tool.
+    for client, arrived in enumerate(sorted(server.arrivals)):
+        assert arrived - began >= 0.5 * client
+    assert stage["seconds"] >= 1.5
